@@ -1,0 +1,21 @@
+"""The errors that users see. Each message names the thing, the value that was wrong and the remedy."""
+
+
+class AgevlmError(Exception):
+    """Base of every error that agevlm raises on purpose; the command line prints it without a traceback."""
+
+
+class ConfigError(AgevlmError):
+    """A recipe, parameter or setting is wrong."""
+
+
+class DataError(AgevlmError):
+    """Input data cannot be used as it is."""
+
+
+class ArtifactError(AgevlmError):
+    """An artifact is missing, incomplete, stale or does not match its manifest."""
+
+
+class StepError(AgevlmError):
+    """A step ran and failed, or rejected more of its input than the recipe allows."""
