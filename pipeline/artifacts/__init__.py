@@ -1,0 +1,1 @@
+"""Immutable, versioned, checksummed artifacts: every hand-off between two steps is one of these."""

@@ -1,0 +1,102 @@
+"""The manifest: what an artifact holds, how it was made and from what. Written last; it makes the artifact exist."""
+
+import hashlib
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, canonical_json
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+class FileEntry(BaseModel):
+    """One data file of an artifact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(description="path relative to the artifact's data folder")
+    size: int = Field(ge=0, description="bytes")
+    sha256: str = Field(min_length=64, max_length=64)
+
+
+class Counts(BaseModel):
+    """Conservation: what went in came out, was rejected by name, or was not selected. Nothing vanishes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    unit: str = Field(description="what is counted: record, image, query, step, ...")
+    rows_in: int = Field(ge=0)
+    rows_out: int = Field(ge=0)
+    rejected: dict[str, int] = Field(default_factory=dict, description="reason -> number of rows")
+    not_selected: int = Field(default=0, ge=0, description="rows left out on purpose, e.g. by a subset's size")
+
+    @property
+    def total_rejected(self) -> int:
+        """Rows rejected, over all reasons."""
+        return sum(self.rejected.values())
+
+    @model_validator(mode="after")
+    def _conserve(self) -> Self:
+        accounted = self.rows_out + self.total_rejected + self.not_selected
+        if self.rows_in != accounted:
+            raise ValueError(
+                f"{self.unit}s are not conserved: {self.rows_in} in, but {self.rows_out} out "
+                f"+ {self.total_rejected} rejected + {self.not_selected} not selected = {accounted}"
+            )
+        return self
+
+
+class Parent(BaseModel):
+    """An input of an artifact, pinned by id and by the digest of the manifest that was read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ref: ArtifactRef
+    manifest_sha256: str
+
+
+class Provenance(BaseModel):
+    """Where and when: facts for people, never part of an id."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    started: str = Field(description="UTC, ISO 8601")
+    seconds: float = Field(ge=0, description="wall time of the step's own work")
+    git_commit: str | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+    host: str = ""
+    device: str = "cpu"
+    job: str | None = Field(default=None, description="Ray submission id, if a Ray job made it")
+
+
+class Manifest(BaseModel):
+    """The content of manifest.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    ref: ArtifactRef
+    attempt: int = 0
+    spec: StepSpec
+    parents: dict[str, Parent]
+    data: str = Field(description="the writer's own folder, data-<uuid>, inside the artifact's")
+    files: list[FileEntry]
+    counts: Counts
+    statistics: dict[str, Any] = Field(default_factory=dict)
+    provenance: Provenance
+
+    def to_bytes(self) -> bytes:
+        """The exact bytes of manifest.json."""
+        return (canonical_json(self.model_dump(mode="json")) + "\n").encode("ascii")
+
+    @property
+    def sha256(self) -> str:
+        """Digest of manifest.json: what children pin."""
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def bytes(self) -> int:
+        """Total size of the data files in bytes."""
+        return sum(entry.size for entry in self.files)

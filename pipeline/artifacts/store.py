@@ -1,0 +1,263 @@
+"""The artifact store: folders `<root>/<kind>/<name>/<id>/` on any fsspec file system.
+
+An artifact exists when its manifest does. The manifest is written last and only if absent, so two writers of one id
+cannot harm each other: the second verifies the first's files and adopts them. Nothing here deletes an artifact.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+from pydantic import ValidationError
+
+from model.errors import ArtifactError
+from pipeline.artifacts.manifest import MANIFEST, FileEntry, Manifest
+from pipeline.artifacts.spec import ID_LENGTH, ArtifactRef, StepSpec, short
+
+CHUNK = 1 << 20
+INTERNAL = frozenset({"refs", "progress", "staging", "runs", "jobs", "raw", "fingerprints"})
+
+
+def sha256_of(stream: IO[bytes]) -> tuple[str, int]:
+    """SHA-256 and length in bytes of a stream, read in pieces."""
+    hasher, size = hashlib.sha256(), 0
+    while block := stream.read(CHUNK):
+        hasher.update(block)
+        size += len(block)
+    return hasher.hexdigest(), size
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that `verify` found wrong."""
+
+    ref: ArtifactRef
+    file: str
+    what: str
+
+
+class Artifact:
+    """An existing artifact, open for reading."""
+
+    def __init__(self, store: "ArtifactStore", manifest: Manifest) -> None:
+        self.store = store
+        self.manifest = manifest
+
+    @property
+    def ref(self) -> ArtifactRef:
+        """Kind, name and id."""
+        return self.manifest.ref
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of the data files, relative to the data folder, sorted."""
+        return [entry.path for entry in self.manifest.files]
+
+    def path(self, file: str = "") -> str:
+        """Full path of a data file (or of the data folder) in the store's file system."""
+        base = self.store.join(self.ref.path, self.manifest.data)
+        return f"{base}/{file}" if file else base
+
+    def open(self, file: str) -> IO[bytes]:
+        """Open a data file for reading."""
+        if file not in self.files:
+            raise ArtifactError(f"{self.ref} has no file '{file}'; it has: {', '.join(self.files) or 'none'}")
+        return self.store.fs.open(self.path(file), "rb")  # type: ignore[no-any-return]
+
+    def local(self, cache: Path | None = None) -> Path:
+        """The data folder as a local path; on a remote store the files are fetched into `cache` first."""
+        if self.store.is_local:
+            return Path(self.path())
+        if cache is None:
+            raise ArtifactError(f"{self.ref} lies on {self.store.root}: give a cache folder to read it locally")
+        target = cache / self.ref.id
+        for entry in self.manifest.files:
+            file = target / entry.path
+            if not file.exists() or file.stat().st_size != entry.size:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                partial = file.with_name(file.name + f".{uuid.uuid4().hex}.part")
+                self.store.fs.get_file(self.path(entry.path), str(partial))
+                os.replace(partial, file)
+        return target
+
+    def matching(self, prefix: str = "", suffix: str = "") -> list[str]:
+        """Data files with this prefix and suffix, in order: the shards of a table."""
+        return [file for file in self.files if file.startswith(prefix) and file.endswith(suffix)]
+
+    def verify(self) -> list[Problem]:
+        """Re-hash every file. An empty list means that the artifact is what its manifest says."""
+        problems = []
+        for entry in self.manifest.files:
+            try:
+                with self.store.fs.open(self.path(entry.path), "rb") as stream:
+                    found, size = sha256_of(stream)
+            except FileNotFoundError:
+                problems.append(Problem(self.ref, entry.path, "is missing"))
+                continue
+            if size != entry.size:
+                problems.append(Problem(self.ref, entry.path, f"has {size} bytes, not {entry.size}"))
+            elif found != entry.sha256:
+                problems.append(Problem(self.ref, entry.path, f"has sha256 {short(found)}, not {short(entry.sha256)}"))
+        return problems
+
+
+class ArtifactStore:
+    """All artifacts below one root."""
+
+    def __init__(self, root: str) -> None:
+        """Open the store at a local path or fsspec URL (`s3://bucket/prefix`)."""
+        self.fs, path = fsspec.core.url_to_fs(root)
+        self.root = root
+        self.base = str(path).rstrip("/")
+        self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+    def join(self, *parts: str) -> str:
+        """A path below the root."""
+        return "/".join((self.base, *parts))
+
+    # -- artifacts
+
+    def manifest_path(self, ref: ArtifactRef) -> str:
+        """Where an artifact's manifest lies."""
+        return self.join(ref.path, MANIFEST)
+
+    def get(self, ref: ArtifactRef) -> Artifact | None:
+        """The artifact, or None if it does not exist. Raises ArtifactError if its manifest is damaged."""
+        path = self.manifest_path(ref)
+        try:
+            content = self.fs.cat_file(path)
+        except FileNotFoundError:
+            return None
+        try:
+            manifest = Manifest.model_validate_json(content)
+        except ValidationError as error:
+            raise ArtifactError(
+                f"the manifest {path} is damaged ({error.errors()[0]['msg']}); "
+                "move its folder away and run the step again"
+            ) from error
+        if manifest.ref.id != ref.id:
+            raise ArtifactError(f"the manifest {path} belongs to {manifest.ref}; move its folder away")
+        return Artifact(self, manifest)
+
+    def require(self, ref: ArtifactRef) -> Artifact:
+        """The artifact; raises ArtifactError if it does not exist."""
+        artifact = self.get(ref)
+        if artifact is None:
+            raise ArtifactError(f"{ref} does not exist in {self.root}; run the step that makes it ('agevlm plan')")
+        return artifact
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every artifact, by kind, name and time of making."""
+        found = []
+        for path in self.fs.glob(self.join("*", "*", "*", MANIFEST)):
+            kind, name, artifact_id = str(path).rstrip("/").split("/")[-4:-1]
+            if kind not in INTERNAL:
+                artifact = self.get(ArtifactRef(kind=kind, name=name, id=artifact_id))
+                if artifact is not None:
+                    found.append(artifact)
+        key = lambda a: (a.ref.kind, a.ref.name, a.manifest.provenance.started)  # noqa: E731
+        yield from sorted(found, key=key)
+
+    def find(self, prefix: str) -> Artifact:
+        """The one artifact whose id starts with `prefix` (or `kind/name/prefix`).
+
+        Raises ArtifactError if there is none or more than one.
+        """
+        wanted = prefix.rstrip("/").split("/")[-1].lower()
+        if not wanted or len(wanted) > ID_LENGTH:
+            raise ArtifactError(f"'{prefix}' is not an artifact id; 'agevlm artifacts' lists them")
+        paths = self.fs.glob(self.join("*", "*", f"{wanted}*", MANIFEST))
+        parts = [str(path).split("/")[-4:-1] for path in paths]
+        refs = [ArtifactRef(kind=k, name=n, id=i) for k, n, i in parts if k not in INTERNAL]
+        if "/" in prefix:
+            refs = [ref for ref in refs if ref.path.startswith(prefix.strip("/"))]
+        if not refs:
+            raise ArtifactError(
+                f"no artifact's id starts with '{prefix}' in {self.root}; 'agevlm artifacts' lists them"
+            )
+        if len(refs) > 1:
+            raise ArtifactError(f"'{prefix}' is ambiguous: {', '.join(str(ref) for ref in refs)}; type more digits")
+        return self.require(refs[0])
+
+    def publish(self, manifest: Manifest) -> Artifact:
+        """Write the manifest, only if absent. The artifact that exists afterwards is returned.
+
+        If another writer was first, its files are verified and its artifact is adopted; ArtifactError if they are bad.
+        """
+        path = self.manifest_path(manifest.ref)
+        if self._write_if_absent(path, manifest.to_bytes()):
+            return Artifact(self, manifest)
+        first = self.require(manifest.ref)
+        problems = first.verify()
+        if problems:
+            raise ArtifactError(
+                f"{manifest.ref} was published by another writer, but its file {problems[0].file} "
+                f"{problems[0].what}; move {self.join(manifest.ref.path)} away and run the step again"
+            )
+        return first
+
+    def _write_if_absent(self, path: str, content: bytes) -> bool:
+        """Create a whole file atomically, unless it exists already. Returns whether this call created it."""
+        if self.is_local:
+            # link() refuses an existing name and never shows a half-written file.
+            partial = f"{path}.{uuid.uuid4().hex}.part"
+            with open(partial, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            try:
+                os.link(partial, path)
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(partial)
+            return True
+        try:
+            self.fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    # -- small mutable objects beside the artifacts
+
+    def write_json(self, path: str, value: Any) -> None:
+        """Replace one small JSON file below the root atomically."""
+        full = self.join(path)
+        content = json.dumps(value).encode()
+        if self.is_local:
+            os.makedirs(os.path.dirname(full), exist_ok=True)
+            partial = f"{full}.{uuid.uuid4().hex}.part"
+            Path(partial).write_bytes(content)
+            os.replace(partial, full)
+        else:
+            self.fs.pipe_file(full, content)
+
+    def read_json(self, path: str) -> Any | None:
+        """A small JSON file below the root, or None if absent."""
+        try:
+            return json.loads(self.fs.cat_file(self.join(path)))
+        except FileNotFoundError:
+            return None
+
+    def attempt(self, spec: StepSpec) -> int:
+        """The current attempt of a spec: 0 unless someone forced a new one."""
+        ref = self.read_json(f"refs/{spec.hash}.json")
+        return int(ref["attempt"]) if ref else 0
+
+    def new_attempt(self, spec: StepSpec) -> int:
+        """Move a spec to its next attempt (`force`); the old attempt's artifact stays where it is."""
+        attempt = self.attempt(spec) + 1
+        self.write_json(f"refs/{spec.hash}.json", {"attempt": attempt, "step": spec.step})
+        return attempt
+
+    def entry(self, path: str, relative: str) -> FileEntry:
+        """Hash a data file that was written at `path`."""
+        with self.fs.open(path, "rb") as stream:
+            checksum, size = sha256_of(stream)
+        return FileEntry(path=relative, size=size, sha256=checksum)

@@ -1,0 +1,18 @@
+"""What can be asked of the evaluation."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.config import Config
+
+Benchmark = Literal["existence", "attention"]
+
+
+class EvaluationConfig(Config):
+    """Which benchmarks run on a trained student."""
+
+    benchmarks: tuple[Benchmark, ...] = Field(default=("existence", "attention"), min_length=1)
+    max_new_tokens: int = Field(default=32, ge=1, description="tokens of an answer")
+    batch: int = Field(default=16, ge=1, description="questions per batch")
+    attention_examples: int = Field(default=8, ge=0, description="questions whose attention maps are kept as pictures")

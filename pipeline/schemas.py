@@ -1,0 +1,118 @@
+"""The tables that steps hand to each other, as Arrow schemas.
+
+A *turn* is one question and its answer. Its text, for offsets, is `question + " " + answer`: characters
+[0, len(question)) are the question, those from len(question) + 1 on the answer (`pipeline.sources.conversation`).
+Masks and sizes are always those of the full, EXIF-applied image; `rle` is the `counts` string of COCO's compressed
+run-length encoding.
+"""
+
+import pyarrow as pa
+
+_TURN = pa.struct([("question", pa.string()), ("answer", pa.string())])
+
+# inventory: records/part-*.parquet, in the order of the raw data
+RECORDS = pa.schema(
+    [
+        ("sample_id", pa.string()),  # hash of the canonical record; '#k' for the k-th exact copy
+        ("given_id", pa.string()),  # the raw data's own id, '' if none
+        ("has_image", pa.bool_()),
+        ("image", pa.string()),  # path below the source's image folder, null for text-only records
+        ("image_sha256", pa.string()),  # of the file's bytes
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("turns", pa.list_(_TURN)),
+    ]
+)
+
+# inventory: truth/part-*.parquet, only where the source knows it: what each turn is really about
+TRUTH = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("turn", pa.int32()),
+        ("present", pa.bool_()),  # False: the turn asks about something that is not there (rle is null)
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("rle", pa.string()),
+    ]
+)
+
+_QUERY = [
+    ("sample_id", pa.string()),
+    ("turn", pa.int32()),
+    ("query_kind", pa.string()),
+    ("char_start", pa.int32()),  # of the text really sent to Florence-2, in the turn's text
+    ("char_end", pa.int32()),
+    ("image_sha256", pa.string()),
+    ("height", pa.int32()),
+    ("width", pa.int32()),
+    ("query", pa.string()),
+]
+
+# subset: queries/part-*.parquet, all queries of an image together, images in seeded hash order
+QUERIES = pa.schema([*_QUERY, ("image", pa.string())])
+
+_INSTANCE = pa.struct(
+    [
+        ("polygons", pa.list_(pa.list_(pa.float32()))),  # Florence's, flat x, y in pixels
+        ("box", pa.list_(pa.float32())),  # x0, y0, x1, y1 of the polygons
+        ("rle", pa.string()),  # SAM's mask
+        ("area", pa.int64()),  # pixels
+        ("sam_iou", pa.float32()),  # SAM's own prediction
+        ("agreement_iou", pa.float32()),  # of the polygons and SAM's mask
+    ]
+)
+
+# segment: part-*.parquet, one file per input shard
+EVIDENCE = pa.schema(
+    [
+        *_QUERY,
+        ("status", pa.string()),  # 'segmented' | 'no_region' | 'error'
+        ("reason", pa.string()),
+        ("polygon_score", pa.float32()),  # geometric mean probability of Florence's answer
+        ("instances", pa.list_(_INSTANCE)),
+        ("teacher", pa.string()),
+    ]
+)
+
+# masks: part-*.parquet
+MASKS = pa.schema(
+    [
+        *_QUERY,
+        ("status", pa.string()),  # 'accepted' | 'no_region' | 'rejected'
+        ("reason", pa.string()),  # of a rejection: the gate or the error
+        ("rle", pa.string()),  # union of the accepted instances, null otherwise
+        ("area", pa.int64()),
+        ("polygon_score", pa.float32()),
+        ("sam_iou", pa.float32()),  # smallest of the accepted instances (of all, where none was accepted)
+        ("agreement_iou", pa.float32()),
+        ("teacher", pa.string()),
+    ]
+)
+
+_SPANS = pa.struct(
+    [
+        ("turn", pa.int32()),
+        ("question_start", pa.int32()),  # characters of the rendered conversation
+        ("question_end", pa.int32()),
+        ("answer_start", pa.int32()),
+        ("answer_end", pa.int32()),
+    ]
+)
+
+# pack: part-*.parquet, rows in a seeded random order
+PACK = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("image", pa.binary()),  # the file's own bytes, null for text-only rows
+        ("input_ids", pa.list_(pa.int32())),
+        ("target", pa.list_(pa.bool_())),  # tokens that the LM loss is taken on: the assistant's
+        ("token_starts", pa.list_(pa.int32())),  # characters of the rendered conversation
+        ("token_ends", pa.list_(pa.int32())),
+        ("turns", pa.list_(_SPANS)),
+    ]
+)
+
+
+def part_name(index: int, count: int, folder: str = "") -> str:
+    """Name of a shard: 'part-00003-of-00012.parquet', below `folder` if given."""
+    return f"{folder}{'/' if folder else ''}part-{index:05d}-of-{count:05d}.parquet"

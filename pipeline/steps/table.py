@@ -1,0 +1,149 @@
+"""The step table: one row per step. A new step is one module and one row.
+
+Rows name their code as a string, so that reading the table imports neither Ray nor torch.
+"""
+
+from dataclasses import dataclass, field
+
+from pipeline.config import Config
+from pipeline.recipe import Resources
+from pipeline.steps.params import (
+    EvaluateParams,
+    InventoryParams,
+    MasksParams,
+    PackParams,
+    ReportParams,
+    SegmentParams,
+    StageParams,
+    SubsetParams,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known of a step before it runs."""
+
+    name: str
+    summary: str
+    kind: str
+    """Kind of the artifact that it makes: the first folder below the store's root."""
+    unit: str
+    """What its counts count."""
+    params: type[Config]
+    entry: str
+    """Its code, as 'module:function'; called with a StepContext."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Input name (the part before '/') -> kind of artifact."""
+    optional: frozenset[str] = frozenset()
+    """Inputs that some plans leave out."""
+    revision: int = 1
+    resources: Resources = field(default_factory=Resources)
+    sources: tuple[str, ...] = ()
+    """Files and folders whose change can change results; a test asks for a new revision when they change."""
+
+
+STEPS: dict[str, Step] = {
+    step.name: step
+    for step in (
+        Step(
+            name="inventory",
+            summary="read records, resolve, open and hash every image",
+            kind="inventory",
+            unit="record",
+            params=InventoryParams,
+            entry="pipeline.steps.inventory:run",
+            sources=("pipeline/steps/inventory.py", "pipeline/sources"),
+        ),
+        Step(
+            name="subset",
+            summary="choose the records and the texts that the teachers see",
+            kind="subset",
+            unit="record",
+            params=SubsetParams,
+            entry="pipeline.steps.subset:run",
+            inputs={"inventory": "inventory"},
+            sources=("pipeline/steps/subset.py", "pipeline/sources/conversation.py"),
+        ),
+        Step(
+            name="segment",
+            summary="Florence-2 + SAM on every query; raw evidence, ungated",
+            kind="segments",
+            unit="query",
+            params=SegmentParams,
+            entry="pipeline.steps.segment:run",
+            inputs={"subset": "subset", "inventory": "inventory"},
+            resources=Resources(cpus=1, workers=1, threads=2),
+            sources=("pipeline/steps/segment.py", "pipeline/masks", "model/teachers"),
+        ),
+        Step(
+            name="masks",
+            summary="apply the gates, unite instances, publish masks",
+            kind="masks",
+            unit="query",
+            params=MasksParams,
+            entry="pipeline.steps.masks:run",
+            inputs={"segments": "segments"},
+            sources=("pipeline/steps/masks.py", "pipeline/masks/gates.py"),
+        ),
+        Step(
+            name="pack",
+            summary="tokenize conversations; images and tokens into shards in random order",
+            kind="pack",
+            unit="record",
+            params=PackParams,
+            entry="pipeline.steps.pack:run",
+            inputs={"inventory": "inventory"},
+            sources=("pipeline/steps/pack.py", "pipeline/sources/conversation.py"),
+        ),
+        *(
+            Step(
+                name=f"stage{number}",
+                summary=summary,
+                kind="checkpoint",
+                unit="sample",
+                params=StageParams,
+                entry="pipeline.steps.train:run",
+                inputs={"pack": "pack", "masks": "masks"} | ({"parent": "checkpoint"} if number > 1 else {}),
+                optional=frozenset({"masks"}),
+                resources=Resources(cpus=1, workers=1, threads=2),
+                sources=("pipeline/steps/train.py", "pipeline/training", "model/agevlm", "model/stages.py"),
+            )
+            for number, summary in (
+                (1, "align: adapter and cross-attention"),
+                (2, "adapt: and the last stage of the vision encoder"),
+                (3, "ground: and the guidance loss"),
+                (4, "instruct: the whole model"),
+            )
+        ),
+        Step(
+            name="evaluate",
+            summary="answers and attention on held-out questions",
+            kind="evaluation",
+            unit="question",
+            params=EvaluateParams,
+            entry="pipeline.steps.evaluate:run",
+            inputs={"checkpoint": "checkpoint", "inventory": "inventory"},
+            resources=Resources(cpus=1, threads=2),
+            sources=("pipeline/steps/evaluate.py", "pipeline/evaluation", "model/agevlm"),
+        ),
+        Step(
+            name="report",
+            summary="one self-contained HTML page about the run",
+            kind="report",
+            unit="artifact",
+            params=ReportParams,
+            entry="pipeline.steps.report:run",
+            inputs={
+                "inventory": "inventory",
+                "subset": "subset",
+                "segments": "segments",
+                "masks": "masks",
+                "pack": "pack",
+                "checkpoint": "checkpoint",
+                "evaluation": "evaluation",
+            },
+            optional=frozenset({"inventory", "subset", "segments", "masks", "pack", "checkpoint", "evaluation"}),
+            sources=("pipeline/steps/report.py", "pipeline/report"),
+        ),
+    )
+}
