@@ -18,6 +18,8 @@ KINDS: Final = ("existence", "colour", "shape", "where", "count")
 NUMBERS: Final = ("zero", "one", "two", "three")
 NEAR_MISS_SHARE: Final = 0.7  # share of absent objects that repeat the colour or shape of a present one
 
+CAPTION_PROMPTS: Final = ("Describe the image.", "What is in the image?", "Give a short description of the image.")
+
 _CAPTIONS: Final = (
     "{things}.",
     "There is {things} in the image.",
