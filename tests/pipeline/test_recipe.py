@@ -1,0 +1,85 @@
+"""Recipes: they load, differ visibly, and refuse wrong values by name."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.errors import ConfigError
+from pipeline.recipe import available, load_recipe
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_every_shipped_recipe_loads(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+def test_the_paper_recipe_is_the_papers() -> None:
+    recipe = load_recipe("paper")
+    assert recipe.data.pretrain.subset == 77_000
+    assert recipe.data.instruct.subset == 150_000
+    assert recipe.student.cross_attention_layers == (2, 7, 12, 17)
+    for stage in ("stage1", "stage2", "stage3", "stage4"):
+        config = recipe.training.stage(stage)
+        assert (config.learning_rate, config.weight_decay, config.beta2) == (1e-5, 0.1, 0.95)
+        assert (config.warmup_ratio, config.epochs, config.global_batch) == (0.03, 1, 128)
+
+
+def test_an_unknown_recipe_names_those_that_exist() -> None:
+    with pytest.raises(ConfigError, match="recipes are: miniature, paper, photos"):
+        load_recipe("papper")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("seeds: 1", "seeds: there is no such field"),
+        ("seed: -1", "seed = -1"),
+        ("gates: {min_sam_iou: 1.5}", "gates.min_sam_iou = 1.5"),
+        ("gates: {min_area: 0.5, max_area: 0.1}", "min_area 0.5 must be smaller than max_area 0.1"),
+        ("teacher: {prompt: find it}", r"must contain \{query\} exactly once"),
+        ("variants: [age_vlm, age_vlm]", "repeat"),
+        ("training: {stages: {stage5: {}}}", "unknown stage 'stage5'"),
+        ("training: {common: {learning_rat: 1}}", "learning_rat: there is no such field"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_field(tmp_path: Path, change: str, message: str) -> None:
+    key = change.split(":")[0]
+    lines = (available()["miniature"]).read_text().splitlines()
+    kept, skipping = [], False
+    for line in lines:
+        if not line.startswith((" ", "#")):
+            skipping = line.split(":")[0] == key
+        if not skipping:
+            kept.append(line)
+    path = tmp_path / "recipe.yaml"
+    path.write_text("\n".join([*kept, change]))
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(path))
+
+
+@pytest.mark.parametrize("text", ["- a", "a: [", "3"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"recipe\.yaml"):
+        load_recipe(str(path))
+
+
+def test_overrides_of_none_change_nothing() -> None:
+    recipe = load_recipe("miniature")
+    assert recipe.override(gates={"min_area": None}, teacher={"prompt": None}) == recipe
+
+
+def test_a_wrong_override_is_refused_like_a_wrong_recipe() -> None:
+    with pytest.raises(ConfigError, match=r"gates\.min_area = 7"):
+        load_recipe("miniature").override(gates={"min_area": 7})
+
+
+@given(st.integers(1, 10**6), st.floats(0, 1))
+def test_overrides_reach_their_fields(limit: int, gate: float) -> None:
+    recipe = load_recipe("miniature").override(limit=limit, gates={"min_sam_iou": gate}, variants=["age_vlm"])
+    assert recipe.data.pretrain.limit == recipe.data.instruct.limit == recipe.data.evaluation.limit == limit
+    assert recipe.gates.min_sam_iou == gate
+    assert recipe.variants == ("age_vlm",)
