@@ -1,0 +1,190 @@
+"""How AGE-VLM gets its pretrained halves: any Llama checkpoint and any timm ConvNeXt (paper section 3.2.1)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from .configuration_agevlm import AgeVlmConfig, AgeVlmVisionConfig
+
+if TYPE_CHECKING:
+    from .modeling_agevlm import AgeVlmForConditionalGeneration
+
+# Names in a vision folder's config.json, ours and the short ones of timm's own pretrained_cfg.
+_VISION_ALIASES = {"kwargs": "model_args", "mean": "image_mean", "std": "image_std", "model": "architecture"}
+_VISION_FIELDS = ("architecture", "model_args", "image_size", "image_mean", "image_std")
+
+
+def read_vision_folder(folder: Path) -> tuple[dict[str, Any], Path]:
+    """Open `config.json` (architecture, model_args, image_size, mean, std) and name `model.safetensors` beside it.
+
+    Raises: ValueError if either is missing or the configuration names no architecture.
+    """
+    config_file, weights = folder / "config.json", folder / "model.safetensors"
+    for file in (config_file, weights):
+        if not file.is_file():
+            raise ValueError(f"vision backbone {folder}: {file.name} is missing; give a folder that holds both files")
+    raw = json.loads(config_file.read_text(encoding="utf-8"))
+    fields = {_VISION_ALIASES.get(name, name): value for name, value in raw.items()}
+    if "architecture" not in fields:
+        raise ValueError(f"vision backbone {config_file}: no 'architecture'; name the timm model that it holds")
+    return {name: fields[name] for name in _VISION_FIELDS if name in fields}, weights
+
+
+def vision_config(fields: dict[str, Any]) -> AgeVlmVisionConfig:
+    """Complete a vision configuration with the stride and width that timm reports for it."""
+    with torch.device("meta"):
+        try:
+            trunk = timm.create_model(
+                fields["architecture"], pretrained=False, num_classes=0, **(fields.get("model_args") or {})
+            )
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"vision backbone {fields['architecture']!r} cannot be built by timm {timm.__version__} ({error}); "
+                "name a timm ConvNeXt and its own arguments"
+            ) from error
+    if "image_mean" not in fields and trunk.pretrained_cfg.get("mean") is not None:
+        fields = {
+            **fields,
+            "image_mean": list(trunk.pretrained_cfg["mean"]),
+            "image_std": list(trunk.pretrained_cfg["std"]),
+        }
+    last = trunk.feature_info[-1]
+    return AgeVlmVisionConfig(**{**fields, "stride": last["reduction"], "hidden_size": last["num_chs"]})
+
+
+def load_trunk(trunk: nn.Module, state: dict[str, torch.Tensor], source: str) -> None:
+    """Load a timm ConvNeXt state dict into `trunk`; timm's head is left out by name.
+
+    Raises: ValueError naming missing, unexpected or misshapen weights.
+    """
+    body = {name: value for name, value in state.items() if not name.startswith("head.")}
+    own = trunk.state_dict()
+    missing, unexpected = sorted(own.keys() - body.keys()), sorted(body.keys() - own.keys())
+    shapes = sorted(name for name in own.keys() & body.keys() if own[name].shape != body[name].shape)
+    if missing or unexpected or shapes:
+        raise ValueError(
+            f"vision weights {source}: missing {missing[:3]}, unexpected {unexpected[:3]}, other shape {shapes[:3]} "
+            f"({len(missing)}, {len(unexpected)}, {len(shapes)}); give the weights of this very architecture"
+        )
+    trunk.load_state_dict(body)
+
+
+class BackbonesMixin:
+    """`from_backbones`, and the way back to a plain Llama."""
+
+    @classmethod
+    def from_backbones(
+        cls,
+        text: str | Path | LlamaForCausalLM,
+        vision: str | Path | dict[str, Any],
+        *,
+        vision_weights: str | Path | None = None,
+        vision_pretrained: bool = False,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+        **config_overrides: Any,
+    ) -> AgeVlmForConditionalGeneration:
+        """Join a text and a vision backbone; adapter and cross-attention are drawn freshly from `seed`.
+
+        Args:
+            text: folder (or hub name) of a Llama-architecture checkpoint, or the model itself.
+            vision: a folder with config.json and model.safetensors; or a timm name; or a dict of `AgeVlmVisionConfig`
+                fields (architecture, model_args, image_size, image_mean, image_std).
+            vision_weights: safetensors of the timm model, when `vision` is a name or a dict.
+            vision_pretrained: let timm fetch its own weights instead. Without either, the encoder is random.
+            dtype: of all parameters.
+            config_overrides: fields of `AgeVlmConfig`.
+
+        Raises: ValueError if a backbone is no Llama, no ConvNeXt, or its weights do not fit.
+        """
+        llama = text if isinstance(text, LlamaForCausalLM) else _load_llama(text, dtype)
+        if isinstance(vision, dict):
+            fields, folder_weights = dict(vision), None
+        elif Path(vision).is_dir():
+            fields, folder_weights = read_vision_folder(Path(vision))
+        else:
+            fields, folder_weights = {"architecture": str(vision)}, None
+        weights = Path(vision_weights) if vision_weights is not None else folder_weights
+
+        text_fields = {
+            name: value
+            for name, value in llama.config.to_dict().items()
+            if name not in ("architectures", "dtype", "quantization_config", "model_type", "transformers_version")
+        }
+        config = AgeVlmConfig(
+            text_config=LlamaConfig(**text_fields), vision_config=vision_config(fields), **config_overrides
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = cast("AgeVlmForConditionalGeneration", cls(config))  # type: ignore[call-arg]
+        model.load_llama_state_dict(llama.state_dict())
+        trunk = model.model.vision_tower.trunk
+        if weights is not None:
+            if not weights.is_file():
+                raise ValueError(f"vision_weights {weights} does not exist; give a safetensors file of the timm model")
+            load_trunk(trunk, load_file(weights), str(weights))
+        elif vision_pretrained:
+            pretrained = timm.create_model(fields["architecture"], pretrained=True, num_classes=0)
+            load_trunk(trunk, pretrained.state_dict(), f"timm {fields['architecture']}")
+        if llama.generation_config is not None:
+            model.generation_config = llama.generation_config
+        return model.to(dtype).eval()
+
+    def _llama_names(self) -> dict[str, str]:
+        """Name of every Llama weight, to its name here."""
+        me = cast("AgeVlmForConditionalGeneration", self)
+        names = {"model.embed_tokens.weight": "model.language_model.embed_tokens.weight"}
+        names["model.norm.weight"] = "model.language_model.norm.weight"
+        names["lm_head.weight"] = "lm_head.weight"
+        for j, position in enumerate(me.config.self_attention_positions()):
+            layer = me.model.language_model.layers[position]
+            for name, _ in layer.named_parameters():
+                if not name.startswith("cross_att"):
+                    names[f"model.layers.{j}.{name}"] = f"model.language_model.layers.{position}.{name}"
+        return names
+
+    def load_llama_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Copy a LlamaForCausalLM's weights into the language model. Raises: ValueError if names or shapes differ."""
+        me = cast("AgeVlmForConditionalGeneration", self)
+        names, own = self._llama_names(), me.state_dict()
+        if "lm_head.weight" not in state:
+            state = {**state, "lm_head.weight": state["model.embed_tokens.weight"]}
+        wrong = sorted(names.keys() ^ state.keys()) + sorted(
+            n for n in names.keys() & state.keys() if own[names[n]].shape != state[n].shape
+        )
+        if wrong:
+            raise ValueError(f"text weights do not fit the text_config at {wrong[:5]} ({len(wrong)} in all)")
+        with torch.no_grad():
+            for name, value in state.items():
+                own[names[name]].copy_(value)
+
+    def to_llama(self) -> LlamaForCausalLM:
+        """A plain LlamaForCausalLM that holds (a copy of) this model's current language weights."""
+        me = cast("AgeVlmForConditionalGeneration", self)
+        own = me.state_dict()
+        llama = LlamaForCausalLM(LlamaConfig(**me.config.text_config.to_dict())).to(me.dtype)
+        llama.load_state_dict({name: own[mine] for name, mine in self._llama_names().items()})
+        llama.generation_config = me.generation_config
+        return llama.to(me.device).eval()
+
+
+def _load_llama(source: str | Path, dtype: torch.dtype) -> LlamaForCausalLM:
+    try:
+        raw = LlamaConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"text backbone {source}: cannot be opened ({error}); give a Llama checkpoint") from error
+    if raw.architectures and "LlamaForCausalLM" not in raw.architectures:
+        raise ValueError(f"text backbone {source} is {raw.architectures}; give a LlamaForCausalLM checkpoint")
+    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(source, dtype=dtype)
+    return model
+
+
+__all__ = ["BackbonesMixin", "load_trunk", "read_vision_folder", "vision_config"]

@@ -1,0 +1,152 @@
+"""Configuration of AGE-VLM: a Llama, a ConvNeXt, and where cross-attention joins them (paper section 3.2.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import LlamaConfig, PreTrainedConfig
+
+CROSS_ATTENTION_KINDS = ("layer", "in_block")
+INITS = ("zero", "normal")
+NORMALISATIONS = ("sum", "max")
+REDUCTIONS = ("mean", "sum")
+
+
+def _choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{field} is {value!r}; choose one of {', '.join(map(repr, allowed))}")
+
+
+class AgeVlmVisionConfig(PreTrainedConfig):
+    """The vision encoder: any timm ConvNeXt, cut after its fourth stage.
+
+    Fields:
+        architecture: timm model name, with or without a pretrained tag.
+        model_args: extra keyword arguments of `timm.create_model` (depths, dims, output_stride ...).
+        image_size: side of the square input, pixels.
+        stride: pixels per cell of the fourth stage's map; `image_size` must be a multiple of it.
+        hidden_size: channels of the fourth stage.
+        image_mean, image_std: per RGB channel, of pixels scaled to 0..1.
+    """
+
+    model_type = "agevlm_vision"
+    base_config_key = "vision_config"
+
+    architecture: str = "convnext_large_mlp.clip_laion2b_ft_soup_320"
+    model_args: dict[str, Any] | None = None
+    image_size: int = 768
+    stride: int = 32
+    hidden_size: int = 1536
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.model_args = dict(self.model_args or {})
+        # The statistics of CLIP, which the paper's encoder was trained with.
+        self.image_mean = list(self.image_mean or [0.48145466, 0.4578275, 0.40821073])
+        self.image_std = list(self.image_std or [0.26862954, 0.26130258, 0.27577711])
+        super().__post_init__(**kwargs)
+        if self.stride <= 0 or self.image_size <= 0 or self.image_size % self.stride:
+            raise ValueError(
+                f"vision_config.image_size is {self.image_size}; it must be a positive multiple of the encoder's "
+                f"stride {self.stride} pixels, for example {max(1, self.image_size // max(1, self.stride)) * self.stride}"
+            )
+
+    @property
+    def grid(self) -> int:
+        """Cells along one side of the map (24 in the paper)."""
+        return self.image_size // self.stride
+
+    @property
+    def num_cells(self) -> int:
+        """Visual tokens per image (576 in the paper)."""
+        return self.grid**2
+
+
+class AgeVlmConfig(PreTrainedConfig):
+    """AGE-VLM: text backbone, vision encoder, adapter, cross-attention and guidance loss.
+
+    Fields:
+        text_config: the Llama backbone; `num_hidden_layers` counts its own layers only (16 in the paper).
+        vision_config: see `AgeVlmVisionConfig`.
+        cross_attention: "layer" puts cross-attention in layers of their own, whose indices count in the expanded
+            stack; "in_block" puts it between self-attention and MLP of existing blocks (both readings of eq. 2).
+        cross_attention_layers: positions, in the expanded stack for "layer", below `num_hidden_layers` for "in_block".
+        init: "zero" starts the output projections of cross-attention (and of its MLP) at zero, so that the initial
+            model is exactly its text backbone; "normal" draws them like every other weight.
+        adapter_activation: transformers activation between the adapter's two linear layers; "linear" for none.
+        mask_padding: exclude cells without any image pixel from cross-attention and guidance (appendix C).
+        guidance_normalisation: of the query-averaged map in eq. 3, "sum" as written or "max".
+        guidance_reduction: over the cross-attention layers.
+
+    Raises: ValueError naming the field, its value and the remedy.
+    """
+
+    model_type = "agevlm"
+    sub_configs_defaults = {"text_config": LlamaConfig, "vision_config": AgeVlmVisionConfig}  # noqa: RUF012
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    cross_attention: str = "layer"
+    cross_attention_layers: list[int] | None = None
+    init: str = "zero"
+    adapter_activation: str = "gelu"
+    mask_padding: bool = True
+    guidance_normalisation: str = "sum"
+    guidance_reduction: str = "mean"
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.cross_attention_layers is None:
+            self.cross_attention_layers = [2, 7, 12, 17] if self.cross_attention == "layer" else [2, 7, 12]
+        self.cross_attention_layers = [int(i) for i in self.cross_attention_layers]
+        super().__post_init__(**kwargs)
+        # One truth: whether the head is tied is the text backbone's business, the top-level flag follows it.
+        self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
+        self._check()
+
+    def _check(self) -> None:
+        _choice("cross_attention", self.cross_attention, CROSS_ATTENTION_KINDS)
+        _choice("init", self.init, INITS)
+        _choice("guidance_normalisation", self.guidance_normalisation, NORMALISATIONS)
+        _choice("guidance_reduction", self.guidance_reduction, REDUCTIONS)
+        at = self.cross_attention_layers
+        if at != sorted(set(at)) or (at and at[0] < 0):
+            raise ValueError(f"cross_attention_layers is {at}; give distinct, ascending positions from 0 on")
+        depth = self.text_config.num_hidden_layers + (len(at) if self.cross_attention == "layer" else 0)
+        if at and at[-1] >= depth:
+            stack = "expanded stack" if self.cross_attention == "layer" else "text backbone"
+            raise ValueError(
+                f"cross_attention_layers is {at}, but the {stack} has {depth} layers (0 to {depth - 1}); "
+                "give smaller positions"
+            )
+
+    @property
+    def num_cross_attention_layers(self) -> int:
+        """How many cross-attention modules there are (4 in the paper)."""
+        return len(self.cross_attention_layers)
+
+    def self_attention_positions(self) -> list[int]:
+        """Where text layer j stands in `language_model.layers` (research: 0, 1, 3, 4, 5, 6, 8 ... for the paper)."""
+        if self.cross_attention == "in_block":
+            return list(range(self.text_config.num_hidden_layers))
+        taken = set(self.cross_attention_layers)
+        return [i for i in range(self.text_config.num_hidden_layers + len(taken)) if i not in taken]
+
+    @classmethod
+    def paper(cls, **overrides: Any) -> AgeVlmConfig:
+        """The paper's model: Llama-3.2-1B, ConvNeXt-L at 768 px, cross-attention at 2, 7, 12, 17 (sections 3.2.1, C)."""
+        text = LlamaConfig(
+            vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
+            num_key_value_heads=8, head_dim=64, max_position_embeddings=131072, rms_norm_eps=1e-5,
+            tie_word_embeddings=True, bos_token_id=128000, eos_token_id=128009, pad_token_id=128004,
+            rope_parameters={
+                "rope_type": "llama3", "rope_theta": 500000.0, "factor": 32.0, "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+            },
+        )  # fmt: skip
+        return cls(**{"text_config": text, "vision_config": AgeVlmVisionConfig(), **overrides})
+
+
+__all__ = ["AgeVlmConfig", "AgeVlmVisionConfig"]

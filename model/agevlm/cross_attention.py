@@ -1,0 +1,243 @@
+"""Cross-attention of eq. 2: text asks, image cells answer.
+
+Shapes: B rows, T text tokens, S image cells, D hidden size, H query heads, K key heads, E head dimension, G guided rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LlamaConfig
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaMLP,
+    LlamaRMSNorm,
+    eager_attention_forward,
+)
+
+from .guidance import GuidancePlan, query_averaged_map
+
+
+class ImageKeysValues(CacheLayerMixin):
+    """The keys and values of one image in one cross-attention layer, kept while its answer is generated.
+
+    Lives in the generation cache behind the text layers, so that beam search reorders it with them. It never grows,
+    and cropping the text leaves it alone. `key_mask` (B, S) and `has_image` (B,) travel along: later steps need no
+    image argument at all.
+    """
+
+    is_sliding = False
+    is_croppable = True
+    supports_early_init = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key_mask: torch.Tensor | None = None
+        self.has_image: torch.Tensor | None = None
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store the image's keys and values (B, K, S, E); a second image replaces the first."""
+        self.lazy_initialization(key_states, value_states)
+        self.keys, self.values = key_states, value_states
+        return key_states, value_states
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length(), 0
+
+    def get_seq_length(self) -> int:
+        return 0 if self.keys is None else int(self.keys.shape[-2])
+
+    def get_max_length(self) -> int:
+        return -1
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Text tokens were taken back; the image stays."""
+
+    def reset(self) -> None:
+        self.keys = self.values = self.key_mask = self.has_image = None
+        self.is_initialized = False
+
+    def _each(self, change: Any) -> None:
+        for name in ("keys", "values", "key_mask", "has_image"):
+            tensor = getattr(self, name)
+            if tensor is not None:
+                setattr(self, name, change(tensor))
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        self._each(lambda t: t.index_select(0, beam_idx.to(t.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._each(lambda t: t.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self._each(lambda t: t[indices, ...])
+
+
+def attach_image_cache(cache: Cache, num_text_layers: int, num_cross_attention_layers: int) -> None:
+    """Make room in `cache` for the images, behind the `num_text_layers` layers of the text."""
+    if len(cache.layers) >= num_text_layers + num_cross_attention_layers:
+        return
+    while len(cache.layers) < num_text_layers:
+        cache.layers.append(cache.layer_class_to_replicate())
+    cache.layers.extend(ImageKeysValues() for _ in range(num_cross_attention_layers))
+
+
+@dataclass
+class ImageContext:
+    """What every cross-attention module of one forward pass shares.
+
+    visual_BSD: adapter outputs; None when keys and values come from the cache.
+    key_mask_BS: cells that may be looked at, at least one per row; None for all.
+    has_image_B: rows with an image; the others get exactly zero. None when every row has one.
+    plan: rows whose averaged map is wanted (guidance, analysis).
+    """
+
+    visual_BSD: torch.Tensor | None
+    key_mask_BS: torch.Tensor | None
+    has_image_B: torch.Tensor | None
+    plan: GuidancePlan | None = None
+
+    @classmethod
+    def from_cache(cls, cache: Cache | None, num_text_layers: int) -> ImageContext | None:
+        """The context of a later generation step; None if the cache holds no image."""
+        if cache is None or len(cache.layers) <= num_text_layers:
+            return None
+        layer = cache.layers[num_text_layers]
+        if not isinstance(layer, ImageKeysValues) or not layer.is_initialized:
+            return None
+        return cls(visual_BSD=None, key_mask_BS=layer.key_mask, has_image_B=layer.has_image)
+
+    def only_images(self, out_BTD: torch.Tensor) -> torch.Tensor:
+        """Exactly zero, in value and gradient, for rows without an image; their parameters stay in the graph."""
+        if self.has_image_B is None:
+            return out_BTD
+        return torch.where(self.has_image_B[:, None, None], out_BTD, torch.zeros((), dtype=out_BTD.dtype, device=out_BTD.device))
+
+
+class CrossAttention(nn.Module):
+    """CrossAttention(Q, K, V) of eq. 2: Q from the text, K and V from the adapter's output, no rotary position.
+
+    As many query heads as the backbone, and the backbone's key heads; `index` counts the model's cross-attention
+    modules from 0, `cache_index` is its place in the generation cache.
+    """
+
+    def __init__(self, config: LlamaConfig, index: int) -> None:
+        super().__init__()
+        self.config, self.index = config, index
+        self.cache_index = config.num_hidden_layers + index
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        width, keys = config.hidden_size, config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(width, config.num_attention_heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(width, keys, bias=False)
+        self.v_proj = nn.Linear(width, keys, bias=False)
+        self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, width, bias=False)
+        self.o_proj.is_output_projection = True  # type: ignore[assignment]  # zero at first, see _init_weights
+
+    def _keys_values(self, image: ImageContext, cache: Cache | None) -> tuple[torch.Tensor, torch.Tensor]:
+        if image.visual_BSD is None:
+            layer = cache.layers[self.cache_index]  # type: ignore[union-attr]
+            return layer.keys, layer.values
+        shape = (*image.visual_BSD.shape[:2], -1, self.head_dim)
+        k_BKSE = self.k_proj(image.visual_BSD).view(shape).transpose(1, 2)
+        v_BKSE = self.v_proj(image.visual_BSD).view(shape).transpose(1, 2)
+        if cache is not None:
+            layer = cache.layers[self.cache_index]
+            layer.update(k_BKSE, v_BKSE)
+            layer.key_mask, layer.has_image = image.key_mask_BS, image.has_image_B
+        return k_BKSE, v_BKSE
+
+    def forward(
+        self, hidden_BTD: torch.Tensor, image: ImageContext, cache: Cache | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the update of the text (B, T, D), and the averaged map (G, S) of the plan's rows if there is a plan."""
+        batch, tokens, _ = hidden_BTD.shape
+        q_BHTE = self.q_proj(hidden_BTD).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
+        k_BKSE, v_BKSE = self._keys_values(image, cache)
+        mask_B1TS = None
+        if image.key_mask_BS is not None:
+            mask_B1TS = image.key_mask_BS[:, None, None, :].expand(-1, 1, tokens, -1)
+        name = self.config._attn_implementation
+        if name == "eager" and mask_B1TS is not None:  # eager adds its mask, sdpa takes it as bool
+            lowest = torch.finfo(q_BHTE.dtype).min
+            mask_B1TS = torch.zeros_like(mask_B1TS, dtype=q_BHTE.dtype).masked_fill(~mask_B1TS, lowest)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
+        out_BTHE, _ = attend(
+            self, q_BHTE, k_BKSE, v_BKSE, mask_B1TS, dropout=0.0, scaling=self.scaling, is_causal=False
+        )
+        out_BTD = self.o_proj(out_BTHE.reshape(batch, tokens, -1))
+        map_GS = None
+        if image.plan is not None:
+            map_GS = query_averaged_map(q_BHTE, k_BKSE, image.key_mask_BS, image.plan, self.scaling)
+        return image.only_images(out_BTD), map_GS
+
+
+class CrossAttentionLayer(GradientCheckpointingLayer):
+    """A layer of its own in the expanded stack (`cross_attention="layer"`): eq. 2 with its own MLP.
+
+        H_CA = H + CrossAttention(RMSNorm(H), I')
+        H_CA = H_CA + MLP(RMSNorm(H_CA))
+
+    The paper writes no norm on the query; we keep one for stability. Rows without an image pass through unchanged.
+    """
+
+    def __init__(self, config: LlamaConfig, index: int) -> None:
+        super().__init__()
+        self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.cross_attn = CrossAttention(config, index)
+        self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = LlamaMLP(config)
+        self.mlp.down_proj.is_output_projection = True
+
+    def forward(
+        self, hidden_BTD: torch.Tensor, image: ImageContext, past_key_values: Cache | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the hidden states (B, T, D) and the averaged map (G, S) or None."""
+        update_BTD, map_GS = self.cross_attn(self.input_layernorm(hidden_BTD), image, past_key_values)
+        hidden_BTD = hidden_BTD + update_BTD
+        update_BTD = image.only_images(self.mlp(self.post_attention_layernorm(hidden_BTD)))
+        return hidden_BTD + update_BTD, map_GS
+
+
+class CrossAttentionBlock(LlamaDecoderLayer):
+    """A Llama block with cross-attention between its self-attention and its own MLP (`cross_attention="in_block"`)."""
+
+    def __init__(self, config: LlamaConfig, layer_idx: int, index: int) -> None:
+        super().__init__(config, layer_idx)
+        self.cross_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.cross_attn = CrossAttention(config, index)
+
+    def forward(  # type: ignore[override]
+        self,
+        hidden_BTD: torch.Tensor,
+        image: ImageContext | None,
+        past_key_values: Cache | None = None,
+        **text_kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the hidden states (B, T, D) and the averaged map (G, S) or None. Without `image`: a plain Llama block."""
+        map_GS = None
+        attended_BTD, _ = self.self_attn(
+            hidden_states=self.input_layernorm(hidden_BTD), past_key_values=past_key_values, **text_kwargs
+        )
+        hidden_BTD = hidden_BTD + attended_BTD
+        if image is not None:
+            update_BTD, map_GS = self.cross_attn(self.cross_attention_layernorm(hidden_BTD), image, past_key_values)
+            hidden_BTD = hidden_BTD + update_BTD
+        return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD)), map_GS
+
+
+__all__ = ["CrossAttention", "CrossAttentionBlock", "CrossAttentionLayer", "ImageContext", "ImageKeysValues"]

@@ -1,0 +1,443 @@
+"""AGE-VLM: a Llama that looks at an image through cross-attention (paper section 3.2).
+
+The language model is transformers' own Llama, layer for layer; cross-attention stands between its layers. With the
+default `init="zero"` an untrained AGE-VLM computes exactly what its text backbone computes, and a row without an image
+does so for ever: the cross-attention layers add exactly zero to it.
+
+Shapes: B rows, T text tokens, S image cells, D hidden size, V vocabulary, L cross-attention layers, G guided rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.masking_utils import create_causal_mask
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers.utils import can_return_tuple
+
+from .adapter import Adapter
+from .backbones import BackbonesMixin
+from .configuration_agevlm import AgeVlmConfig
+from .cross_attention import (
+    CrossAttentionBlock,
+    CrossAttentionLayer,
+    ImageContext,
+    attach_image_cache,
+)
+from .guidance import GuidancePlan, guidance_loss, plan_guidance
+from .outputs import AgeVlmModelOutput, AgeVlmOutput
+from .vision import ConvNextTower
+
+IGNORE = -100  # label of a token that is no target
+
+
+class AgeVlmPreTrainedModel(PreTrainedModel):
+    """What AGE-VLM's classes tell transformers: how to split, checkpoint, attend and initialise."""
+
+    config_class = AgeVlmConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    # timm's own blocks too: a device map may not cut through a residual connection.
+    _no_split_modules = ["LlamaDecoderLayer", "CrossAttentionLayer", "CrossAttentionBlock", "ConvNeXtBlock"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_sdpa = True
+
+    def __init__(self, config: AgeVlmConfig) -> None:
+        super().__init__(config)
+        # transformers settles the attention implementation per PreTrainedModel; our Llama layers are not wrapped in
+        # one of their own, and read it from the text configuration.
+        config.text_config._attn_implementation = self.config._attn_implementation
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        # Marked on the projection itself: transformers visits only modules with weights of their own in custom code.
+        if self.config.init == "zero" and getattr(module, "is_output_projection", False):
+            init.zeros_(module.weight)
+        gamma = getattr(module, "gamma", None)
+        if isinstance(gamma, nn.Parameter):  # ConvNeXt's layer scale; timm's default where the recipe names none
+            init.constant_(gamma, self.config.vision_config.model_args.get("ls_init_value") or 1e-6)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+        super()._set_gradient_checkpointing(enable, *args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, ConvNextTower):
+                module.trunk.set_grad_checkpointing(enable)
+
+
+class AgeVlmTextModel(nn.Module):
+    """The Llama stack with cross-attention in it. Holds layers only; `AgeVlmModel.forward` walks them."""
+
+    def __init__(self, config: AgeVlmConfig) -> None:
+        super().__init__()
+        text = config.text_config
+        self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size, text.pad_token_id)
+        at = {position: index for index, position in enumerate(config.cross_attention_layers)}
+        self.layers = nn.ModuleList()
+        if config.cross_attention == "in_block":
+            for j in range(text.num_hidden_layers):
+                block = CrossAttentionBlock(text, j, at[j]) if j in at else LlamaDecoderLayer(text, j)
+                self.layers.append(block)
+        else:
+            own = 0  # a Llama layer keeps its own number, which is its place in the generation cache
+            for position in range(text.num_hidden_layers + len(at)):
+                if position in at:
+                    self.layers.append(CrossAttentionLayer(text, at[position]))
+                else:
+                    self.layers.append(LlamaDecoderLayer(text, own))
+                    own += 1
+        self.norm = LlamaRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(text)
+
+
+class AgeVlmModel(AgeVlmPreTrainedModel):
+    """Vision encoder, adapter and language model, without the head."""
+
+    def __init__(self, config: AgeVlmConfig) -> None:
+        super().__init__(config)
+        self.vision_tower = ConvNextTower(config.vision_config)
+        self.adapter = Adapter(config)
+        self.language_model = AgeVlmTextModel(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.embed_tokens = value
+
+    def encode_images(self, pixel_values_B3HW: torch.Tensor) -> torch.Tensor:
+        """Visual tokens I' of eq. 2 from normalised pixels: (B, S, D)."""
+        tower: nn.Module = self.vision_tower
+        features_BSC = tower(pixel_values_B3HW.to(next(tower.parameters()).dtype))
+        out_BSD: torch.Tensor = self.adapter(features_BSC)
+        return out_BSD
+
+    def _image_context(
+        self,
+        batch: int,
+        device: torch.device,
+        pixel_values: torch.Tensor | None,
+        cell_mask: torch.Tensor | None,
+        has_image: torch.Tensor | None,
+        cache: Cache | None,
+    ) -> ImageContext | None:
+        """What cross-attention looks at in this pass; None where no row has an image and nothing is trained."""
+        num_text = self.config.text_config.num_hidden_layers
+        if pixel_values is None:
+            cached = ImageContext.from_cache(cache, num_text)
+            if cached is not None:
+                return cached
+            if not (self.training and torch.is_grad_enabled()):
+                return None
+            # Every parameter must be in the graph of every rank (DDP, FSDP): one cell of a grey dummy, times zero.
+            stride = self.config.vision_config.stride
+            dummy = torch.zeros(1, 3, stride, stride, device=device)
+            visual_BSD = self.encode_images(dummy).expand(batch, -1, -1)
+            return ImageContext(visual_BSD, None, torch.zeros(batch, dtype=torch.bool, device=device))
+        visual_BSD = self.encode_images(pixel_values)
+        cells = visual_BSD.shape[1]
+        if len(visual_BSD) != batch:
+            visual_BSD = _spread(visual_BSD, has_image, batch)
+        if has_image is not None:
+            has_image = has_image.to(device=device, dtype=torch.bool)
+        key_mask = None
+        if cell_mask is not None and self.config.mask_padding:
+            if cell_mask.shape != (batch, cells):
+                raise ValueError(
+                    f"cell_mask has shape {tuple(cell_mask.shape)}, the image has {cells} cells in {batch} rows; "
+                    "take pixel_values and cell_mask from the same AgeVlmProcessor call"
+                )
+            seen = cell_mask.to(device=device, dtype=torch.bool)
+            # A row without any cell has no image. Rows without an image look at all cells, and their result is
+            # dropped: a softmax over nothing would be NaN.
+            has_image = seen.any(-1) if has_image is None else has_image & seen.any(-1)
+            key_mask = seen | ~has_image[:, None]
+        if cache is not None:
+            attach_image_cache(cache, num_text, self.config.num_cross_attention_layers)
+        return ImageContext(visual_BSD, key_mask, has_image)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        cell_mask: torch.Tensor | None = None,
+        has_image: torch.Tensor | None = None,
+        guidance_mask: torch.Tensor | None = None,
+        query_mask: torch.Tensor | None = None,
+        guided: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> AgeVlmModelOutput:
+        """Hidden states of the text, having looked at the image. Arguments: `AgeVlmForConditionalGeneration.forward`."""
+        output, _ = self.look(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, pixel_values, cell_mask, has_image,
+            guidance_mask, query_mask, guided, use_cache, output_hidden_states,
+        )  # fmt: skip
+        return output
+
+    def look(
+        self,
+        input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        past_key_values: Cache | None,
+        inputs_embeds: torch.Tensor | None,
+        pixel_values: torch.Tensor | None,
+        cell_mask: torch.Tensor | None,
+        has_image: torch.Tensor | None,
+        guidance_mask: torch.Tensor | None,
+        query_mask: torch.Tensor | None,
+        guided: torch.Tensor | None,
+        use_cache: bool | None,
+        output_hidden_states: bool | None,
+    ) -> tuple[AgeVlmModelOutput, GuidancePlan | None]:
+        """`forward`, with the guidance plan beside its output."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("input_ids and inputs_embeds: give exactly one of them")
+        text = self.language_model
+        hidden_BTD = text.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        batch, tokens, _ = hidden_BTD.shape
+        device = hidden_BTD.device
+
+        checkpointing = self.gradient_checkpointing and self.training
+        use_cache = bool(use_cache) and not checkpointing
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config.text_config)
+        if position_ids is None:
+            position_ids = _positions(attention_mask, past_key_values, tokens, device)
+        causal_mask = create_causal_mask(
+            config=self.config.text_config,
+            inputs_embeds=hidden_BTD,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        image = self._image_context(batch, device, pixel_values, cell_mask, has_image, past_key_values)
+        if image is not None and guidance_mask is not None:
+            image.plan = _plan(image, guidance_mask, query_mask, guided, batch)
+
+        text_kwargs = {
+            "attention_mask": causal_mask,
+            "position_embeddings": text.rotary_emb(hidden_BTD, position_ids=position_ids),
+            "position_ids": position_ids,
+            "use_cache": use_cache,
+        }
+        maps: list[torch.Tensor] = []
+        trace = [hidden_BTD] if output_hidden_states else None
+        for layer in text.layers:
+            map_GS = None
+            if isinstance(layer, CrossAttentionLayer):
+                if image is not None:
+                    hidden_BTD, map_GS = layer(hidden_BTD, image, past_key_values=past_key_values)
+            elif isinstance(layer, CrossAttentionBlock):
+                hidden_BTD, map_GS = layer(hidden_BTD, image, past_key_values=past_key_values, **text_kwargs)
+            else:
+                hidden_BTD = layer(hidden_BTD, past_key_values=past_key_values, **text_kwargs)
+            if map_GS is not None:
+                maps.append(map_GS)
+            if trace is not None:
+                trace.append(hidden_BTD)
+        output = AgeVlmModelOutput(
+            last_hidden_state=text.norm(hidden_BTD),
+            past_key_values=past_key_values,
+            hidden_states=None if trace is None else tuple(trace),
+            visual_tokens=None if pixel_values is None or image is None else image.visual_BSD,
+            attention_maps=torch.stack(maps) if maps else None,
+        )
+        return output, None if image is None else image.plan
+
+
+def _plan(
+    image: ImageContext,
+    guidance_mask: torch.Tensor,
+    query_mask: torch.Tensor | None,
+    guided: torch.Tensor | None,
+    batch: int,
+) -> GuidancePlan | None:
+    """The guidance plan of this pass, or None where the image comes from a dummy or from the cache."""
+    visual = image.visual_BSD
+    if visual is None or visual.shape[1] != guidance_mask.shape[-1]:
+        if visual is not None and image.has_image_B is not None and visual.shape[1] == 1:
+            return None  # the dummy of an all-text batch: nothing to guide
+        cells = "cached" if visual is None else visual.shape[1]
+        raise ValueError(
+            f"guidance_mask has {guidance_mask.shape[-1]} cells, the image has {cells}; make it with "
+            "mask_to_cells from the geometry that the processor returned, and pass it together with pixel_values"
+        )
+    if query_mask is None:
+        raise ValueError("query_mask is missing beside guidance_mask; mark the query's text tokens, bool (B, T)")
+    device = visual.device
+    everyone = torch.ones(batch, dtype=torch.bool, device=device)
+    return plan_guidance(
+        everyone if guided is None else guided.to(device=device, dtype=torch.bool),
+        guidance_mask.to(device=device, dtype=torch.bool),
+        query_mask.to(device=device, dtype=torch.bool),
+        everyone if image.has_image_B is None else image.has_image_B,
+        image.key_mask_BS,
+    )
+
+
+def _spread(visual_NSD: torch.Tensor, has_image: torch.Tensor | None, batch: int) -> torch.Tensor:
+    """Put N images at the N rows that have one: a batch with text-only rows need not encode empty pictures."""
+    rows = None if has_image is None else has_image.nonzero().flatten()
+    if rows is None or len(rows) != len(visual_NSD):
+        raise ValueError(
+            f"pixel_values has {len(visual_NSD)} images for {batch} rows, and has_image marks "
+            f"{'none' if rows is None else len(rows)}; give one image per row or one per marked row"
+        )
+    return visual_NSD.new_zeros(batch, *visual_NSD.shape[1:]).index_copy(0, rows.to(visual_NSD.device), visual_NSD)
+
+
+def _positions(
+    attention_mask: torch.Tensor | None, cache: Cache | None, tokens: int, device: torch.device
+) -> torch.Tensor:
+    """Positions that count real tokens only, so that left padding moves nothing: (B, T), or (1, T) without a mask."""
+    if attention_mask is not None and attention_mask.dim() == 2:
+        return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -tokens:]
+    past = 0 if cache is None else cache.get_seq_length()
+    return torch.arange(past, past + tokens, device=device)[None]
+
+
+class AgeVlmForConditionalGeneration(BackbonesMixin, AgeVlmPreTrainedModel, GenerationMixin):
+    """AGE-VLM with its language model head: text and image in, text out."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
+    # Trainer: our loss is a mean over the batch it sees; let it average over accumulation steps itself.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: AgeVlmConfig) -> None:
+        super().__init__(config)
+        self.model = AgeVlmModel(config)
+        self.vocab_size = config.text_config.vocab_size
+        self.lm_head = nn.Linear(config.text_config.hidden_size, self.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        self.lm_head = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        cell_mask: torch.Tensor | None = None,
+        has_image: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        guidance_mask: torch.Tensor | None = None,
+        query_mask: torch.Tensor | None = None,
+        guided: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        return_logits: bool = True,
+        **kwargs: Any,
+    ) -> AgeVlmOutput:
+        """Next-token logits, and the training losses where labels and masks are given.
+
+        Args:
+            input_ids: (B, T). attention_mask: (B, T), or (B, past + T) with a cache; padding left or right.
+            pixel_values: (B, 3, H, W), or one per row with an image; None for text only, or when the cache has it.
+            cell_mask: (B, S) bool, cells with at least one image pixel.
+            has_image: (B,) bool; None means every row if there are pixel_values.
+            labels: (B, T), -100 where a token is no target; shifted inside, as everywhere in transformers.
+            guidance_mask: (B, S) bool, M' of eq. 3. query_mask: (B, T) bool, the text tokens of the query, the same
+                that the mask was made from. guided: (B,) bool, rows that count; None for all with a usable mask.
+            return_logits: False computes the head for target tokens only, which at a vocabulary of 128256 saves most
+                of the memory of a training step.
+
+        Raises: ValueError for shapes that do not belong together.
+        """
+        outputs, plan = self.model.look(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, pixel_values, cell_mask, has_image,
+            guidance_mask, query_mask, guided, use_cache, output_hidden_states,
+        )  # fmt: skip
+        hidden_BTD = outputs.last_hidden_state
+        result = AgeVlmOutput(
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            visual_tokens=outputs.visual_tokens,
+            attention_maps=outputs.attention_maps,
+        )
+        if return_logits:
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            result.logits = self.lm_head(hidden_BTD[:, keep, :])
+        if labels is not None:
+            full = result.logits if result.logits is not None and result.logits.shape[1] == labels.shape[1] else None
+            result.lm_loss_sum, result.lm_tokens = self._lm_loss(hidden_BTD, full, labels)
+            result.loss = result.lm_loss_sum / result.lm_tokens.clamp_min(1)
+        if guidance_mask is not None:
+            self._guidance(result, plan, cell_mask)
+            if labels is not None:
+                result.loss = result.loss + self.reduce_guidance(result.guidance_loss_sum, result.guided_rows)
+        return result
+
+    def _lm_loss(
+        self, hidden_BTD: torch.Tensor, logits_BTV: torch.Tensor | None, labels_BT: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of the cross-entropy over target tokens in fp32, and their number."""
+        target_BT = labels_BT[:, 1:].to(hidden_BTD.device)
+        is_target_BT = target_BT != IGNORE
+        if logits_BTV is None:
+            logits_NV = self.lm_head(hidden_BTD[:, :-1][is_target_BT])
+            target_N = target_BT[is_target_BT]
+        else:
+            logits_NV, target_N = logits_BTV[:, :-1].flatten(0, 1), target_BT.flatten()
+        precise = torch.promote_types(logits_NV.dtype, torch.float32)
+        loss_sum = F.cross_entropy(logits_NV.to(precise), target_N, ignore_index=IGNORE, reduction="sum")
+        return loss_sum, is_target_BT.sum()
+
+    def _guidance(self, result: AgeVlmOutput, plan: GuidancePlan | None, cell_mask: torch.Tensor | None) -> None:
+        """Fill the guidance sums of `result`; zeros, in the graph of the maps, where no row counts."""
+        device = self.lm_head.weight.device
+        maps_LGS = result.attention_maps
+        if plan is None or maps_LGS is None:
+            zeros_L = torch.zeros(self.config.num_cross_attention_layers, device=device)
+            result.guidance_loss_sum, result.guided_rows = zeros_L, torch.zeros((), dtype=torch.long, device=device)
+            result.attention_mass_sum, result.padding_mass_sum = zeros_L.clone(), zeros_L.clone()
+            return
+        loss_LG, mass_LG = guidance_loss(maps_LGS, plan.mask_GS, self.config.guidance_normalisation)
+        result.guidance_loss_sum = loss_LG.sum(-1)
+        result.guided_rows = torch.tensor(len(plan.rows), device=device)
+        result.attention_mass_sum = mass_LG.detach().sum(-1)
+        if cell_mask is None:
+            result.padding_mass_sum = torch.zeros_like(result.attention_mass_sum)
+        else:
+            padding_GS = ~cell_mask[list(plan.rows)].to(device=maps_LGS.device, dtype=torch.bool)
+            result.padding_mass_sum = (maps_LGS.detach() * padding_GS).sum((-1, -2))
+
+    def reduce_guidance(self, guidance_loss_sum_L: torch.Tensor, guided_rows: torch.Tensor) -> torch.Tensor:
+        """L_g from sums over any set of rows: mean over the rows (0 if none), then mean or sum over the layers."""
+        per_layer_L = guidance_loss_sum_L / guided_rows.clamp_min(1)
+        return per_layer_L.mean() if self.config.guidance_reduction == "mean" else per_layer_L.sum()
+
+
+__all__ = ["AgeVlmForConditionalGeneration", "AgeVlmModel", "AgeVlmPreTrainedModel"]

@@ -1,0 +1,60 @@
+"""What the model returns, with the sums that exact means over a global batch need (DESIGN of the loss: paper section 3.2.2).
+
+Shapes: B rows, T text tokens, V vocabulary, D hidden size, S image cells, G guided rows, L cross-attention layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import ModelOutput
+
+
+@dataclass
+class AgeVlmModelOutput(ModelOutput):
+    """Of `AgeVlmModel`.
+
+    last_hidden_state: (B, T, D), after the final norm.
+    hidden_states: embedding output, then the output of every layer of the (expanded) stack; only on request.
+    visual_tokens: adapter outputs (B, S, D); None without an image or when they come from the cache.
+    attention_maps: query-averaged cross-attention (L, G, S), fp32, each row a distribution; None if nobody asked.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    visual_tokens: torch.FloatTensor | None = None
+    attention_maps: torch.FloatTensor | None = None
+
+
+@dataclass
+class AgeVlmOutput(ModelOutput):
+    """Of `AgeVlmForConditionalGeneration`.
+
+    loss: L_LM + L_g as means over this batch, for plain users. A trainer over several ranks or micro-batches divides
+        the sums below by counts that it has added up itself.
+    logits: (B, T or fewer, V); None with `return_logits=False`.
+    lm_loss_sum, lm_tokens: sum of the cross-entropy and number of target tokens, scalars; None without labels.
+    guidance_loss_sum: sum of eq. 3 over the guided rows, per cross-attention layer (L,); None without a guidance mask.
+    guided_rows: number of rows in those sums, int64 scalar.
+    attention_mass_sum: attention mass inside M', summed likewise (L,), no gradient.
+    padding_mass_sum: attention mass on cells without any image pixel, summed likewise (L,), no gradient.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    visual_tokens: torch.FloatTensor | None = None
+    attention_maps: torch.FloatTensor | None = None
+    lm_loss_sum: torch.FloatTensor | None = None
+    lm_tokens: torch.LongTensor | None = None
+    guidance_loss_sum: torch.FloatTensor | None = None
+    guided_rows: torch.LongTensor | None = None
+    attention_mass_sum: torch.FloatTensor | None = None
+    padding_mass_sum: torch.FloatTensor | None = None
+
+
+__all__ = ["AgeVlmModelOutput", "AgeVlmOutput"]
