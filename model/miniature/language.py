@@ -1,8 +1,8 @@
 """What is said about a scene: captions, questions and answers, each with the objects that it is about.
 
-The texts are the very ones that the teachers are asked with (caption, question, question and answer), so `targets` is
-the ground truth of their segmentation: indices into `scene.objects`, in the order in which the text names them, and
-empty when the object asked for is not in the picture.
+The texts are the very ones that the teachers are asked with (caption, question, question and answer), so
+`targets` is the ground truth of their segmentation: indices into `scene.objects`, in the order in which the
+text names them, and empty when the object asked for is not in the picture.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ KINDS: Final = ("existence", "colour", "shape", "where", "count")
 NUMBERS: Final = ("zero", "one", "two", "three")
 NEAR_MISS_SHARE: Final = 0.7  # share of absent objects that repeat the colour or shape of a present one
 
-CAPTION_PROMPTS: Final = ("Describe the image.", "What is in the image?", "Give a short description of the image.")
+CAPTION_PROMPTS: Final = (
+    "Describe the image.",
+    "What is in the image?",
+    "Give a short description of the image.",
+)
 
 _CAPTIONS: Final = (
     "{things}.",
@@ -39,7 +43,9 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its answer; `targets` are the objects asked about, `()` when absent; `kind` is one of KINDS."""
+    """A question with its answer; `targets` are the objects asked about, `()` when absent; `kind` is one of
+    KINDS.
+    """
 
     question: str
     answer: str
@@ -56,7 +62,8 @@ def _enumerate_things(names: list[str]) -> str:
 
 
 def caption(scene: Scene, variant: int) -> Utterance:
-    """A caption. Even variants name every object, odd ones a single one; order and wording follow from seed and variant.
+    """A caption. Even variants name every object, odd ones a single one; order and wording follow from seed
+    and variant.
 
     Raises ValueError if the variant is negative.
     """
@@ -100,9 +107,9 @@ def _existence(rng: np.random.Generator, name: str, targets: tuple[int, ...]) ->
 def questions(scene: Scene) -> list[Question]:
     """All questions of a scene, in an order that follows from its seed.
 
-    For each object one question whether it is there, and one about an absent object, so that half the answers are no;
-    its colour where its shape is unique, its shape where its colour is, its place where that is clear; and the number
-    of objects.
+    For each object one question whether it is there, and one about an absent object, so that half the
+    answers are no; its colour where its shape is unique, its shape where its colour is, its place where
+    that is clear; and the number of objects.
     """
     rng = np.random.default_rng([scene.seed, 4])
     asked: list[Question] = []

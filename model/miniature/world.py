@@ -1,10 +1,11 @@
 """The rendered world: coloured shapes on textured backgrounds, with exact masks.
 
-A scene is a pure function of its seed, so the miniature data set needs no files: whoever has the seed has the picture,
-the objects and the ground truth. Only numpy and PIL are used here.
+A scene is a pure function of its seed, so the miniature data set needs no files: whoever has the seed has
+the picture, the objects and the ground truth. Only numpy and PIL are used here.
 
-Seeds below `TRAINING_SEEDS` are for users of the world (data sets, tests, evaluation); the tiny teachers and backbones
-are trained on scenes from `TRAINING_SEEDS` on, so that every scene a user renders is unseen by them.
+Seeds below `TRAINING_SEEDS` are for users of the world (data sets, tests, evaluation); the tiny teachers
+and backbones are trained on scenes from `TRAINING_SEEDS` on, so that every scene a user renders is unseen
+by them.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ class Scene:
 
 
 def _pick_pair(rng: np.random.Generator, taken: list[tuple[str, str]]) -> tuple[str, str]:
-    """A (colour, shape) not yet taken; with chance DISTRACTOR_SHARE one that repeats the colour or shape of a taken one."""
+    """A (colour, shape) not yet taken; with chance DISTRACTOR_SHARE one that repeats the colour or shape of
+    a taken one.
+    """
     free = [(colour, shape) for colour in COLOURS for shape in SHAPES if (colour, shape) not in taken]
     if taken and rng.random() < DISTRACTOR_SHARE:
         colour, shape = taken[int(rng.integers(len(taken)))]
@@ -163,7 +166,9 @@ def _texture(rng: np.random.Generator, width: int, height: int) -> npt.NDArray[n
 
 
 def render(scene: Scene) -> tuple[Rgb, Masks]:
-    """Draw a scene. Returns the picture, uint8 (H, W, 3), and one exact mask an object, bool (n, H, W), in their order."""
+    """Draw a scene. Returns the picture, uint8 (H, W, 3), and one exact mask an object, bool (n, H, W), in
+    their order.
+    """
     rng = np.random.default_rng([scene.seed, 2])
     picture = _texture(rng, scene.width, scene.height)
     masks = np.zeros((len(scene.objects), scene.height, scene.width), dtype=bool)

@@ -1,0 +1,332 @@
+"""Training the tiny Florence-2 from scratch: first its tower on dense labels, then the whole on texts and
+polygons.
+
+Coordinates as tokens reward nothing until the text is bound to the right image tokens, so two heads help
+and are thrown away at the end: a dense one (what does this cell show, and where is the box of it) and HEAT
+(does this image token, after the encoder has read the text, belong to what the text is about).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import Florence2ForConditionalGeneration, Florence2Processor
+
+from model.miniature.florence import (
+    BINS,
+    BOS,
+    EOS,
+    GRID,
+    LOCATIONS,
+    PAD,
+    WIDTH,
+    build_model,
+    build_processor,
+    start_positions,
+)
+from model.miniature.language import caption, questions
+from model.miniature.training import (
+    Progress,
+    SceneBank,
+    build_bank,
+    cell_labels,
+    descend,
+    learning_rate,
+    set_learning_rate,
+)
+from model.miniature.world import COLOURS, SHAPES, Scene, outline
+
+CAPTION_VARIANTS: Final = 6
+Query = tuple[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class FlorenceSettings:
+    """How long and how wide the training is."""
+
+    scenes: int = 6000
+    tower_steps: int = 500
+    tower_batch: int = 32
+    steps: int = 2500
+    batch: int = 12  # images a step
+    queries: int = 4  # texts an image
+    peak: float = 1e-3
+    seed: int = 0
+
+
+def scene_queries(scene: Scene) -> tuple[list[Query], list[Query], list[Query]]:
+    """The texts that a pipeline sends for a scene: captions, questions, questions with their answers."""
+    said = [caption(scene, variant) for variant in range(CAPTION_VARIANTS)]
+    asked = questions(scene)
+    return (
+        [(u.text, u.targets) for u in said],
+        [(q.question, q.targets) for q in asked],
+        [(f"{q.question} {q.answer}", q.targets) for q in asked],
+    )
+
+
+class DenseHead(nn.Module):
+    """Per cell: colour or none, shape or none, and the box (left, top, right, bottom) relative to the
+    cell's centre.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colour = nn.Conv2d(WIDTH, len(COLOURS) + 1, 1)
+        self.shape = nn.Conv2d(WIDTH, len(SHAPES) + 1, 1)
+        self.box = nn.Conv2d(WIDTH, 4, 1)
+
+    def forward(
+        self, features: torch.Tensor, owner: torch.Tensor, table: torch.Tensor, boxes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Losses of kind and of box. features (B, C, g, g), owner (B, g, g), table (B, 4, 2), boxes (B, 4,
+        4) in 0..1.
+        """
+        batch = torch.arange(len(owner))[:, None, None]
+        kind = table[batch, owner]
+        loss = F.cross_entropy(self.colour(features), kind[..., 0]) + F.cross_entropy(
+            self.shape(features), kind[..., 1]
+        )
+        centre = (torch.arange(GRID) + 0.5) / GRID
+        here = torch.stack([centre[None, :].expand(GRID, GRID), centre[:, None].expand(GRID, GRID)], dim=-1)
+        aim = (boxes[batch, owner] - torch.cat([here, here], dim=-1)) * GRID
+        off = F.smooth_l1_loss(self.box(features).permute(0, 2, 3, 1), aim, reduction="none").mean(dim=-1)
+        shown = (owner > 0).float()
+        return loss, (off * shown).sum() / shown.sum().clamp(min=1)
+
+
+class Curriculum:
+    """Rendered scenes, what is said about them and the polygons, with everything that does not change
+    computed once.
+    """
+
+    def __init__(self, settings: FlorenceSettings, processor: Florence2Processor) -> None:
+        self.settings = settings
+        self.processor = processor
+        self.bank: SceneBank = build_bank(settings.scenes, settings.seed, "squash")
+        self.queries = [scene_queries(scene) for scene in self.bank.scenes]
+        tokenizer = processor.tokenizer
+        self.bin_ids = torch.tensor(
+            [
+                tokenizer.convert_tokens_to_ids(f"<loc_{k * LOCATIONS // BINS + LOCATIONS // BINS // 2}>")
+                for k in range(BINS)
+            ]
+        )
+        self.open, self.close = tokenizer.convert_tokens_to_ids(["<poly>", "</poly>"])
+        colours, shapes = list(COLOURS), list(SHAPES)
+        count = len(self.bank.scenes)
+        self.table = torch.zeros(count, 4, 2, dtype=torch.long)
+        self.boxes = torch.zeros(count, 4, 4)
+        self.outlines: list[list[npt.NDArray[np.float64]]] = []
+        for i, scene in enumerate(self.bank.scenes):
+            size = np.array([scene.width, scene.height])
+            points = [np.clip(outline(item) / size, 0.0, 1.0 - 1e-6) for item in scene.objects]
+            self.outlines.append(points)
+            for k, item in enumerate(scene.objects):
+                self.table[i, k + 1] = torch.tensor(
+                    [colours.index(item.colour) + 1, shapes.index(item.shape) + 1]
+                )
+                box = np.concatenate([points[k].min(axis=0), points[k].max(axis=0)])
+                self.boxes[i, k + 1] = torch.from_numpy(box).float()
+
+    def dense(
+        self, chosen: npt.NDArray[np.int64]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """owner, kind table and boxes for DenseHead, and the shares of every object in every cell."""
+        owner, shares = cell_labels(self.bank, chosen, GRID)
+        index = torch.from_numpy(chosen)
+        return owner, self.table[index], self.boxes[index], shares
+
+    def draw(self, rng: np.random.Generator, scene: int, absent: float) -> Query:
+        """A text about a scene: a caption (30 %), a question or a question with its answer (35 % each).
+
+        A text about something absent is kept with chance `absent`, else another one is drawn.
+        """
+        while True:
+            group = self.queries[scene][int(rng.choice(3, p=[0.3, 0.35, 0.35]))]
+            text, targets = group[int(rng.integers(len(group)))]
+            if targets or rng.random() < absent:
+                return text, targets
+
+    def answer(self, scene: int, targets: tuple[int, ...]) -> tuple[list[int], list[float]]:
+        """Token ids of the wanted output and, for each, the coordinate in bins (-1 for what is no
+        location).
+        """
+        ids, where = [BOS], [-1.0]
+        for k in targets:
+            ids.append(self.open)
+            where.append(-1.0)
+            for value in self.outlines[scene][k].reshape(-1) * BINS:
+                ids.append(int(self.bin_ids[int(value)]))
+                where.append(float(value))
+            ids.append(self.close)
+            where.append(-1.0)
+        return [*ids, EOS], [*where, -1.0]
+
+
+def _padded(rows: list[list[int]], fill: int) -> torch.Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([row + [fill] * (width - len(row)) for row in rows])
+
+
+def location_loss(
+    logits: torch.Tensor, labels: torch.Tensor, where: torch.Tensor, bin_ids: torch.Tensor, sigma: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy (n,) of each label, with a Gaussian of `sigma` bins around the true coordinate as soft
+    label.
+
+    logits (n, vocabulary), labels (n,), where (n,) in bins or -1. Returns the losses and which of them are
+    locations.
+    """
+    logp = logits.log_softmax(dim=-1)
+    place = where >= 0
+    centres = torch.arange(BINS) + 0.5
+    soft = torch.softmax(-0.5 * ((centres - where[:, None]) / sigma) ** 2, dim=-1)
+    located = -(soft * logp[:, bin_ids]).sum(dim=-1)
+    plain = -logp.gather(1, labels[:, None])[:, 0]
+    return torch.where(place, located, plain), place
+
+
+def train_tower(model: Florence2ForConditionalGeneration, head: DenseHead, world: Curriculum) -> float:
+    """Train the vision tower on dense labels; returns the root mean square of its output afterwards."""
+    settings = world.settings
+    tower = model.model.vision_tower
+    params = [*tower.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(params, lr=2e-3, weight_decay=0.01)
+    rng = np.random.default_rng([settings.seed, 10])
+    progress = Progress("florence tower", settings.tower_steps)
+    rms = 1.0
+    for step in range(settings.tower_steps):
+        chosen = rng.integers(len(world.bank.scenes), size=settings.tower_batch)
+        set_learning_rate(optimizer, learning_rate(step, settings.tower_steps, 2e-3))
+        features = tower(world.bank.pixels(chosen)).last_hidden_state
+        owner, table, boxes, _ = world.dense(chosen)
+        kind, box = head(features, owner, table, boxes)
+        descend(kind + box, optimizer, params)
+        rms = 0.9 * rms + 0.1 * float(features.detach().square().mean().sqrt())
+        progress.update(step, kind=float(kind.detach()), box=float(box.detach()), rms=rms)
+    return rms
+
+
+def train_florence(
+    settings: FlorenceSettings,
+) -> tuple[Florence2ForConditionalGeneration, Florence2Processor]:
+    """Build and train the tiny Florence-2. The same settings and thread count give the same weights."""
+    torch.manual_seed(settings.seed)
+    processor = build_processor()
+    model = build_model(processor)
+    world = Curriculum(settings, processor)
+    dense, heat = DenseHead(), nn.Linear(WIDTH, 1)
+    rms = train_tower(model, dense, world)
+    start_positions(model, 0.7 * rms)
+
+    tower = [*model.model.vision_tower.parameters(), *dense.parameters()]
+    inside = {id(p) for p in tower}
+    rest = [p for p in model.parameters() if id(p) not in inside] + list(heat.parameters())
+    groups: list[dict[str, Any]] = [{"params": tower, "scale": 0.3}, {"params": rest}]
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=settings.peak,
+        weight_decay=0.01,
+        betas=(0.9, 0.98),
+    )
+    rng = np.random.default_rng([settings.seed, 11])
+    progress = Progress("florence", settings.steps)
+    simple = np.array([i for i, s in enumerate(world.bank.scenes) if len(s.objects) < 3])
+    model.train()
+    for step in range(settings.steps):
+        done = step / settings.steps
+        set_learning_rate(optimizer, learning_rate(step, settings.steps, settings.peak))
+        pool = simple if done < 0.15 else np.arange(len(world.bank.scenes))
+        chosen = pool[rng.integers(len(pool), size=settings.batch)]
+        figures = _step(model, dense, heat, world, chosen, rng, done)
+        descend(figures.pop("loss"), optimizer, [*tower, *rest])
+        progress.update(step, **{name: float(value) for name, value in figures.items()})
+    return model.eval(), processor
+
+
+def _step(
+    model: Florence2ForConditionalGeneration,
+    dense: DenseHead,
+    heat: nn.Linear,
+    world: Curriculum,
+    chosen: npt.NDArray[np.int64],
+    rng: np.random.Generator,
+    done: float,
+) -> dict[str, torch.Tensor]:
+    """The losses of one batch: `done` is the share of the training that is over."""
+    count = world.settings.queries
+    drawn = [world.draw(rng, int(i), absent=0.1 + 0.5 * done) for i in chosen for _ in range(count)]
+    asked = [f"Locate {text} in the image with mask" for text, _ in drawn]
+    text_ids = _padded(
+        [[BOS, *ids, EOS] for ids in world.processor.tokenizer(asked, add_special_tokens=False)["input_ids"]],
+        PAD,
+    )
+    answers = [world.answer(int(chosen[n // count]), targets) for n, (_, targets) in enumerate(drawn)]
+    labels = _padded([ids for ids, _ in answers], PAD)
+    where = torch.full(labels.shape, -1.0)
+    for n, (_, places) in enumerate(answers):
+        where[n, : len(places)] = torch.tensor(places)
+    given = torch.cat([torch.full((len(labels), 1), EOS), labels[:, :-1]], dim=1)
+    given = _blur(
+        given, torch.cat([torch.full((len(labels), 1), -1.0), where[:, :-1]], dim=1), world.bin_ids, rng
+    )
+
+    features = model.model.vision_tower(world.bank.pixels(chosen)).last_hidden_state
+    owner, table, boxes, shares = world.dense(chosen)
+    kind, box = dense(features, owner, table, boxes)
+    image = model.model.multi_modal_projector(features).repeat_interleave(count, dim=0)
+    embedded = torch.cat([image, model.get_input_embeddings()(text_ids)], dim=1)
+    seen = torch.cat([torch.ones(image.shape[:2], dtype=torch.long), (text_ids != PAD).long()], dim=1)
+    out = model.model.language_model(
+        inputs_embeds=embedded, attention_mask=seen, decoder_input_ids=given, use_cache=False
+    )
+    valid = labels != PAD
+    logits = model.lm_head(out.last_hidden_state[valid])
+    sigma = 0.7 + 1.3 * max(0.0, 1 - 2 * done)
+    losses, place = location_loss(logits, labels[valid], where[valid], world.bin_ids, sigma)
+
+    wanted = torch.stack([shares[n // count, list(t)].sum(dim=0) for n, (_, t) in enumerate(drawn)]).flatten(
+        1
+    )
+    warmth = heat(out.encoder_last_hidden_state[:, 1 : 1 + GRID * GRID])[..., 0]
+    heating = F.binary_cross_entropy_with_logits(warmth, wanted.clamp(0, 1))
+    first = losses.new_zeros(()) if not place.any() else losses[_firsts(where)[valid]].mean()
+    located = losses[place].mean() if place.any() else losses.new_zeros(())
+    marks = losses[~place].mean()
+    loss = losses.mean() + 0.5 * first + 2.0 * heating + 0.3 * (kind + box)
+    parts = {
+        "loss": loss,
+        "first": first,
+        "place": located,
+        "marks": marks,
+        "heat": heating,
+        "kind": kind,
+        "box": box,
+    }
+    return {name: value if name == "loss" else value.detach() for name, value in parts.items()}
+
+
+def _firsts(where: torch.Tensor) -> torch.Tensor:
+    """The first two locations of every polygon, which nothing but the picture can tell."""
+    place = where >= 0
+    before = torch.cat([torch.zeros_like(place[:, :1]), place[:, :-1]], dim=1)
+    start = place & ~before
+    return start | torch.cat([torch.zeros_like(start[:, :1]), start[:, :-1]], dim=1)
+
+
+def _blur(
+    given: torch.Tensor, where: torch.Tensor, bin_ids: torch.Tensor, rng: np.random.Generator
+) -> torch.Tensor:
+    """Move three in ten of the decoder's input locations by a bin or two, so that it looks again instead of
+    copying.
+    """
+    shift = rng.integers(-2, 3, size=where.shape) * (rng.random(where.shape) < 0.3)
+    moved = (where.floor().long() + torch.from_numpy(shift)).clamp(0, BINS - 1)
+    return torch.where(where >= 0, bin_ids[moved], given)

@@ -1,0 +1,38 @@
+"""Byte-level tokenizers for the tiny models: any text tokenizes, the world's words are single tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from model.miniature.language import caption, questions
+from model.miniature.world import TRAINING_SEEDS, make_scene
+
+CORPUS_SCENES: Final = 400
+
+
+def world_texts() -> Iterator[str]:
+    """Sentences with every word of the world's language."""
+    for seed in range(TRAINING_SEEDS, TRAINING_SEEDS + CORPUS_SCENES):
+        scene = make_scene(seed)
+        yield caption(scene, seed % 4).text
+        for asked in questions(scene):
+            yield asked.question
+            yield asked.answer
+
+
+def byte_level_bpe(texts: Iterable[str], special: list[str], size: int) -> Tokenizer:
+    """A byte-level BPE tokenizer of at most `size` entries; `special` get the first ids, in order."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(list(texts), trainer)
+    return tokenizer
