@@ -89,7 +89,7 @@ def train_convnext(settings: ConvNextSettings) -> nn.Module:
 
 
 def save_convnext(trunk: nn.Module, folder: Path) -> None:
-    """Write config.json (what timm needs to build it, and how pixels are normalised) and model.safetensors."""
+    """Write config.json (what timm needs to build it, the pixels' statistics) and model.safetensors."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "architecture": ARCHITECTURE,

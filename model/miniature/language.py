@@ -54,7 +54,7 @@ class Question:
 
 
 def _enumerate_things(names: list[str]) -> str:
-    """'a red circle', 'a red circle and a blue square', 'a red circle, a blue square and a green triangle'."""
+    """'a red circle', 'a red circle and a blue square', 'a red circle, a blue square and a cyan circle'."""
     things = [f"a {name}" for name in names]
     if len(things) == 1:
         return things[0]
@@ -62,8 +62,7 @@ def _enumerate_things(names: list[str]) -> str:
 
 
 def caption(scene: Scene, variant: int) -> Utterance:
-    """A caption. Even variants name every object, odd ones a single one; order and wording follow from seed
-    and variant.
+    """A caption: even variants name every object, odd ones a single one. Order and words follow from both.
 
     Raises ValueError if the variant is negative.
     """

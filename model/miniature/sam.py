@@ -100,7 +100,7 @@ def load_sam(folder: Path) -> Sam:
         if not path.is_file():
             raise DataError(f"{path} is missing; make it with `python -m model.miniature.train sam`")
     try:
-        fields = {
+        fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(config.read_text()).items()
         }
         sam = build_sam(SamSizes(**fields))
