@@ -1,0 +1,49 @@
+"""Chat templates for tokenizers that come without one. Content is a string or a list of parts; images leave no text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_CONTENT = (
+    "{%- if message['content'] is string %}{{- message['content'] }}"
+    "{%- else %}{%- for part in message['content'] if part['type'] == 'text' %}{{- part['text'] }}{%- endfor %}"
+    "{%- endif %}"
+)
+
+# Llama 3's turns: a role header, two line feeds, the text, end of turn.
+LLAMA3 = (
+    "{{- bos_token }}{%- for message in messages %}"
+    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    + _CONTENT
+    + "{{- '<|eot_id|>' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
+)
+
+CHATML = (
+    "{%- for message in messages %}{{- '<|im_start|>' + message['role'] + '\n' }}"
+    + _CONTENT
+    + "{{- '<|im_end|>\n' }}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+
+# For a base model without chat tokens: its own end of text closes the assistant's turns.
+PLAIN = (
+    "{{- bos_token }}{%- for message in messages %}{{- message['role'] + ': ' }}"
+    + _CONTENT
+    + "{%- if message['role'] == 'assistant' %}{{- eos_token }}{%- endif %}{{- '\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- 'assistant: ' }}{%- endif %}"
+)
+
+
+def template_for(tokenizer: Any) -> str:
+    """The tokenizer's own template, or the one of these whose control tokens it has."""
+    if isinstance(tokenizer.chat_template, str):
+        return tokenizer.chat_template
+    vocabulary = tokenizer.get_vocab()
+    if {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"} <= vocabulary.keys():
+        return LLAMA3
+    if {"<|im_start|>", "<|im_end|>"} <= vocabulary.keys():
+        return CHATML
+    return PLAIN
+
+
+__all__ = ["CHATML", "LLAMA3", "PLAIN", "template_for"]

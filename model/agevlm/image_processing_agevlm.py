@@ -1,0 +1,128 @@
+"""Pictures to pixels: upright, RGB, letterboxed with the mean colour, normalised (paper appendix C).
+
+Shapes: B images, side x side pixels, S = (side / stride)^2 cells, row by row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from transformers import BatchFeature
+from transformers.image_processing_utils import BaseImageProcessor
+
+from .letterbox import FITS, Geometry, content_cells, fit
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def to_rgb(image: Any) -> Image.Image:
+    """Upright 8-bit RGB of a PIL image or an (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 array.
+
+    EXIF orientation is applied, the first frame of an animation taken, 16-bit greys scaled to 8 bits, transparency laid
+    over white.
+
+    Raises: ValueError for anything else, naming its type or shape.
+    """
+    if isinstance(image, torch.Tensor):
+        image = image.numpy(force=True)
+    if isinstance(image, np.ndarray):
+        if image.ndim == 3 and image.shape[-1] == 1:
+            image = image[..., 0]
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[-1] in (3, 4))):
+            raise ValueError(
+                f"image array is {image.dtype} of shape {image.shape}; give uint8 (height, width) or (height, width, 3)"
+            )
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"image is a {type(image).__name__}; give a PIL image or a uint8 array")
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
+        grey = np.asarray(upright).astype(np.float64)
+        # Pillow opens 16-bit PNGs as I;16 or I. Wider or floating greys have no fixed range: stretch what is there.
+        top = 65535.0 if grey.size and 255 < grey.max() <= 65535 else max(float(grey.max(initial=0.0)), 255.0)
+        upright = Image.fromarray((grey.clip(0, top) * (255.0 / top)).round().astype(np.uint8))
+    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
+        layers = upright.convert("RGBA")
+        white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layers).convert("RGB")
+    return upright.convert("RGB")
+
+
+class AgeVlmImageProcessor(BaseImageProcessor):
+    """One image at a time into the encoder's square.
+
+    Args:
+        image_size: side of the square, pixels. stride: pixels per cell of the encoder's map.
+        fit: "letterbox" (mean colour around the image), "pad" (black around it, as in prior work), "squash".
+        image_mean, image_std: per RGB channel, of pixels scaled to 0..1.
+
+    Raises: ValueError naming the argument, its value and the remedy.
+    """
+
+    model_input_names = ["pixel_values", "cell_mask"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        image_size: int = 768,
+        stride: int = 32,
+        fit: str = "letterbox",
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if fit not in FITS:
+            raise ValueError(f"fit is {fit!r}; choose one of {', '.join(map(repr, FITS))}")
+        if image_size < 1 or stride < 1 or image_size % stride:
+            raise ValueError(f"image_size is {image_size} pixels; it must be a positive multiple of stride {stride}")
+        self.image_size, self.stride, self.fit = image_size, stride, fit
+        self.image_mean = list(image_mean or CLIP_MEAN)
+        self.image_std = list(image_std or CLIP_STD)
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """Where an upright image of this size stands in the square."""
+        return fit(height, width, self.image_size, self.stride, self.fit)
+
+    def canvas(self, image: Any) -> tuple[Image.Image, Geometry]:
+        """The square picture that the encoder sees, before normalisation, and its geometry."""
+        picture = to_rgb(image)
+        place = self.geometry(picture.height, picture.width)
+        inner = picture.resize((place.inner_width, place.inner_height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        mean = tuple(round(255 * m) for m in self.image_mean)
+        square = Image.new("RGB", (place.side, place.side), (0, 0, 0) if self.fit == "pad" else mean)
+        square.paste(inner, (place.left, place.top))
+        return square, place
+
+    def preprocess(self, images: Any, return_tensors: str | None = None, **kwargs: Any) -> BatchFeature:
+        """`pixel_values` (B, 3, side, side) fp32 and `cell_mask` (B, S) bool of one image or a list of them."""
+        pixels: list[NDArray[np.float32]] = []
+        cells: list[NDArray[np.bool_]] = []
+        mean, std = np.float32(self.image_mean), np.float32(self.image_std)
+        for image in flatten_images(images):
+            square, place = self.canvas(image)
+            scaled = np.asarray(square, dtype=np.float32) / np.float32(255)
+            pixels.append(((scaled - mean) / std).transpose(2, 0, 1))
+            cells.append(content_cells(place).reshape(-1))
+        data = {"pixel_values": np.stack(pixels), "cell_mask": np.stack(cells)}
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+
+def flatten_images(images: Any) -> list[Any]:
+    """One image, a list of them, or one list per sample, as a flat list. Raises: ValueError if there is none."""
+    if not isinstance(images, (list, tuple)):
+        if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+            images = list(images)
+        else:
+            return [images]
+    flat = [image for item in images for image in (item if isinstance(item, (list, tuple)) else [item])]
+    if not flat:
+        raise ValueError("images is empty; give at least one image, or leave it out")
+    return flat
+
+
+__all__ = ["AgeVlmImageProcessor", "flatten_images", "to_rgb"]

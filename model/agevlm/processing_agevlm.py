@@ -1,0 +1,188 @@
+"""Pictures and chats to model inputs, and back to text.
+
+Shapes: B rows, T text tokens, S image cells, N images (rows that have one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers.image_utils import load_image
+
+from .chat_templates import template_for
+from .chat_text import (
+    EncodedChat,
+    covered,
+    find_messages,
+    find_targets,
+    plain_messages,
+    refuse_control_tokens,
+)
+from .configuration_agevlm import AgeVlmVisionConfig
+from .image_processing_agevlm import AgeVlmImageProcessor, flatten_images
+
+
+class AgeVlmProcessor(ProcessorMixin):
+    """An image processor and a tokenizer with a chat template.
+
+    Calling it gives `input_ids`, `attention_mask` (B, T) for text, and `pixel_values` (N, 3, H, W), `cell_mask` (B, S),
+    `has_image` (B,) for images. `images` is one picture, or one per text with None for a text-only row.
+    """
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
+        if tokenizer is not None:
+            if not tokenizer.is_fast:
+                raise ValueError(
+                    f"tokenizer {type(tokenizer).__name__} knows no character offsets; use its fast version"
+                )
+            chat_template = chat_template or template_for(tokenizer)
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @classmethod
+    def _get_arguments_from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
+    ) -> list[Any]:
+        # transformers would look for our image processor in its own registry, where it is not.
+        pictures = AgeVlmImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        kwargs.pop("trust_remote_code", None)  # the tokenizer is a plain one: no code of the folder is run for it
+        return [pictures, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)]
+
+    @classmethod
+    def from_backbones(cls, tokenizer: Any, vision: AgeVlmVisionConfig, fit: str = "letterbox") -> AgeVlmProcessor:
+        """The processor that belongs to a model's `vision_config` and its text backbone's tokenizer."""
+        pictures = AgeVlmImageProcessor(
+            image_size=vision.image_size,
+            stride=vision.stride,
+            fit=fit,
+            image_mean=vision.image_mean,
+            image_std=vision.image_std,
+        )
+        return cls(pictures, tokenizer)
+
+    def __call__(  # type: ignore[override]
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        return_tensors: str | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Tokenize and preprocess; keyword arguments go to the tokenizer.
+
+        Raises: ValueError if there are neither images nor text, or if their numbers differ.
+        """
+        if images is None and text is None:
+            raise ValueError("images and text are both missing; give at least one of them")
+        data: dict[str, Any] = {}
+        rows = None
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            rows = len(texts)
+            data.update(self.tokenizer(texts, return_tensors=return_tensors, **kwargs))
+        if images is not None:
+            data.update(self._images(images, rows, return_tensors))
+        return BatchFeature(data)
+
+    def _images(self, images: Any, rows: int | None, return_tensors: str | None) -> BatchFeature:
+        flat = flatten_images(images)
+        if rows is not None and len(flat) != rows:
+            raise ValueError(
+                f"{len(flat)} images for {rows} texts; give one image per text, and None where a text has none"
+            )
+        has_image = np.array([image is not None for image in flat])
+        side = self.image_processor.image_size // self.image_processor.stride
+        cell_mask = np.zeros((len(flat), side * side), dtype=bool)
+        out: dict[str, Any] = {"has_image": has_image, "cell_mask": cell_mask}
+        if has_image.any():
+            done = self.image_processor([image for image in flat if image is not None])
+            cell_mask[has_image] = done["cell_mask"]
+            out["pixel_values"] = done["pixel_values"]
+        return BatchFeature(out, tensor_type=return_tensors)
+
+    def render(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False) -> str:
+        """The chat as the text that is tokenized (it already begins with the begin-of-text token, if there is one)."""
+        text: str = self.tokenizer.apply_chat_template(
+            plain_messages(messages),
+            chat_template=self.chat_template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
+        return text
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Sequence[Any],
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As in transformers: text, or with `tokenize` model inputs; one conversation or a list of them.
+
+        Pictures stand in the messages as `{"type": "image", "image": PIL, path or URL}`; at most one a conversation,
+        since AGE-VLM looks at one picture.
+        """
+        batched = len(conversation) > 0 and not isinstance(conversation[0], dict)
+        chats = list(conversation) if batched else [conversation]
+        wanted = {"chat_template": chat_template or self.chat_template, "add_generation_prompt": add_generation_prompt}
+        template_kwargs = {name: kwargs.pop(name) for name in ("continue_final_message", "documents") if name in kwargs}
+        texts = [
+            self.tokenizer.apply_chat_template(plain_messages(chat), tokenize=False, **wanted, **template_kwargs)
+            for chat in chats
+        ]
+        if not tokenize:
+            return texts if batched else texts[0]
+        images = [_picture(chat) for chat in chats]
+        options = {"padding": batched, **kwargs, **(processor_kwargs or {}), "add_special_tokens": False}
+        inputs = self(
+            images=images if any(image is not None for image in images) else None,
+            text=texts,
+            return_tensors=return_tensors,
+            **options,
+        )
+        return inputs if return_dict else inputs["input_ids"]
+
+    def encode_chat(self, messages: Sequence[dict[str, Any]]) -> EncodedChat:
+        """A training conversation: tokens, targets of the language loss, and positions of every character.
+
+        Raises: ValueError for malformed messages, control tokens in their text, or a template that rewrites text.
+        """
+        plain = plain_messages(messages)
+        refuse_control_tokens(plain, self.tokenizer.all_special_tokens)
+        text = self.render(plain)
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        offsets = [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
+        spans, stripped = find_messages(text, plain)
+        targets = covered(offsets, find_targets(self.render, text, plain))
+        return EncodedChat(text, list(encoded["input_ids"]), offsets, targets, spans, stripped)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "pixel_values", "cell_mask", "has_image"]
+
+
+def _picture(chat: Sequence[dict[str, Any]]) -> Any:
+    """The one picture of a conversation, opened; None if it has none. Raises: ValueError for several."""
+    found = []
+    for message in chat:
+        if isinstance(message["content"], str):
+            continue
+        for part in message["content"]:
+            if part.get("type") == "image":
+                source = next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
+                if source is None:
+                    raise ValueError(f"image part {part!r} names no picture; add 'image', 'path' or 'url'")
+                found.append(load_image(source) if isinstance(source, str) else source)
+    if len(found) > 1:
+        raise ValueError(f"the conversation has {len(found)} images; AGE-VLM looks at one picture per conversation")
+    return found[0] if found else None
+
+
+__all__ = ["AgeVlmProcessor"]
