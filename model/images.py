@@ -1,0 +1,99 @@
+"""Opening an image that nobody vouches for: its bytes in, an upright RGB picture out, or a named reason why not.
+
+The inventory, the teachers, the student's processor and `ask` all open images here, so a mask that was made from a
+picture lies on the very pixels that the student sees. Only PIL and numpy are used.
+"""
+
+import io
+import warnings
+from typing import Final
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from model.errors import DataError
+
+FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is opened, whatever the file's name says; formats that run programs or load fonts are not among them."""
+MAX_PIXELS: Final = 100_000_000
+"""Larger images are refused before they are decoded: 100 megapixels take 300 MB as RGB."""
+MAX_BYTES: Final = 64 << 20
+"""Larger files are refused before they are read."""
+DEEP_MODES: Final = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+class ImageError(DataError):
+    """An image cannot be used; `reason` is a short name to count by, the message says more."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        """Pickle with both arguments, so that the error survives the way back from a worker process."""
+        return type(self), (self.reason, str(self))
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """Decode an image file: first frame, EXIF rotation applied, 8-bit RGB, transparency shown on white.
+
+    Raises ImageError with reason 'empty_file', 'too_large', 'not_an_image', 'too_many_pixels', 'truncated',
+    'undecodable' or 'unsupported_mode'.
+    """
+    if not data:
+        raise ImageError("empty_file", "the file has no bytes")
+    if len(data) > MAX_BYTES:
+        raise ImageError("too_large", f"the file has {len(data)} bytes, more than {MAX_BYTES}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PIL: odd metadata, and sizes that are checked below
+        try:
+            return _decode(data)
+        except ImageError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise ImageError("too_many_pixels", str(error)) from error
+        except Exception as error:  # PIL's plugins raise nearly every type on hostile files
+            truncated = isinstance(error, EOFError) or "truncated" in str(error).lower()
+            reason = "truncated" if truncated else "undecodable"
+            raise ImageError(reason, f"{type(error).__name__}: {error}") from error
+
+
+def _decode(data: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            "not_an_image", f"is none of {', '.join(FORMATS)}; the file begins with {data[:16]!r}"
+        ) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError("too_many_pixels", f"{width} x {height} is more than {MAX_PIXELS} pixels")
+    image.load()
+    return _rgb(_upright(image))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; metadata that cannot be read says nothing, as in a browser."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block raises struct, Syntax, Key and other errors; the pixels are fine
+        return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in DEEP_MODES:
+        values = np.asarray(image)
+        if values.size and (values.min() < 0 or values.max() > 65535):
+            raise ImageError("unsupported_mode", f"mode {image.mode} with values beyond 16 bits")
+        return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ImageError("unsupported_mode", "floating-point pixels have no agreed white")
+    if image.has_transparency_data:
+        # Hidden pixels hold arbitrary colours: dropping alpha would show what no viewer shows.
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        canvas.alpha_composite(layer)
+        return canvas.convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,91 @@
+"""COCO's instance annotations: which categories an image holds, and where, as one mask each."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pycocotools import mask as coco
+
+from model.errors import DataError
+from pipeline.sources.records import Truth
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """A COCO file, with these lists in it. Raises DataError naming file and fault."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"annotation file {path} does not exist; correct its location in the recipe") from error
+    except ValueError as error:
+        raise DataError(f"annotation file {path} is not JSON: {error}") from error
+    for key in keys:
+        if not isinstance(value, dict) or not isinstance(value.get(key), list):
+            raise DataError(f"annotation file {path} has no list '{key}'; it must be in COCO's format")
+    return value  # type: ignore[no-any-return]
+
+
+class Instances:
+    """The instances of a COCO file, by image file name and category name. Crowd regions count as instances."""
+
+    def __init__(self, path: Path) -> None:
+        """Read a COCO instances file. Raises DataError."""
+        raw = read_json(path, "images", "annotations", "categories")
+        try:
+            self._names = {category["id"]: str(category["name"]) for category in raw["categories"]}
+            self._sizes = {i["file_name"]: (int(i["height"]), int(i["width"])) for i in raw["images"]}
+            files = {image["id"]: image["file_name"] for image in raw["images"]}
+            self._masks: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+            for annotation in raw["annotations"]:
+                name = self._names[annotation["category_id"]]
+                self._masks[files[annotation["image_id"]]][name].append(annotation["segmentation"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"annotation file {path} is not in COCO's instances format: {error!r}") from error
+
+    @property
+    def files(self) -> list[str]:
+        """File names of the annotated images, in the file's order."""
+        return list(self._sizes)
+
+    @property
+    def categories(self) -> list[str]:
+        """All category names, in the order of their ids."""
+        return [self._names[key] for key in sorted(self._names)]
+
+    def present(self, file: str) -> list[str]:
+        """The categories of an image, sorted."""
+        return sorted(self._masks[file]) if file in self._masks else []
+
+    def by_frequency(self) -> list[str]:
+        """The categories that occur at all, those in most images first."""
+        counts = Counter(name for categories in self._masks.values() for name in categories)
+        return sorted(counts, key=lambda name: (-counts[name], name))
+
+    def truth(self, file: str, categories: Iterable[str]) -> Truth | None:
+        """The union of all instances of these categories in an image; None if there is none (or the file is unknown).
+
+        Raises DataError if a segmentation is neither polygons nor run lengths.
+        """
+        if file not in self._masks:
+            return None
+        height, width = self._sizes[file]
+        parts = [mask for name in categories for mask in self._masks[file].get(name, [])]
+        rles = [rle for part in parts for rle in _rles(part, height, width, file)]
+        if not rles:
+            return None
+        union = coco.merge(rles)
+        return Truth(True, height, width, union["counts"].decode("ascii"))
+
+
+def _rles(segmentation: Any, height: int, width: int, file: str) -> list[Any]:
+    """Compressed run lengths of one annotation: polygons, or run lengths as a list or as compressed text."""
+    try:
+        if isinstance(segmentation, dict):
+            if isinstance(segmentation["counts"], list):
+                return [coco.frPyObjects(segmentation, height, width)]
+            return [segmentation]
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        return list(coco.frPyObjects(polygons, height, width)) if polygons else []
+    except Exception as error:  # pycocotools raises bare Exception too
+        raise DataError(f"image {file}: a segmentation is neither polygons nor run lengths: {error}") from error
