@@ -1,0 +1,180 @@
+"""Florence-2 as a teacher: from a picture and a text to the polygons of what the text speaks of.
+
+The task is Florence-2's own <REFERRING_EXPRESSION_SEGMENTATION>. Its prompt is written here from a template instead of
+through the task token, so that no text of a user can be taken for a task, and a picture is encoded once, however many
+texts ask about it.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from PIL import Image
+from transformers import AutoProcessor, Florence2ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.florence2.processing_florence2 import Florence2PostProcessor
+
+from model.errors import ConfigError
+from model.teachers.polygons import BINS, Region, regions
+from model.teachers.precision import dtype_of
+
+HUB = "hub:"
+
+
+@dataclass(frozen=True)
+class FlorenceSettings:
+    """How Florence-2 is asked."""
+
+    prompt: str = "Locate {query} in the image with mask"
+    """Template; {query} stands for the text."""
+    max_new_tokens: int = 256
+    beams: int = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What Florence-2 generated for one query."""
+
+    text: str
+    """The generated tokens, with location and polygon marks."""
+    score: float
+    """Geometric mean probability of the generated tokens, the end mark among them."""
+
+
+class FlorenceTeacher:
+    """A Florence-2 that answers many queries about a picture with one look at it."""
+
+    def __init__(self, model: Florence2ForConditionalGeneration, processor: Any, settings: FlorenceSettings) -> None:
+        self.model = model.eval()
+        self.settings = settings
+        self._images, self._tokenizer = processor.image_processor, processor.tokenizer
+        self._tokenizer.padding_side = "right"  # left padding would move BART's absolute positions
+        self._parser = Florence2PostProcessor({"polygons": {}}, self._tokenizer)
+        self._marks = _marks(processor)
+
+    @classmethod
+    def load(cls, location: str, settings: FlorenceSettings, device: str = "cpu", precision: str = "fp32") -> Self:
+        """Open a folder that save_pretrained wrote, or 'hub:ORG/NAME@COMMIT'. Raises ConfigError."""
+        options: dict[str, Any] = {}
+        name = location
+        if location.startswith(HUB):
+            name, _, commit = location.removeprefix(HUB).partition("@")
+            options["revision"] = commit
+        elif Path(location).is_dir():
+            options["local_files_only"] = True
+        else:
+            raise ConfigError(f"Florence-2 at {location}: no such folder; give a folder or hub:ORG/NAME@COMMIT")
+        try:
+            processor = AutoProcessor.from_pretrained(name, **options)
+            model = Florence2ForConditionalGeneration.from_pretrained(
+                name, dtype=dtype_of(precision), use_safetensors=True, **options
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"Florence-2 at {location} cannot be opened: {error}") from error
+        return cls(model.to(device), processor, settings)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.model.device
+        return device
+
+    @torch.inference_mode()
+    def look(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Encode RGB pictures once: (n, image tokens, width). Each is squashed to Florence-2's own square."""
+        pixels = self._images(images=list(images), return_tensors="pt")["pixel_values"]
+        seen = self.model.get_image_features(pixels.to(self.device, self.model.dtype)).pooler_output
+        assert isinstance(seen, torch.Tensor)
+        return seen
+
+    def prompt(self, query: str) -> str:
+        """The prompt of a query. Marks that mean something to Florence-2 are defused by a space inside them."""
+        harmless = self._marks.sub(lambda found: f"{found[0][0]} {found[0][1:]}", query.strip())
+        return self.settings.prompt.replace("{query}", harmless)
+
+    def fit(self, query: str, image_tokens: int) -> str:
+        """The longest beginning of a query whose prompt has room behind the image tokens.
+
+        Raises ValueError if not even one character has.
+        """
+        room = self.model.config.text_config.max_position_embeddings - image_tokens
+        if len(self._ids(query)) <= room:
+            return query
+        low, high = 0, len(query)  # prompts of `low` characters fit, those of `high` do not
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if len(self._ids(query[:middle])) <= room else (low, middle)
+        if low == 0:
+            raise ValueError(f"the prompt has no room: {image_tokens} image tokens leave {room} for text")
+        return query[:low]
+
+    @torch.inference_mode()
+    def ask(self, seen: torch.Tensor, queries: Sequence[str]) -> list[Answer]:
+        """Answer one query for each encoded picture, (n, image tokens, width) from `look`, as one batch."""
+        if len(seen) != len(queries):
+            raise ValueError(f"{len(queries)} queries need as many pictures, got {len(seen)}")
+        prompts = [self._ids(query) for query in queries]
+        longest = max(len(ids) for ids in prompts)
+        pad = self._tokenizer.pad_token_id
+        ids = torch.tensor([p + [pad] * (longest - len(p)) for p in prompts], device=self.device)
+        text_mask = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in prompts], device=self.device)
+        embedded = self.model.get_input_embeddings()(ids)
+        mask = torch.cat([text_mask.new_ones(seen.shape[:2]), text_mask], dim=1)
+        encoder = self.model.get_encoder()
+        hidden = encoder(
+            inputs_embeds=torch.cat([seen.to(embedded.dtype), embedded], dim=1), attention_mask=mask
+        ).last_hidden_state
+        limit = min(self.settings.max_new_tokens, self.model.config.text_config.max_position_embeddings)
+        sequences = self.model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=hidden.clone()),
+            attention_mask=mask,
+            num_beams=self.settings.beams,
+            do_sample=False,
+            max_new_tokens=limit,
+        )
+        scores = self._scores(hidden, mask, sequences)
+        texts = self._tokenizer.batch_decode(sequences, skip_special_tokens=False)
+        return [Answer(text, score) for text, score in zip(texts, scores, strict=True)]
+
+    def regions(self, answer: Answer, height: int, width: int) -> list[Region]:
+        """All instances that an answer points at, with all their polygons, in pixels of a height x width picture."""
+        parsed = self._parser(text=answer.text, image_size=(BINS, BINS), parse_tasks=["polygons"])["polygons"]
+        return regions([instance["polygons"] for instance in parsed], height, width)
+
+    def _ids(self, query: str) -> list[int]:
+        """Token ids of a query's prompt, as Florence-2's processor frames it behind the image tokens."""
+        tokenizer = self._tokenizer
+        framed = f"{tokenizer.bos_token}{self.prompt(query)}{tokenizer.eos_token}"
+        return list(tokenizer(framed, add_special_tokens=False)["input_ids"])
+
+    def _scores(self, hidden: torch.Tensor, mask: torch.Tensor, sequences: torch.Tensor) -> list[float]:
+        """Geometric mean probability of each sequence's own tokens, by one forward pass over what was generated.
+
+        Kept apart from the search: its step-wise scores would take (steps, rows x beams, vocabulary) of memory.
+        """
+        states = self.model.model.language_model.decoder(
+            input_ids=sequences[:, :-1],
+            encoder_hidden_states=hidden,
+            encoder_attention_mask=mask,
+            use_cache=False,
+        ).last_hidden_state
+        scores = []
+        for row, tokens in zip(states, sequences[:, 1:], strict=True):
+            ends = (tokens == self._tokenizer.eos_token_id).nonzero().flatten()
+            stop = int(ends[0]) + 1 if len(ends) else len(tokens)
+            start = 1 if stop > 1 and int(tokens[0]) == self._tokenizer.bos_token_id else 0  # a mark, no decision
+            chances = self.model.lm_head(row[start:stop]).float().log_softmax(dim=-1)
+            own = chances.gather(1, tokens[start:stop, None])
+            scores.append(float(own.mean().exp()))
+        return scores
+
+
+def _marks(processor: Any) -> re.Pattern[str]:
+    """Finds everything in a text that Florence-2 or its tokenizer would not read as plain words."""
+    names = {token for token in processor.tokenizer.get_added_vocab() if len(token) > 1}
+    names.update(processor.tokenizer.all_special_tokens)
+    names.update(processor.tasks_answer_post_processing_type)
+    return re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)))
