@@ -1,0 +1,236 @@
+"""From rows of the pack to the tensors of a micro-batch, on a background thread.
+
+Shapes: B rows, T tokens of the longest row, S image cells, N rows with an image.
+"""
+
+import queue
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.errors import DataError
+from model.images import decode_image
+from pipeline.training.pack_reader import PackRow, Span
+
+IGNORE = -100
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class GuidedTurn:
+    """A mask of a turn, on the encoder's map, and the characters of the turn's text that it was made from."""
+
+    turn: int
+    char_start: int
+    char_end: int
+    cells: npt.NDArray[np.bool_]
+
+
+class Guide(Protocol):
+    """Where masks come from: all guided turns of a sample, by turn; an empty list where there is none."""
+
+    def turns(self, sample_id: str) -> Sequence[GuidedTurn]: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch. `guided` marks rows that count in the guidance loss: all its conditions are checked here.
+
+    Counts are of this micro-batch: a trainer adds them up over the global batch before any loss is scaled.
+    """
+
+    input_ids: torch.Tensor  # (B, T)
+    attention_mask: torch.Tensor  # (B, T)
+    labels: torch.Tensor  # (B, T), -100 where a token is no target
+    pixel_values: torch.Tensor | None  # (N, 3, H, W)
+    cell_mask: torch.Tensor | None  # (B, S) bool
+    has_image: torch.Tensor | None  # (B,) bool
+    guidance_mask: torch.Tensor | None  # (B, S) bool
+    query_mask: torch.Tensor | None  # (B, T) bool
+    guided: torch.Tensor | None  # (B,) bool
+    target_tokens: int
+    guided_rows: int
+    images: int
+    tokens: int
+    notes: Counter[str]  # what was left out of the guidance, by reason
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        moved = {
+            f.name: value.to(device, non_blocking=True)
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), torch.Tensor)
+        }
+        return replace(self, **moved)
+
+    def inputs(self) -> dict[str, torch.Tensor]:
+        """The model's keyword arguments."""
+        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), torch.Tensor)}
+
+
+def query_tokens(row: PackRow, span: Span, char_start: int, char_end: int) -> npt.NDArray[np.bool_]:
+    """The tokens that stand for characters [char_start, char_end) of a turn's text (question + ' ' + answer).
+
+    Template tokens never count: they stand outside the question's and the answer's place in the conversation.
+    """
+    question = span.question_end - span.question_start
+    inside = np.zeros(len(row.input_ids), dtype=bool)
+    for first, length, place in (
+        (0, question, span.question_start),
+        (question + 1, span.answer_end - span.answer_start, span.answer_start),
+    ):
+        start = max(char_start, first) - first + place
+        end = min(char_end, first + length) - first + place
+        if start < end:
+            inside |= (row.starts < end) & (row.ends > start) & (row.starts < row.ends)
+    return inside
+
+
+class Collator:
+    """Makes a micro-batch from rows.
+
+    Args:
+        image_processor: the student's own (`AgeVlmProcessor.image_processor`).
+        pad_id: token that fills short rows; masked out of attention and loss.
+        guide: masks, where the stage has a guidance loss.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any,
+        pad_id: int,
+        guide: Guide | None = None,
+    ) -> None:
+        self._process, self._pad, self._guide = image_processor, pad_id, guide
+
+    def __call__(self, rows: Sequence[PackRow]) -> Batch:
+        """Raises DataError, naming the row, if an image cannot be decoded."""
+        size, longest = len(rows), max(len(row.input_ids) for row in rows)
+        input_ids = torch.full((size, longest), self._pad, dtype=torch.long)
+        attention_mask = torch.zeros(size, longest, dtype=torch.long)
+        labels = torch.full((size, longest), IGNORE, dtype=torch.long)
+        for b, row in enumerate(rows):
+            ids = torch.from_numpy(row.input_ids)
+            input_ids[b, : len(ids)] = ids
+            attention_mask[b, : len(ids)] = 1
+            labels[b, : len(ids)] = torch.where(torch.from_numpy(row.target), ids, IGNORE)
+        pixel_values, cell_mask, has_image = self._images(rows)
+        notes: Counter[str] = Counter()
+        guidance = self._guidance(rows, cell_mask, longest, notes)
+        return Batch(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            labels=labels,
+            pixel_values=pixel_values,
+            cell_mask=cell_mask,
+            has_image=has_image,
+            guidance_mask=guidance[0] if guidance else None,
+            query_mask=guidance[1] if guidance else None,
+            guided=guidance[2] if guidance else None,
+            # The model shifts the labels: the first token of a row is never a target.
+            target_tokens=int((labels[:, 1:] != IGNORE).sum()),
+            guided_rows=int(guidance[2].sum()) if guidance else 0,
+            images=0 if pixel_values is None else len(pixel_values),
+            tokens=int(attention_mask.sum()),
+            notes=notes,
+        )
+
+    def _images(
+        self, rows: Sequence[PackRow]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        pictures, has_image = [], torch.zeros(len(rows), dtype=torch.bool)
+        for b, row in enumerate(rows):
+            if row.image is not None:
+                try:
+                    pictures.append(decode_image(row.image))
+                except DataError as error:
+                    raise DataError(
+                        f"pack row {row.sample_id}: its image cannot be decoded ({error}); make the inventory again"
+                    ) from error
+                has_image[b] = True
+        if not pictures:
+            return None, None, None
+        done = self._process(pictures, return_tensors="pt")
+        cell_mask = torch.zeros(len(rows), done["cell_mask"].shape[-1], dtype=torch.bool)
+        cell_mask[has_image] = done["cell_mask"].bool()
+        return done["pixel_values"], cell_mask, has_image
+
+    def _guidance(
+        self, rows: Sequence[PackRow], cell_mask: torch.Tensor | None, longest: int, notes: Counter[str]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
+        """Guidance mask, query mask and guided rows; None where no row is guided."""
+        if self._guide is None or cell_mask is None:
+            return None
+        guidance_mask = torch.zeros_like(cell_mask)
+        query_mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        guided = torch.zeros(len(rows), dtype=torch.bool)
+        for b, row in enumerate(rows):
+            if row.image is None:
+                continue
+            turns = self._guide.turns(row.sample_id)
+            spans = {span.turn: span for span in row.spans}
+            for turn in turns:
+                if guided[b]:
+                    notes["further_turn"] += 1  # one guided turn a row: the mean of eq. 3 is over images
+                    continue
+                if turn.turn not in spans:
+                    notes["turn_cut_off"] += 1
+                    continue
+                tokens = query_tokens(row, spans[turn.turn], turn.char_start, turn.char_end)
+                cells = torch.from_numpy(turn.cells.reshape(-1)) & cell_mask[b]
+                if not tokens.any():
+                    notes["no_query_token"] += 1
+                elif not cells.any():
+                    notes["empty_mask"] += 1
+                else:
+                    guidance_mask[b], query_mask[b, : len(tokens)] = cells, torch.from_numpy(tokens)
+                    guided[b] = True
+        return (guidance_mask, query_mask, guided) if guided.any() else None
+
+
+def prefetched(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
+    """The same items, made ahead of time by one background thread; its error is raised here.
+
+    The thread ends when the consumer stops early (closes the generator).
+    """
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=depth)
+    stop = threading.Event()
+    end = object()
+
+    def put(failed: bool, value: Any) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put((failed, value), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def produce() -> None:
+        try:
+            for item in items:
+                if not put(False, item):
+                    return
+            put(False, end)
+        except BaseException as error:
+            put(True, error)
+
+    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            failed, value = ready.get()
+            if failed:
+                raise value
+            if value is end:
+                return
+            yield value
+    finally:
+        stop.set()
+        thread.join()
