@@ -61,7 +61,9 @@ def true_of(asked: Question, scene: Scene) -> bool:
 @given(SEEDS)
 @settings(max_examples=80, deadline=None)
 def test_questions_are_true_of_the_scene(seed: int) -> None:
-    """Every question of every kind is answered rightly; the same seed asks the same; half of existence is no."""
+    """Every question of every kind is answered rightly; the same seed asks the same; half of existence is
+    no.
+    """
     scene = make_scene(seed)
     asked = questions(scene)
     assert asked == questions(make_scene(seed))

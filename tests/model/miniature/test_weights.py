@@ -41,7 +41,9 @@ def test_all_weights_together_are_small_and_hold_no_pickle() -> None:
 
 
 def test_florence_opens_and_answers_in_its_format() -> None:
-    """Stock model and processor; every weight found; the answer to a text parses into polygons inside the picture."""
+    """Stock model and processor; every weight found; the answer to a text parses into polygons inside the
+    picture.
+    """
     folder = weights_dir() / "florence2"
     model, info = Florence2ForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     processor = AutoProcessor.from_pretrained(folder)
@@ -74,7 +76,9 @@ def test_florence_prompts_stay_single_tokens() -> None:
 
 
 def test_llama_opens_with_its_chat_template() -> None:
-    """A tied Llama with grouped keys and values; its template is Llama 3's; any text survives the tokenizer."""
+    """A tied Llama with grouped keys and values; its template is Llama 3's; any text survives the
+    tokenizer.
+    """
     folder = weights_dir() / "llama"
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -125,10 +129,9 @@ def test_convnext_opens_and_gives_a_grid() -> None:
     folder = weights_dir() / "convnext"
     said = json.loads((folder / "config.json").read_text())
     side = said["image_size"] // said["stride"]
+    pixels = torch.zeros(2, 3, said["image_size"], said["image_size"])
     with torch.no_grad():
-        features = load_convnext(folder).forward_features(
-            torch.zeros(2, 3, said["image_size"], said["image_size"])
-        )
+        features = load_convnext(folder).forward_features(pixels)
     assert features.shape == (2, said["hidden_size"], side, side)
 
 
