@@ -39,6 +39,8 @@ class Index:
     """Keys of records that occur more than once."""
     image_uses: dict[int, int]
     """Image key -> chosen records that use it, for images that more than one uses."""
+    images: int
+    """Different image paths among the chosen records."""
     seed: int
 
     @property
@@ -76,8 +78,9 @@ def build_index(source: RawSource, seed: int, limit: int | None = None) -> Index
     values, counts = np.unique(image_keys[image_keys > 0], return_counts=True)
     more = counts > 1
     uses = dict(zip(values[more].tolist(), counts[more].tolist(), strict=True))
+    images_named = len(values)
     values, counts = np.unique(record_keys, return_counts=True)
-    return Index(len(keys), chosen, frozenset(values[counts > 1].tolist()), uses, seed)
+    return Index(len(keys), chosen, frozenset(values[counts > 1].tolist()), uses, images_named, seed)
 
 
 def _first(keys: Keys, limit: int) -> npt.NDArray[np.bool_]:
