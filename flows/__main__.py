@@ -1,0 +1,5 @@
+"""`python -m flows`: the `agevlm` command."""
+
+from flows.cli import main
+
+main()

@@ -1,0 +1,7 @@
+"""later."""
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""

@@ -1,0 +1,68 @@
+"""agevlm up, status, down, env."""
+
+import typer
+
+from flows.terminal import console, say
+
+
+def up() -> None:
+    """Start the local stack: Prefect server, Ray head and a worker, all on this machine's loopback interface.
+
+    Ports are chosen free and recorded. Starting twice is harmless: only what is not running is started.
+    """
+    from flows import stack
+
+    state = stack.up(say())
+    console().print(f"\nPrefect  {state.url('prefect')}\nRay      {state.url('ray_dashboard')}", highlight=False)
+    console().print('Another shell: eval "$(agevlm env)"     To end it: agevlm down', highlight=False)
+
+
+def status() -> None:
+    """Show the stack's processes, whether they work, and their addresses. Exit code 1 if any does not."""
+    from rich.table import Table
+
+    from flows import stack
+    from flows.home import home
+
+    rows = stack.status()
+    if not rows:
+        console().print(f"the local stack in {home()} is not up; start it with 'agevlm up'", highlight=False)
+        raise typer.Exit(1)
+    table = Table("what", "pid", "state", "address", "log", box=None, pad_edge=False)
+    for row in rows:
+        colour = "green" if row.state == "ready" else "red"
+        table.add_row(row.name, str(row.pid or "-"), f"[{colour}]{row.state}[/]", row.url or "-", row.log or "-")
+    console().print(table)
+    if any(row.state != "ready" for row in rows):
+        raise typer.Exit(1)
+
+
+def down() -> None:
+    """End exactly the processes that 'up' started, with their descendants, also after a crash.
+
+    Artifacts, flow runs and logs stay; a later 'up' finds them again.
+    """
+    from flows import stack
+
+    if stack.down(say()) == 0:
+        console().print("nothing to end: the local stack is not up")
+
+
+def env() -> None:
+    """Print the variables of the stack for a shell: eval "$(agevlm env)".
+
+    After that 'prefect deployment run agevlm/full-recipe' and every other 'prefect' and 'ray job' command of this
+    project's environment talk to the local stack.
+    """
+    from flows.environment import shell_lines
+    from flows.stack import require
+
+    require()
+    print(shell_lines())
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    panel = "Local stack"
+    for command in (up, status, down, env):
+        app.command(rich_help_panel=panel)(command)

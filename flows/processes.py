@@ -1,0 +1,135 @@
+"""The stack's processes: started in sessions of their own, recognised without doubt, ended with all their descendants.
+
+Every process carries the stack's random id in its environment and hands it on to its children. So the processes of a
+stack are found even when their parent was killed and they belong to nobody, and no other process is ever touched.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import psutil
+
+from flows.environment import process_environment
+from flows.home import ROOT, logs
+from flows.state import ProcessRecord, StackState
+
+MARK = "AGEVLM_STACK_ID"
+"""Environment variable with the stack's id. Never exported to a user's shell."""
+
+CLOCK_TOLERANCE = 0.05
+"""Seconds by which two readings of the same process's start may differ."""
+
+
+def spawn(role: str, command: list[str], state: StackState, extra: Mapping[str, str] | None = None) -> ProcessRecord:
+    """Start a process of the stack; its output goes to a log file of its own, after what is there already."""
+    logs().mkdir(parents=True, exist_ok=True)
+    log = logs() / f"{role}.log"
+    environment = process_environment({"PYTHONUNBUFFERED": "1", **(extra or {}), MARK: state.id}, state)
+    with open(log, "ab") as output:
+        output.write(f"\n---- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())
+        output.flush()
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a Ctrl-C in the terminal does not reach it
+        )
+    created = psutil.Process(process.pid).create_time()
+    return ProcessRecord(role=role, pid=process.pid, created=created, log=str(log), command=command)
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Whether a process is there and is not merely waiting to be collected by its parent."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def process_of(record: ProcessRecord, stack_id: str) -> psutil.Process | None:
+    """The living process of a record, or None if it ended, even if its number was given to another process since."""
+    try:
+        process = psutil.Process(record.pid)
+        if not is_running(process):
+            return None
+        same_start = abs(process.create_time() - record.created) <= CLOCK_TOLERANCE
+    except psutil.Error:
+        return None
+    mark = mark_of(process)
+    ours = mark == stack_id if mark is not None else same_start
+    return process if ours else None
+
+
+def mark_of(process: psutil.Process) -> str | None:
+    """The stack id in a process's environment; '' if it has none, None if its environment cannot be read."""
+    try:
+        return process.environ().get(MARK, "")
+    except (psutil.Error, OSError):
+        return None
+
+
+def family(state: StackState, roles: Iterable[str] | None = None) -> list[psutil.Process]:
+    """Living processes of a stack: the recorded ones, their descendants, and every process that carries the mark.
+
+    Args:
+        state: the stack.
+        roles: only the recorded processes of these roles with their descendants; all if not given.
+    """
+    chosen = list(state.processes) if roles is None else [role for role in roles if role in state.processes]
+    found: dict[int, psutil.Process] = {}
+    for role in chosen:
+        process = process_of(state.processes[role], state.id)
+        if process is None:
+            continue
+        found[process.pid] = process
+        try:
+            found.update({child.pid: child for child in process.children(recursive=True)})
+        except psutil.Error:
+            continue  # it ended between two looks
+    if roles is None:
+        found.update({process.pid: process for process in psutil.process_iter() if mark_of(process) == state.id})
+    spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return [process for pid, process in found.items() if pid not in spared and is_running(process)]
+
+
+def end(processes: Iterable[psutil.Process], grace: float) -> int:
+    """Ask processes to end (SIGTERM), wait up to `grace` seconds, kill what is left. Returns how many there were."""
+    living = [process for process in processes if is_running(process)]
+    for process in living:
+        _signal(process, kill=False)
+    left = _wait(living, grace)
+    for process in left:
+        _signal(process, kill=True)
+    _wait(left, 5)
+    return len(living)
+
+
+def _signal(process: psutil.Process, kill: bool) -> None:
+    try:
+        process.kill() if kill else process.terminate()
+    except psutil.NoSuchProcess:
+        return
+
+
+def _wait(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    deadline = time.monotonic() + seconds
+    left = [process for process in processes if is_running(process)]
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left = [process for process in left if is_running(process)]
+    return left
+
+
+def log_tail(path: str | Path, lines: int = 15) -> str:
+    """The last lines of a log file, for a message about a process that died."""
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"(no log: {error})"
+    return "\n".join(f"  | {line}" for line in text.rstrip().splitlines()[-lines:])

@@ -1,0 +1,237 @@
+"""The local stack as a whole: up, down, and what state it is in."""
+
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psutil
+
+from flows import services
+from flows.deployments import deploy
+from flows.home import home, ray_folder
+from flows.processes import end, family, is_running, log_tail, process_of
+from flows.reaper import crash_lost_runs, flow_run_of
+from flows.state import ROLES, StackError, StackState, forget, load, lock, save
+
+Say = Callable[[str], None]
+NAMES = {"prefect": "Prefect server", "ray": "Ray head", "worker": "Prefect worker"}
+START_SECONDS = {"prefect": 240.0, "ray": 180.0, "worker": 120.0}
+RAY_ATTEMPTS = 3
+"""Ray's raylet gives up if its agents are not up within a time fixed in its code, as on a busy machine: try again."""
+GRACE = {"worker": 15.0, "ray": 15.0, "prefect": 10.0}
+"""Seconds to end by themselves, in this order: a flow's last words need the server, its jobs need Ray."""
+KEPT_SESSIONS = 3
+
+
+@dataclass(frozen=True)
+class RoleStatus:
+    """What `agevlm status` says of one role."""
+
+    role: str
+    name: str
+    pid: int | None
+    state: str
+    url: str
+    log: str
+
+
+def up(say: Say) -> StackState:
+    """Start what is not running of the stack, and deploy. Harmless if everything runs.
+
+    What this call started is ended again if it fails or is interrupted. Raises StackError with the reason.
+    """
+    with lock():
+        state = load() or StackState(id=secrets.token_hex(16), cpus=services.logical_cpus())
+        missing = [role for role in ROLES if _living(state, role) is None]
+        if missing and len(missing) < len(ROLES):
+            say(f"not running: {', '.join(NAMES[role] for role in missing)}")
+        try:
+            state = _start(state, missing, say)
+        except BaseException:
+            say("ending what was started")
+            _end_roles(state_or(state), missing)
+            if len(missing) == len(ROLES):
+                _end_everything(state_or(state))
+                forget()
+            raise
+        return state
+
+
+def state_or(state: StackState) -> StackState:
+    """The recorded state, which knows every process that was started, or else this one."""
+    return load() or state
+
+
+def down(say: Say) -> int:
+    """End every process of the stack, also those whose parents were killed. Returns how many there were."""
+    with lock():
+        state = load()
+        if state is None:
+            return 0
+        count = _end_everything(state)
+        left = family(state)
+        if left:
+            raise StackError(f"these processes would not end: {', '.join(str(p.pid) for p in left)}; try again")
+        _prune_sessions()
+        forget()
+        say(f"ended {count} processes")
+        return count
+
+
+def status() -> list[RoleStatus]:
+    """Each role with its process and whether it works."""
+    state = load()
+    if state is None:
+        return []
+    rows = []
+    for role in ROLES:
+        record, process = state.processes.get(role), _living(state, role)
+        if process is None:
+            condition = "dead" if record else "not started"
+        else:
+            condition = "ready" if services.ready(role, state) else "not answering"
+        address = services.url(role, state) if process else ""
+        rows.append(
+            RoleStatus(
+                role, NAMES[role], process.pid if process else None, condition, address, record.log if record else ""
+            )
+        )
+    return rows
+
+
+def require() -> StackState:
+    """The state of a stack that is up. Raises StackError if it is not, with the remedy."""
+    state = load()
+    dead = list(ROLES) if state is None else [role for role in ROLES if _living(state, role) is None]
+    if state is None or dead:
+        what = "is not up" if state is None else "lacks its " + ", ".join(NAMES[role] for role in dead)
+        raise StackError(f"the local stack in {home()} {what}; start it with 'agevlm up'")
+    return state
+
+
+def _living(state: StackState, role: str) -> psutil.Process | None:
+    record = state.processes.get(role)
+    return process_of(record, state.id) if record else None
+
+
+# -- starting
+
+
+def _start(state: StackState, missing: list[str], say: Say) -> StackState:
+    fresh_server = "prefect" in missing
+    before = dict(state.ports)
+    for role in missing:
+        state = services.with_ports(state, role)
+    if "worker" not in missing and any(before.get(name) != port for name, port in state.ports.items()):
+        # It knows the old addresses.
+        _end_roles(state, ["worker"])
+        missing = [*missing, "worker"]
+    save(state)
+    for role in ("ray", "prefect"):
+        if role in missing:
+            _sweep(state, role)
+            state = _launch(state, role, say)
+    if fresh_server:
+        _await(state, "prefect", say)
+        lost = crash_lost_runs(state) if "worker" in missing else []
+        if lost:
+            say(f"marked as crashed, for their processes are gone: {', '.join(lost)}")
+    services.make_pool(state)
+    names = deploy(state)
+    say(f"deployed: {', '.join(names)}")
+    if "ray" in missing:
+        state = _await_ray(state, say)
+    if "worker" in missing:
+        # Last, for it hands the addresses of the others to its flows.
+        state = state.model_copy(update={"worker": f"agevlm-{secrets.token_hex(4)}"})
+        state = _launch(state, "worker", say)
+        _await(state, "worker", say)
+    return state
+
+
+def _launch(state: StackState, role: str, say: Say) -> StackState:
+    record = services.start(role, state)
+    state = state.with_process(record)
+    save(state)
+    say(f"starting {NAMES[role]} (pid {record.pid}, log {record.log})")
+    return state
+
+
+def _await(state: StackState, role: str, say: Say) -> None:
+    """Wait until a role works. Raises StackError if its process ends or takes too long."""
+    record = state.processes[role]
+    started, told = time.monotonic(), 0.0
+    while not services.ready(role, state):
+        waited = time.monotonic() - started
+        if _living(state, role) is None:
+            raise StackError(f"{NAMES[role]} ended while it started ({record.log}):\n{log_tail(record.log)}")
+        if waited > START_SECONDS[role]:
+            raise StackError(
+                f"{NAMES[role]} did not answer within {START_SECONDS[role]:.0f} s ({record.log}):\n"
+                + log_tail(record.log)
+            )
+        if waited - told >= 15:
+            say(f"waiting for {NAMES[role]} ({waited:.0f} s)")
+            told = waited
+        time.sleep(0.2)
+    say(f"{NAMES[role]} is ready {services.url(role, state)}".rstrip())
+
+
+def _await_ray(state: StackState, say: Say) -> StackState:
+    for attempt in range(1, RAY_ATTEMPTS + 1):
+        try:
+            _await(state, "ray", say)
+            return state
+        except StackError as error:
+            if attempt == RAY_ATTEMPTS:
+                raise
+            say(f"Ray did not start, attempt {attempt + 1} of {RAY_ATTEMPTS}: {str(error).splitlines()[0]}")
+            _end_roles(state, ["ray"])
+            _sweep(state, "ray")
+            state = _launch(services.with_ports(state, "ray"), "ray", say)
+    return state
+
+
+def _sweep(state: StackState, role: str) -> None:
+    """End what a dead process of this role left behind, before another is started in its place.
+
+    A flow whose worker was killed is left alone: it still waits for its jobs and tells the server of them.
+    """
+    others = {p.pid for p in family(state, [r for r in ROLES if r != role])}
+    end([p for p in family(state) if p.pid not in others and not flow_run_of(p)], 5)
+    if role == "ray":
+        _prune_sessions()
+
+
+# -- ending
+
+
+def _end_roles(state: StackState, roles: list[str]) -> int:
+    return sum(end(family(state, [role]), GRACE[role]) for role in reversed(ROLES) if role in roles)
+
+
+def _end_everything(state: StackState) -> int:
+    """End the roles in their order, then whatever else carries the stack's mark."""
+    count = 0
+    for role in GRACE:
+        members = family(state, [role])
+        heads = [p for p in members if role in state.processes and p.pid == state.processes[role].pid]
+        # Worker: its flows are asked too, so that they can tell the server. Ray: its head ends the others in order.
+        end(members if role == "worker" else heads, GRACE[role])
+        end(members, 3)
+        count += len(members)
+    rest = [process for process in family(state) if is_running(process)]
+    return count + end(rest, 5)
+
+
+def _prune_sessions() -> None:
+    """Of Ray sessions that have ended keep the last few logs; sockets, spilled objects and older logs go."""
+    sessions = sorted(p for p in ray_folder().glob("session_2*") if p.is_dir() and not p.is_symlink())
+    for age, session in enumerate(reversed(sessions)):
+        for entry in session.iterdir():
+            if age >= KEPT_SESSIONS or entry.name != "logs":
+                shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+        if age >= KEPT_SESSIONS:
+            session.rmdir()
