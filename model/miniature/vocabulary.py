@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from model.miniature.language import caption, questions
 from model.miniature.world import TRAINING_SEEDS, make_scene
 
-CORPUS_SCENES: Final = 400
+CORPUS_SCENES: Final = 150
 
 
 def world_texts() -> Iterator[str]:

@@ -136,7 +136,7 @@ def test_convnext_opens_and_gives_a_grid() -> None:
 
 
 def test_sam_round_trips(tmp_path: Path) -> None:
-    """What is saved is what is opened, pixel statistics included, although SAM keeps them out of its state."""
+    """What is saved is what is opened, with the pixel statistics that SAM keeps out of its state."""
     torch.manual_seed(3)
     sizes = SamSizes(pixel_mean=(1.0, 2.0, 3.0))
     sam = build_sam(sizes)
