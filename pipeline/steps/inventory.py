@@ -21,13 +21,15 @@ from pipeline.artifacts.manifest import Counts
 from pipeline.schemas import RECORDS, TRUTH, part_name
 from pipeline.sources.images import ImageFacts
 from pipeline.sources.index import build_index
-from pipeline.sources.inspection import BATCH, Inspector, opener_for
+from pipeline.sources.inspection import BATCH, Inspector
 from pipeline.sources.opening import source_of
 from pipeline.sources.records import Entry, Record, Rejected, Truth
 from pipeline.steps.context import Outcome, StepContext
 from pipeline.steps.params import InventoryParams
+from pipeline.workers import workers_for
 
 RECORDS_PER_SHARD = 64 * BATCH
+RAY_FROM = 4000  # images; fewer are opened by threads before Ray's workers have started
 EXAMPLES = 5
 
 
@@ -141,8 +143,8 @@ def run(context: StepContext) -> Outcome:
     statistics: Counter[str] = Counter()
     allowed = params.max_reject_share * index.taken
 
-    with opener_for(index.taken) as opener:
-        inspector = Inspector(source.images, index, opener)
+    with workers_for(index.images, RAY_FROM) as workers:
+        inspector = Inspector(source.images, index, workers)
         entries = iter(index.walk(source))
         for number in range(count):
             size = min(RECORDS_PER_SHARD, index.taken - number * RECORDS_PER_SHARD)

@@ -132,9 +132,9 @@ def pick_turns(sample_id: str, turns: list[Turn], params: SubsetParams) -> list[
 
 
 def _ordered(queries: pa.Table, seed: int) -> pa.Table:
-    """All queries of an image together, images in seeded hash order; records and turns of an image in order of id."""
+    """All queries of an image together, images in seeded hash order; then copies of the file, records, turns."""
     shas = queries.column("image_sha256").to_pylist()
     keys = pa.array([order_key("images", seed, sha).hex() for sha in shas], pa.string())
     ranked = queries.append_column("rank", keys)
-    by = [("rank", "ascending"), ("sample_id", "ascending"), ("turn", "ascending")]
+    by = [(name, "ascending") for name in ("rank", "image", "sample_id", "turn")]
     return ranked.sort_by(by).drop_columns(["rank"])
