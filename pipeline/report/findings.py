@@ -1,0 +1,199 @@
+"""What the run found, in sentences whose every number is computed here, and what the numbers do not show."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pipeline.report.collect import DATASET_NAMES, Run, variant_name
+from pipeline.report.evaluation import Evaluation, Score, separated
+from pipeline.report.masks import KIND_NAMES, MaskSet, Quality
+from pipeline.report.page import count, duration, plural, score, share, size
+from pipeline.report.training import Stage
+
+GRADES = ((0.75, "good"), (0.5, "usable"), (0.25, "poor"), (0.0, "bad"))
+DEFAULT_SOURCE = "miniature"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number in the page's head."""
+
+    label: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The head of the page."""
+
+    title: str
+    tiles: list[Tile]
+    findings: list[str]
+
+
+def headline(run: Run, masks: list[MaskSet], stages: list[Stage], evaluation: Evaluation | None) -> Headline:
+    """The head of the page: what was run, its totals, and what was found."""
+    records = sum(v.counts.rows_out for v in run.of_kind("inventory"))
+    rejected = sum(v.counts.total_rejected for v in run.steps)
+    tiles = [Tile("steps", count(len(run.steps))), Tile("time in steps", duration(run.seconds))]
+    if records:
+        tiles.append(Tile("records", count(records)))
+    if masks:
+        accepted = sum(m.statuses.get("accepted", 0) for m in masks)
+        tiles.append(Tile("masks accepted", f"{count(accepted)} of {count(sum(m.total for m in masks))}"))
+    if stages:
+        tiles.append(Tile("optimiser steps", count(int(sum(s.steps[-1] for s in stages if s.steps)))))
+    tiles += [Tile("rows rejected", count(rejected)), Tile("artifacts' size", size(run.bytes))]
+    findings = [mask_finding(m) for m in masks]
+    if evaluation:
+        findings += score_findings(evaluation.table)
+    findings += [s for stage in stages if (s := guidance_finding(stage))]
+    return Headline(f"Recipe \u201c{run.recipe}\u201d, from raw data to answers", tiles, findings)
+
+
+def grade(iou: float) -> str:
+    """A plain word for a mean IoU: good from 0.75, usable from 0.5, poor from 0.25, else bad."""
+    return next(word for least, word in GRADES if iou >= least)
+
+
+def mask_finding(masks: MaskSet) -> str:
+    """How many texts of a data set got a mask, and how good these are where the truth is known."""
+    accepted = masks.statuses.get("accepted", 0)
+    words = (
+        f"{DATASET_NAMES.get(masks.name, masks.name).capitalize()} data: {count(accepted)} of "
+        f"{plural(masks.total, 'query')} got a mask that passed the gates ({share(accepted, masks.total)})."
+    )
+    measured = [q for q in masks.quality if q.ious]
+    for q in measured:
+        assert q.mean is not None
+        words += (
+            f" Beside the truth these masks are {grade(q.mean)}: mean IoU {score(q.mean)}, "
+            f"median {score(q.median)} (n = {len(q.ious)})."
+        )
+    for q in masks.quality:
+        if q.absent_total:
+            words += (
+                f" Asked about absent things, the teachers rightly gave none in {share(q.abstained)} "
+                f"of {q.absent_total} cases."
+            )
+    return words
+
+
+def quality_sentences(masks: MaskSet, foreign: bool) -> list[str]:
+    """Plain words under a data set's table. `foreign`: miniature teachers on images that are not of their world."""
+    lines = []
+    for q in masks.quality:
+        kind = KIND_NAMES.get(q.kind, q.kind)
+        if q.asked:
+            lines.append(_quality(kind, q, foreign))
+        if q.absent_total:
+            wrong = q.absent.get("accepted", 0)
+            lines.append(
+                f"Of {q.absent_total} texts ({kind}) about something that is not in the image, "
+                f"{q.absent.get('no_region', 0)} got no region, {q.absent.get('rejected', 0)} got a mask that the "
+                f"gates stopped, and {wrong} got a wrong mask that came through."
+            )
+        if q.incomparable:
+            lines.append(
+                f"{q.incomparable} rows ({kind}) could not be compared: the truth has another size than the image."
+            )
+    parts = " + ".join(f"{count(n)} {status.replace('_', ' ')}" for status, n in masks.statuses.items())
+    lines.append(f"Every query is accounted for: {parts} = {count(masks.total)}.")
+    return lines
+
+
+def _quality(kind: str, q: Quality, foreign: bool) -> str:
+    if q.mean is None:
+        words = f"None of the {q.asked} texts ({kind}) about something present got an accepted mask."
+    else:
+        words = (
+            f"{q.accepted} of {q.asked} texts ({kind}) about something present got an accepted mask. These are "
+            f"{grade(q.mean)}: mean IoU {score(q.mean)}, median {score(q.median)}, {share(q.half)} reach 0.5."
+        )
+    if q.raw_mean is not None:
+        words += (
+            f" Over all of them, gates aside and a missing mask counted as 0, the teachers reach {score(q.raw_mean)}."
+        )
+    if foreign:
+        words += (
+            " The teachers here are the miniature ones, which have seen nothing but rendered shapes: on these images "
+            "their masks are not fit to teach from, and the run shows the machinery, not a result."
+        )
+    return words
+
+
+def _plus_minus(item: Score) -> str:
+    return "" if item.error is None else f" \u00b1 {item.error:.2f}"
+
+
+def score_findings(scores: list[Score]) -> list[str]:
+    """One sentence per score: every variant's value, chance, and which differences the run can tell apart."""
+    lines = []
+    for key in dict.fromkeys((s.benchmark, s.metric) for s in scores):
+        group = [s for s in scores if (s.benchmark, s.metric) == key]
+        values = ", ".join(f"{s.name} {s.value:.2f}{_plus_minus(s)}" for s in group)
+        title = group[0].title[:1].upper() + group[0].title[1:]
+        chance = f", {group[0].chance_name} {group[0].chance:.2f}" if group[0].chance is not None else ""
+        words = f"{title}: {values} (n = {count(min(s.n for s in group))}{chance})."
+        if len(group) > 1 and all(s.error is not None for s in group):
+            ranked = sorted(group, key=lambda s: s.value, reverse=True)
+            apart = [f"{a.name} from {b.name}" for a, b in pairwise(ranked) if separated(a, b)]
+            if apart:
+                words += f" The questions are enough to tell {' and '.join(apart)}."
+            elif separated(ranked[0], ranked[-1]):
+                words += f" The questions are enough to tell {ranked[0].name} from {ranked[-1].name}."
+            else:
+                words += " The differences are within what so few questions can tell."
+        lines.append(words)
+    return lines
+
+
+def guidance_finding(stage: Stage) -> str:
+    """How attention inside the masks moved over a guided stage; '' where nothing was guided."""
+    starts = [next((v for v in layer if v == v), None) for layer in stage.mass]
+    if not stage.final_mass or any(v is None for v in starts):
+        return ""
+    moves = ", ".join(
+        f"{name} {100 * (start or 0):.0f} \u2192 {100 * end:.0f}\u202f%"
+        for name, start, end in zip(stage.layers, starts, stage.final_mass, strict=True)
+    )
+    return f"Attention inside the teachers' masks, first to last record of {stage.row} ({stage.label}): {moves}."
+
+
+def limits(
+    run: Run, masks: list[MaskSet], evaluation: Evaluation | None, sources: set[str], miniature: bool
+) -> list[str]:
+    """What a reader should keep in mind, as far as it applies to this run."""
+    lines = []
+    if miniature:
+        lines.append(
+            "Teachers and backbones are the miniature ones that ship with the project, trained on rendered shapes. "
+            "They show that every part of the pipeline does its work; they say nothing about the paper's scores."
+        )
+    if "miniature" in sources:
+        lines.append(
+            "The images are rendered: coloured shapes on textured backgrounds, with short texts from a few patterns. "
+            "Scores on them do not carry over to photographs."
+        )
+    if any(m.quality for m in masks):
+        lines.append(
+            "The guidance loss teaches whatever the accepted masks show. Their IoU with the truth, above, limits how "
+            "far attention inside the mask can mean attention on the right object."
+        )
+    elif masks:
+        lines.append(
+            "No truth is known for these masks: counts and the teachers' own scores say how sure they were, not how "
+            "right."
+        )
+    if evaluation:
+        names = ", ".join(variant_name(v) for v in run.variants)
+        lines.append(
+            f"One seed per variant ({names}). The intervals cover the choice of questions only, not that of data order "
+            "and initial weights; another seed can change the order of variants that lie close together."
+        )
+        lines.append(
+            "Attention maps show where a cross-attention layer looked, averaged over heads and over the question's "
+            "tokens. They are evidence of where information came from, not proof of what the answer was made of."
+        )
+    if not lines:
+        lines.append("This run trained and evaluated nothing; the numbers describe its data only.")
+    return lines

@@ -1,0 +1,148 @@
+"""The training curves: what each checkpoint's metrics say, as charts per stage and variant."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from model.stage_table import STAGES, trains
+from pipeline.report.collect import Run, StepView, read_rows, variants_text
+from pipeline.report.figures import Series, line_chart
+
+METRICS = "metrics.parquet"
+SHARED, LAYER_COLOURS = "c-shared", 6
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One trained row of the stage table with its curves. Missing values are NaN."""
+
+    view: StepView
+    row: str
+    number: int
+    label: str
+    colour: str
+    steps: tuple[float, ...]
+    lm_loss: tuple[float, ...]
+    guidance_loss: tuple[float, ...]
+    mass: tuple[tuple[float, ...], ...]  # per CA layer: attention inside the mask
+    padding: tuple[tuple[float, ...], ...]  # per CA layer: attention on cells without any image pixel
+    guided_rows: int
+    layers: tuple[str, ...]
+
+    @property
+    def trained(self) -> str:
+        """What the stage table says that this row trains."""
+        if self.row not in STAGES:
+            return ""
+        parts = [
+            part if how == "trained" else f"{part} ({how})"
+            for part, how in trains(STAGES[self.row]).items()
+            if how != "frozen"
+        ]
+        return ", ".join(parts)
+
+    @property
+    def losses(self) -> str:
+        """The losses that count."""
+        return "language + guidance" if self.row in STAGES and STAGES[self.row].guidance_loss else "language"
+
+    @property
+    def final_loss(self) -> float | None:
+        """Language loss of the last row of metrics."""
+        return next((v for v in reversed(self.lm_loss) if math.isfinite(v)), None)
+
+    @property
+    def final_mass(self) -> list[float]:
+        """Per CA layer, the last attention mass inside the mask; empty where nothing was guided."""
+        last = [next((v for v in reversed(layer) if math.isfinite(v)), math.nan) for layer in self.mass]
+        return last if last and all(math.isfinite(v) for v in last) else []
+
+
+def stages_of(run: Run) -> list[Stage]:
+    """Every checkpoint of the run that holds metrics, in order."""
+    names = _layer_names(run)
+    return [_stage(run, view, names) for view in run.of_kind("checkpoint") if METRICS in view.artifact.files]
+
+
+def loss_charts(stages: list[Stage]) -> list[tuple[str, Markup]]:
+    """One chart of the language loss per stage number, one line per row that was trained there."""
+    charts = []
+    for number in sorted({s.number for s in stages}):
+        series = [Series(s.label, s.colour, s.steps, s.lm_loss) for s in stages if s.number == number]
+        charts += _chart(f"Stage {number}", series, "language loss (nats per token)")
+    return charts
+
+
+def guidance_charts(stages: list[Stage]) -> list[tuple[str, Markup]]:
+    """One chart of the guidance loss per guided row."""
+    charts = []
+    for s in stages:
+        series = [Series(s.label, s.colour, s.steps, s.guidance_loss)]
+        charts += _chart(_heading(s), series, "guidance loss (nats)")
+    return charts
+
+
+def mass_charts(stages: list[Stage], padding: bool = False) -> list[tuple[str, Markup]]:
+    """One chart per guided row: the share of attention inside the mask (or on padding), one line per CA layer."""
+    charts = []
+    what = "attention on padding (share)" if padding else "attention inside mask (share)"
+    for s in stages:
+        layers = s.padding if padding else s.mass
+        series = [
+            Series(name, f"c-layer{min(i, LAYER_COLOURS - 1)}", s.steps, values)
+            for i, (name, values) in enumerate(zip(s.layers, layers, strict=True))
+        ]
+        charts += _chart(_heading(s), series, what)
+    return charts
+
+
+def _chart(title: str, series: list[Series], y_label: str) -> list[tuple[str, Markup]]:
+    """The chart with its heading; nothing where no line has two finite points."""
+    kept = [s for s in series if sum(math.isfinite(y) for y in s.ys) > 1]
+    return [(title, line_chart(title, kept, y_label=y_label))] if kept else []
+
+
+def _heading(stage: Stage) -> str:
+    return f"Stage {stage.number}, {stage.label}"
+
+
+def _stage(run: Run, view: StepView, names: list[str]) -> Stage:
+    row = view.artifact.ref.name
+    variants = run.rows.get(row, ())
+    table = list(read_rows(view.artifact, METRICS))
+    mass, padding = _layers(table, "attention_in_mask"), _layers(table, "attention_on_padding")
+    count = max(len(mass), len(padding))
+    return Stage(
+        view=view,
+        row=row,
+        number=int(view.step.removeprefix("stage")),
+        label=variants_text(variants, run.variants) or row,
+        colour=f"c-{variants[0]}" if 0 < len(variants) < len(run.variants) or len(run.variants) == 1 else SHARED,
+        steps=tuple(float(r["step"]) for r in table),
+        lm_loss=_column(table, "lm_loss"),
+        guidance_loss=_column(table, "guidance_loss"),
+        mass=mass,
+        padding=padding,
+        guided_rows=int(sum(r.get("guided_rows") or 0 for r in table)),
+        layers=tuple(names[:count] if len(names) >= count else [f"CA {i + 1}" for i in range(count)]),
+    )
+
+
+def _column(table: list[dict[str, Any]], name: str) -> tuple[float, ...]:
+    return tuple(math.nan if r.get(name) is None else float(r[name]) for r in table)
+
+
+def _layers(table: list[dict[str, Any]], name: str) -> tuple[tuple[float, ...], ...]:
+    """A column of lists, one value per CA layer, as one tuple per layer; rows without a list are NaN."""
+    count = max((len(r.get(name) or ()) for r in table), default=0)
+    rows = [[math.nan if v is None else float(v) for v in r.get(name) or ()] for r in table]
+    return tuple(tuple(r[i] if len(r) == count else math.nan for r in rows) for i in range(count))
+
+
+def _layer_names(run: Run) -> list[str]:
+    """'layer 1', ... from the student's own positions of its cross-attention layers."""
+    first = run.get("stage1")
+    student = (first.params.get("student") or {}) if first else {}
+    return [f"layer {position}" for position in student.get("cross_attention_layers", ())]
