@@ -63,4 +63,7 @@ def trains(row: StageRow) -> dict[str, str]:
     """What the table's four columns say, as words: PARTS -> "frozen", "trained", "last stage" or "last block"."""
     vision = "trained" if row.vision_encoder == "whole" else row.vision_encoder
     flags = (row.adapter, row.cross_attention, row.language_model)
-    return {PARTS[0]: vision, **{part: "trained" if on else "frozen" for part, on in zip(PARTS[1:], flags, strict=True)}}
+    return {
+        PARTS[0]: vision,
+        **{part: "trained" if on else "frozen" for part, on in zip(PARTS[1:], flags, strict=True)},
+    }

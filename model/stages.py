@@ -49,13 +49,13 @@ def part_of(name: str) -> str:
 
 
 def parts(model: AgeVlmForConditionalGeneration) -> dict[str, str]:
-    """Every parameter's name -> its part of the table."""
+    """Every parameter's name -> its part of the table; a shared parameter appears under each of its names."""
     own_layers = ()
     if model.config.cross_attention == "layer":
         own_layers = tuple(f"model.language_model.layers.{i}." for i in model.config.cross_attention_layers)
     return {
         name: PARTS[2] if name.startswith(own_layers) and own_layers else part_of(name)
-        for name, _ in model.named_parameters()
+        for name, _ in model.named_parameters(remove_duplicate=False)
     }
 
 
@@ -88,7 +88,7 @@ def apply_stage(model: AgeVlmForConditionalGeneration, stage: str | StageRow) ->
     else:
         row = stage
     trained = wanted(model, row)
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         parameter.requires_grad_(name in trained)
     report = describe_stage(model, row)
     prove_stage(model, row)
@@ -97,11 +97,8 @@ def apply_stage(model: AgeVlmForConditionalGeneration, stage: str | StageRow) ->
 
 def prove_stage(model: AgeVlmForConditionalGeneration, row: StageRow) -> None:
     """Raise ConfigError unless exactly the row's parameters require a gradient, under every name they have."""
-    trained = wanted(model, row)
-    # With duplicates: a parameter shared by two parts shows up under both of its names.
     found = {name for name, p in model.named_parameters(remove_duplicate=False) if p.requires_grad}
-    tied = {name for name in found if name.startswith("lm_head.")} if model.config.tie_word_embeddings else set()
-    wrong = sorted(found ^ (trained | (tied if row.language_model else set())))
+    wrong = sorted(found ^ wanted(model, row))
     if wrong:
         raise ConfigError(
             f"stage {row.name}: {len(wrong)} parameters do not follow the stage table, the first is {wrong[0]}; "

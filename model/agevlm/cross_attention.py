@@ -123,7 +123,9 @@ class ImageContext:
         """Exactly zero, in value and gradient, for rows without an image; their parameters stay in the graph."""
         if self.has_image_B is None:
             return out_BTD
-        return torch.where(self.has_image_B[:, None, None], out_BTD, torch.zeros((), dtype=out_BTD.dtype, device=out_BTD.device))
+        return torch.where(
+            self.has_image_B[:, None, None], out_BTD, torch.zeros((), dtype=out_BTD.dtype, device=out_BTD.device)
+        )
 
 
 class CrossAttention(nn.Module):

@@ -63,9 +63,7 @@ def plan_guidance(
     return GuidancePlan(tuple(rows), tuple(position.split(counts)) if rows else (), mask_BS[index_G])
 
 
-def _weights(
-    q_KME: torch.Tensor, k_KSE: torch.Tensor, key_mask_S: torch.Tensor | None, scaling: float
-) -> torch.Tensor:
+def _weights(q_KME: torch.Tensor, k_KSE: torch.Tensor, key_mask_S: torch.Tensor | None, scaling: float) -> torch.Tensor:
     """Softmax weights (K, M, S) of a chunk; cells outside `key_mask_S` get exactly zero."""
     scores_KMS = torch.bmm(q_KME, k_KSE.transpose(1, 2)).mul_(scaling)
     if key_mask_S is not None:

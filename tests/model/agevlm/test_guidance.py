@@ -25,7 +25,9 @@ def naive_map(
     return torch.stack(rows) if rows else weights.new_zeros(0, k.shape[2])
 
 
-def setup(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, GuidancePlan]:
+def setup(
+    seed: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, GuidancePlan]:
     draw = torch.Generator().manual_seed(seed)
     q = torch.randn(B, H, T, E, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
     k = torch.randn(B, K, S, E, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
@@ -121,9 +123,7 @@ def test_by_hand_max() -> None:
     loss, mass = guidance_loss(share, torch.tensor([[True, True, False, False]]), "max")
     assert loss.item() == pytest.approx(-math.log(0.75))
     assert mass.item() == pytest.approx(0.75)
-    perfect, _ = guidance_loss(
-        torch.tensor([[0.5, 0.5, 0.0, 0.0]]), torch.tensor([[True, True, False, False]]), "max"
-    )
+    perfect, _ = guidance_loss(torch.tensor([[0.5, 0.5, 0.0, 0.0]]), torch.tensor([[True, True, False, False]]), "max")
     assert perfect.item() == pytest.approx(0, abs=1e-6)
 
 
