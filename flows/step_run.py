@@ -1,0 +1,213 @@
+"""The life of one step in its thread: join or submit its Ray job, follow it, and find out how it ended.
+
+Nothing here knows Prefect: the log and the progress are handed in, so that all of it is tested without a server.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from flows.preparation import Prepared
+from flows.ray_jobs import Job, JobClient, Launch, join_or_submit
+from flows.run_state import RunFile
+from model.errors import AgevlmError, StepError
+from pipeline.artifacts.spec import short
+from pipeline.artifacts.store import Artifact
+from pipeline.plan import PlannedStep
+from pipeline.progress import read_progress
+
+POLL_SECONDS = 0.4
+LOST_SECONDS = 30.0
+TEARDOWN_SECONDS = 120.0
+LOG_SECONDS = 5.0
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+ERROR_LINE = re.compile(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception|Killed))\b:? ?(.*)$")
+
+Ending = Literal["cached", "completed", "failed", "cancelled"]
+Log = Callable[[str], None]
+ProgressHandler = Callable[[int, int, str], None]
+"""Called with done, total and a line of text."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """How a step ended."""
+
+    ending: Ending
+    message: str
+    artifact: Artifact | None = None
+    job: str | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether its artifact exists."""
+        return self.ending in ("cached", "completed")
+
+
+class Stop:
+    """Tells the threads of a walk to end; `cancelled` says whether their jobs are to be stopped too."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Wake every thread; it ends soon."""
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether the threads are to end."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but wake up at once when set."""
+        self._event.wait(seconds)
+
+
+class StepRun:
+    """One step of one flow run."""
+
+    def __init__(
+        self,
+        step: PlannedStep,
+        prepared: Prepared,
+        client: JobClient,
+        launch: Launch,
+        run: RunFile,
+        stop: Stop,
+    ) -> None:
+        self._step, self._prepared, self._client = step, prepared, client
+        self._launch, self._run, self._stop = launch, run, stop
+        self.job: str | None = None
+        """Submission id once the job is known; the main thread stops it on cancel."""
+
+    def follow(self, log: Log, progress: ProgressHandler) -> StepResult:
+        """Make the artifact with a Ray job and wait for it; never raises an AgevlmError, it becomes the result."""
+        try:
+            if self._stop.is_set():
+                return StepResult("cancelled", "the flow run was cancelled before this step started")
+            self.job, joined = join_or_submit(self._client, self._launch, self._prepared.job(self._step))
+            if self._stop.cancelled:  # the cancel came while the job was being submitted
+                self._client.stop(self.job)
+            self._run.step(self._step.key, job=self.job)
+            page = self._launch.settings.job_page(self.job)
+            log(f"{'joined the living' if joined else 'started'} Ray job {self.job}  {page}")
+            tail = LogTail(self._client, self.job, log)
+            job = self._wait(progress)
+            tail.close(0.5 if job is None else LOG_SECONDS)
+            return self._result(job, tail)
+        except AgevlmError as error:
+            return StepResult("failed", f"{type(error).__name__}: {error}", job=self.job)
+
+    def _wait(self, progress: ProgressHandler) -> Job | None:
+        """Wait until the job is over or the flow run is cancelled (then None)."""
+        assert self.job is not None
+        lost_since = published_since = None
+        shown: object = read_progress(self._prepared.store, self._step.id)  # of an earlier try, perhaps
+        while not self._stop.is_set():
+            job = self._client.job(self.job)
+            now = time.monotonic()
+            if job is None:
+                lost_since = lost_since or now
+                if now - lost_since > LOST_SECONDS:
+                    raise StepError(f"Ray no longer knows job {self.job}; was the cluster restarted? Run again")
+            elif not job.alive:
+                return job
+            else:
+                lost_since = None
+                if self._prepared.store.get(self._step.ref) is not None:
+                    published_since = published_since or now
+                    if now - published_since > TEARDOWN_SECONDS:
+                        return job  # all that matters is published; the job hangs in its teardown
+            state = read_progress(self._prepared.store, self._step.id)
+            if state is not None and state != shown:
+                shown = state
+                progress(int(state["done"]), int(state["total"]), progress_line(state))
+            self._stop.wait(POLL_SECONDS)
+        return None
+
+    def _result(self, job: Job | None, tail: "LogTail") -> StepResult:
+        artifact = self._prepared.store.get(self._step.ref)
+        if artifact is not None:
+            counts = artifact.manifest.counts
+            rejected = f", {counts.total_rejected} rejected" if counts.total_rejected else ""
+            message = f"{artifact.ref}: {counts.rows_out} of {counts.rows_in} {counts.unit}s{rejected}"
+            return StepResult("completed", message, artifact, self.job)
+        if job is None:
+            fate = "was stopped" if self._stop.cancelled else "lives on; run again to join it"
+            return StepResult("cancelled", f"the flow run was ended; its Ray job {self.job} {fate}", None, self.job)
+        page = self._launch.settings.job_page(job.id)
+        if job.state == "succeeded":
+            what = f"its job ended without publishing {self._step.ref}"
+        elif job.state == "stopped":
+            what = "its Ray job was stopped from outside; run again to continue"
+        else:
+            what = tail.error() or " ".join(job.message.split())[:300] or "its Ray job failed"
+        return StepResult("failed", f"{what}  (log: {page})", None, self.job)
+
+
+class LogTail:
+    """Forwards a job's output to the step's log in batches, from a thread of its own."""
+
+    def __init__(self, client: JobClient, job: str, log: Log) -> None:
+        self._client, self._job, self._log = client, job, log
+        self._last: list[str] = []
+        self._thread = threading.Thread(target=self._pump, name=f"log of {job}", daemon=True)
+        self._thread.start()
+
+    def _pump(self) -> None:
+        forwarded = 0
+        for attempt in range(5):  # a dropped connection costs no line: the next one skips what was forwarded
+            seen = 0
+            try:
+                for piece in self._client.tail(self._job):
+                    fresh = piece[max(0, forwarded - seen) :]
+                    seen += len(piece)
+                    if fresh:
+                        forwarded += len(fresh)
+                        self._forward(fresh)
+                return
+            except Exception as error:  # the log is a convenience: losing it must not lose the step
+                if attempt == 4:
+                    self._log(f"the log of {self._job} can no longer be followed ({error}); see its page")
+                time.sleep(1.0)
+
+    def _forward(self, text: str) -> None:
+        clean = ANSI.sub("", text).rstrip("\n")
+        if clean.strip():
+            self._last = [*self._last, *clean.split("\n")][-200:]
+            self._log(clean)
+
+    def close(self, seconds: float) -> None:
+        """Wait a little for the last lines."""
+        self._thread.join(seconds)
+
+    def error(self) -> str:
+        """The last line that looks like an error's message; '' if there is none."""
+        for line in reversed(self._last):
+            match = ERROR_LINE.match(line.strip())
+            if match:
+                return line.strip()
+        return ""
+
+
+def progress_line(state: dict[str, object]) -> str:
+    """'120/800 records  loss 2.31' from what a step reported."""
+    values = state.get("values")
+    shown = values.items() if isinstance(values, dict) else ()
+    return f"{state['done']}/{state['total']} {state['unit']}s" + "".join(f"  {k} {float(v):.4g}" for k, v in shown)
+
+
+def cached(artifact: Artifact) -> StepResult:
+    """The result of a step whose artifact exists."""
+    counts = artifact.manifest.counts
+    return StepResult(
+        "cached",
+        f"{artifact.ref} exists (manifest {short(artifact.manifest.sha256)}): "
+        f"{counts.rows_out} of {counts.rows_in} {counts.unit}s",
+        artifact,
+        artifact.manifest.provenance.job,
+    )

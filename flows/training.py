@@ -1,0 +1,29 @@
+"""`training/stages`: the training stages of a recipe's variants, without evaluation and report."""
+
+from typing import Any
+
+from prefect import State, flow
+
+from flows.cancellation import note_crash, stop_jobs
+from flows.parameters import ForceSteps, LastStage, Limit, RecipeName, Variants, resolve
+from flows.walk import run_recipe
+
+
+@flow(
+    name="training",
+    on_cancellation=[stop_jobs],
+    on_crashed=[note_crash],
+    persist_result=False,
+)
+def stages(
+    recipe: RecipeName = "miniature",
+    variants: Variants = None,
+    until: LastStage = "stage4",
+    limit: Limit = None,
+    force: ForceSteps = None,
+) -> State[Any]:
+    """Train the four stages of each variant, making the packs and masks that they need where these are missing.
+
+    Masks are those of the recipe; to train on masks with other settings, give these to agevlm/full-recipe with until.
+    """
+    return run_recipe(lambda: resolve(recipe, variants=variants, limit=limit), until=until, force=force or ())

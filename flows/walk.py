@@ -1,0 +1,281 @@
+"""The walk through a plan that all flows share: every ready step that fits runs as one task and one Ray job.
+
+The tasks run in threads and only ever wait; the flow's main thread, which alone receives Prefect's TerminationSignal,
+decides what starts, and on a cancel stops the jobs and wakes the threads.
+"""
+
+import queue
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from prefect import runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
+from prefect.futures import PrefectFuture
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed, Failed
+from prefect.utilities.annotations import allow_failure
+
+from flows.notes import ProgressBar, attempt_note, leave_step_note, leave_summary
+from flows.preparation import Planner, Prepared, existing, planner, prepare, stale_steps
+from flows.ray_jobs import JobClient, Launch, RayJobs
+from flows.run_state import RunFile
+from flows.schedule import Schedule, check_feasible
+from flows.settings import Totals, read_settings
+from flows.step_run import Log, ProgressHandler, StepResult, StepRun, Stop, cached
+from model.errors import AgevlmError, StepError
+from pipeline.artifacts.store import Artifact, ArtifactStore
+from pipeline.plan import PlannedStep
+from pipeline.recipe import Recipe
+
+WAKE_SECONDS = 0.5
+Body = Callable[[Log, ProgressHandler], StepResult]
+Future = PrefectFuture[Any]
+
+
+def run_recipe(
+    load: Callable[[], Recipe], *, until: str | None = None, force: Iterable[str] = (), module: str = "pipeline"
+) -> State[Any]:
+    """Make every artifact of a recipe, up to `until`; the body of each flow. Returns the flow run's final state.
+
+    Errors that a user can mend become the message of a Failed state, not a traceback.
+
+    Args:
+        load: gives the recipe with the flow's parameters; may raise ConfigError.
+        until: the last step, by key or name.
+        force: keys of steps to make anew.
+        module: what the Ray jobs run (tests put their own in its place).
+    """
+    log = get_run_logger()
+    run: RunFile | None = None
+    try:
+        settings = read_settings()
+        recipe = load()
+        flow_run_id = str(runtime.flow_run.id)
+        run = RunFile.begin(ArtifactStore(settings.store), flow_run_id, recipe.name, _deployment())
+        make_plan: Planner = planner(recipe, settings, until)
+        prepared = prepare(recipe, settings, make_plan, force, run)
+        launch = Launch(recipe.name, flow_run_id, settings, module)
+        return Walk(prepared, RayJobs(settings.jobs_url), launch, run).run()
+    except AgevlmError as error:
+        message = f"{type(error).__name__}: {error}"
+        log.error(message)
+        if run is not None:
+            run.update(state="failed", message=message)
+        return Failed(message=message)
+    except BaseException as error:
+        if run is not None:
+            cancelled = isinstance(error, TerminationSignal | KeyboardInterrupt)
+            run.update(state="cancelled" if cancelled else "crashed", message=f"{type(error).__name__}: {error}")
+        raise
+
+
+class Walk:
+    """One flow run's way through its plan."""
+
+    def __init__(self, prepared: Prepared, client: JobClient, launch: Launch, run: RunFile) -> None:
+        self._prepared, self._client, self._launch, self._run = prepared, client, launch, run
+        self._schedule = Schedule(prepared.plan)
+        self._stop = Stop()
+        self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._futures: dict[str, Future] = {}
+        self._results: dict[str, StepResult] = {}
+        self._settled: set[str] = set()
+        self._skipped: set[str] = set()
+        self._runs: dict[str, StepRun] = {}
+        self._log = get_run_logger()
+
+    def run(self) -> State[Any]:
+        """Walk to the end. Jobs are stopped when the run is cancelled, and only then."""
+        try:
+            self._settle_existing()
+            if not self._schedule.finished:
+                self._walk(self._totals())
+            for key, future in list(self._futures.items()):
+                future.wait()
+                self._settle(key)
+            return self._finish()
+        except (TerminationSignal, KeyboardInterrupt):
+            self._cancel()
+            raise
+        finally:
+            self._stop.set()  # threads end; without a cancel their jobs live on and can be joined
+
+    # -- what exists already
+
+    def _settle_existing(self) -> None:
+        """Cached steps first, without asking Ray anything: a run with nothing to do is over in seconds."""
+        artifacts = existing(self._prepared)
+        stale = stale_steps(self._prepared.plan, artifacts)
+        for step in self._prepared.plan:
+            artifact = artifacts.get(step.key)
+            if artifact is None or step.key in self._schedule.broken:
+                continue
+            if step.key in stale:
+                self._fail_stale(step, artifact, stale[step.key])
+            else:
+                self._schedule.made(step.key)
+                self._record(step.key, cached(artifact))
+                self._launch_settled(step, cached(artifact))
+
+    def _fail_stale(self, step: PlannedStep, artifact: Artifact, why: str) -> None:
+        message = (
+            f"ArtifactError: {artifact.ref} is stale: {why}. Make it anew beside the old one with "
+            f'force = ["{step.key}"], or bring the old input back'
+        )
+        self._launch_settled(step, StepResult("failed", message))
+        self._skip(step.key)
+
+    def _launch_settled(self, step: PlannedStep, result: StepResult) -> None:
+        self._launch_task(step, lambda _log, _progress: result)
+
+    # -- running
+
+    def _totals(self) -> Totals:
+        totals = self._launch.settings.totals or self._client.totals()
+        check_feasible(self._prepared.plan, totals)
+        return totals
+
+    def _walk(self, totals: Totals) -> None:
+        while not self._schedule.finished:
+            for step in self._schedule.ready(totals):
+                self._schedule.start(step.key)
+                self._run.step(step.key, state="running")
+                runner = StepRun(step, self._prepared, self._client, self._launch, self._run, self._stop)
+                self._runs[step.key] = runner
+                self._launch_task(step, runner.follow)
+            self._collect(block=True)
+
+    def _launch_task(self, step: PlannedStep, body: Body) -> None:
+        def make() -> State[Any]:
+            result = self._body(step, body)
+            self._results[step.key] = result
+            return _task_state(result)
+
+        self._submit(step, make).add_done_callback(lambda _: self._ended.put(step.key))
+
+    def _submit(self, step: PlannedStep, make: Callable[[], State[Any]]) -> Future:
+        """Submit the task of a step. Its name in the UI is the step's, its edges are the plan's."""
+
+        def run(key: str, artifact: str) -> State[Any]:
+            return make()
+
+        run_step = task(
+            name=step.step.name,
+            description=step.step.summary,
+            task_run_name=step.key,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )(run)
+        known = [key for key in step.inputs.values() if key in self._futures and key not in self._skipped]
+        inputs = [allow_failure(self._futures[key]) for key in known]  # a skipped one would hold this task back
+        future = run_step.submit(key=step.key, artifact=str(step.ref), wait_for=inputs, return_state=False)
+        self._futures[step.key] = future
+        return future
+
+    def _body(self, step: PlannedStep, body: Body) -> StepResult:
+        """Runs in the task's thread, inside its Prefect context."""
+        log = get_run_logger()
+        recipe, settings = self._prepared.recipe, self._launch.settings
+        bar = ProgressBar(recipe, step.key)
+        result = body(log.info, lambda *news: attempt_note(lambda: bar.show(*news), log.warning))
+        if result.made:
+            log.info(result.message)
+            attempt_note(bar.close, log.warning)
+        attempt_note(lambda: leave_step_note(recipe, step, result, settings), log.warning)
+        return result
+
+    def _collect(self, *, block: bool) -> None:
+        """Take in the steps that ended; with `block`, wait a moment for one."""
+        try:
+            key = self._ended.get(timeout=WAKE_SECONDS) if block else self._ended.get_nowait()
+            while True:
+                self._settle(key)
+                key = self._ended.get_nowait()
+        except queue.Empty:
+            return
+
+    def _settle(self, key: str) -> None:
+        if key in self._settled:
+            return
+        self._settled.add(key)
+        result = self._results.get(key)
+        if result is None:  # the task broke outside of its body: Prefect's own trouble, told in its state
+            state = self._futures[key].state
+            result = self._results[key] = StepResult("failed", state.message or f"its task ended {state.name}")
+        self._record(key, result)
+        if result.made:
+            self._schedule.made(key)
+            return
+        if key not in self._schedule.broken:
+            self._skip(key)
+
+    def _skip(self, key: str) -> None:
+        """Mark everything that needed a failed step."""
+        for step in self._schedule.failed(key):
+            message = f"not run: it needs {self._schedule.broken[step.key]}, which failed"
+            self._run.step(step.key, state="skipped", message=message)
+            self._mark_skipped(step, message)
+
+    def _mark_skipped(self, step: PlannedStep, message: str) -> None:
+        self._settled.add(step.key)
+        self._skipped.add(step.key)
+        self._submit(step, lambda: Cancelled(name="Skipped", message=message))
+
+    def _record(self, key: str, result: StepResult) -> None:
+        changes: dict[str, object] = {"state": result.ending, "message": result.message, "job": result.job}
+        if result.artifact is not None:
+            manifest = result.artifact.manifest
+            counts = manifest.counts
+            changes |= {"rows_in": counts.rows_in, "rows_out": counts.rows_out, "rejected": dict(counts.rejected)}
+            changes |= {"seconds": manifest.provenance.seconds}
+            if result.artifact.ref.kind == "report":
+                page = next(iter(result.artifact.matching(suffix=".html")), None)
+                self._run.update(report=None if page is None else result.artifact.path(page))
+        self._run.step(key, **changes)
+
+    # -- the end
+
+    def _cancel(self) -> None:
+        """Stop the jobs of this run, then wake its threads."""
+        self._stop.cancelled = True  # first: a thread that is just submitting its job then stops it itself
+        for key in sorted(self._schedule.running):
+            job = self._runs[key].job
+            if job is not None:
+                self._log.info(f"stopping Ray job {job}")
+                try:
+                    self._client.stop(job)
+                except StepError as error:  # the cancellation hook tries again
+                    self._log.warning(str(error))
+            self._run.step(key, state="cancelled", message="the flow run was cancelled")
+        self._stop.set()
+
+    def _finish(self) -> State[Any]:
+        record = self._run.record
+        failed = [step.key for step in record.steps if step.state in ("failed", "cancelled")]
+        skipped = [step.key for step in record.steps if step.state == "skipped"]
+        counts = {name: sum(s.state == name for s in record.steps) for name in ("cached", "completed")}
+        if failed:
+            first = next(step.message for step in record.steps if step.key == failed[0])
+            message = f"failed: {', '.join(failed)}; not run: {', '.join(skipped) or 'none'}. {failed[0]}: {first}"
+        else:
+            message = f"{len(record.steps)} steps: {counts['completed']} made, {counts['cached']} cached"
+        self._run.update(state="failed" if failed else "completed", message=message)
+        attempt_note(lambda: leave_summary(self._run.record), self._log.warning)
+        return Failed(message=message) if failed else Completed(message=message)
+
+
+def _task_state(result: StepResult) -> State[Any]:
+    if result.ending == "cached":
+        return Completed(name="Cached", message=result.message)
+    if result.ending == "completed":
+        return Completed(message=result.message)
+    if result.ending == "cancelled":
+        return Cancelled(message=result.message)
+    return Failed(message=result.message)
+
+
+def _deployment() -> str | None:
+    name = runtime.deployment.name
+    return None if name is None else f"{runtime.flow_run.flow_name}/{name}"

@@ -1,0 +1,66 @@
+"""A Ray of the mind: jobs that end when a test says so, or run a toy step in this process."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from flows.ray_jobs import Job, JobState
+from flows.settings import Settings, Totals
+from pipeline.job import JobSpec, read_job
+
+
+class FakeRay:
+    """Implements JobClient in memory. `on_submit` may finish a job at once."""
+
+    def __init__(self, totals: Totals | None = None) -> None:
+        self.known: dict[str, Job] = {}
+        self.commands: dict[str, str] = {}
+        self.output: dict[str, list[str]] = {}
+        self.stopped: list[str] = []
+        self.totals_asked = 0
+        self.most_alive = 0
+        self._totals = totals or Totals(cpus=2)
+        self._lock = threading.Lock()
+        self.on_submit: Callable[[str, JobSpec], None] = lambda job, spec: None
+
+    def jobs(self) -> list[Job]:
+        with self._lock:
+            return list(self.known.values())
+
+    def job(self, submission_id: str) -> Job | None:
+        with self._lock:
+            return self.known.get(submission_id)
+
+    def submit(self, submission_id: str, entrypoint: str, metadata: dict[str, str]) -> bool:
+        with self._lock:
+            if submission_id in self.known:
+                return False
+            self.known[submission_id] = Job(submission_id, "running", metadata)
+            self.commands[submission_id] = entrypoint
+            self.most_alive = max(self.most_alive, sum(job.alive for job in self.known.values()))
+        self.on_submit(submission_id, read_job(Path(entrypoint.split()[-1])))
+        return True
+
+    def stop(self, submission_id: str) -> None:
+        job = self.job(submission_id)
+        if job is not None and job.alive:
+            self.stopped.append(submission_id)
+            self.end(submission_id, "stopped")
+
+    def end(self, submission_id: str, state: JobState, message: str = "") -> None:
+        """Let a job end."""
+        with self._lock:
+            self.known[submission_id] = replace(self.known[submission_id], state=state, message=message)
+
+    def tail(self, submission_id: str) -> Iterator[str]:
+        yield from self.output.get(submission_id, [])
+
+    def totals(self) -> Totals:
+        self.totals_asked += 1
+        return self._totals
+
+
+def fake_settings(root: Path) -> Settings:
+    """Settings of a store in a folder."""
+    return Settings(store=str(root), scratch=root / "scratch", jobs_url="http://ray.test", repo=Path.cwd())
