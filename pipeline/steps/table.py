@@ -52,7 +52,7 @@ STEPS: dict[str, Step] = {
             unit="record",
             params=InventoryParams,
             entry="pipeline.steps.inventory:run",
-            sources=("pipeline/steps/inventory.py", "pipeline/sources"),
+            sources=("pipeline/steps/inventory.py", "pipeline/sources", "model/images.py"),
         ),
         Step(
             name="subset",
@@ -62,7 +62,7 @@ STEPS: dict[str, Step] = {
             params=SubsetParams,
             entry="pipeline.steps.subset:run",
             inputs={"inventory": "inventory"},
-            sources=("pipeline/steps/subset.py", "pipeline/sources/conversation.py"),
+            sources=("pipeline/steps/subset.py", "pipeline/sources/conversation.py", "pipeline/sources/records.py"),
         ),
         Step(
             name="segment",
@@ -93,7 +93,7 @@ STEPS: dict[str, Step] = {
             params=PackParams,
             entry="pipeline.steps.pack:run",
             inputs={"inventory": "inventory"},
-            sources=("pipeline/steps/pack.py", "pipeline/sources/conversation.py"),
+            sources=("pipeline/steps/pack.py", "pipeline/packing", "pipeline/sources/records.py"),
         ),
         *(
             Step(

@@ -1,0 +1,191 @@
+"""The backbone's chat format without its framework: `tokenizer.json` and the chat template, no torch.
+
+`transformers.AutoTokenizer` would import torch (seconds, and half a gigabyte in each worker); the tokenizer and the
+template are the same ones, and a test holds both ways of rendering and tokenizing equal.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+from tokenizers import Tokenizer
+
+from model.agevlm.chat_templates import template_for
+from model.errors import ConfigError, DataError
+from pipeline.sources.records import Turn
+
+FIXED_DATE = date(2024, 7, 26)  # Llama 3.2's template writes the day; a pack must not depend on when it is made
+SENTINEL = "\ue000{number}\ue001"  # private-use characters: in no template
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+Span = tuple[int, int]  # characters, half-open
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as text."""
+
+    text: str
+    questions: tuple[Span, ...]
+    answers: tuple[Span, ...]
+    targets: tuple[Span, ...]
+    """What the assistant says, each answer with its end of turn."""
+    ends: tuple[int, ...]
+    """Where the text of each turn and all before it ends."""
+
+
+class ChatFormat:
+    """A tokenizer and its chat template."""
+
+    def __init__(self, folder: Path, system_prompt: str | None = None) -> None:
+        """Open the folder of a backbone. Raises ConfigError if it has no fast tokenizer or a broken template."""
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise ConfigError(f"weights.text: {folder} has no tokenizer.json; save its fast tokenizer there")
+        try:
+            self.tokenizer: Tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise ConfigError(f"weights.text: {file} is no tokenizer: {error}") from error
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        self.control_tokens = tuple(token.content for token in added if token.special)
+        self._names = _special_names(folder)
+        self._system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+        self._template = self._compile(folder)
+        self._frames: dict[int, tuple[str, ...]] = {}
+
+    def _compile(self, folder: Path) -> jinja2.Template:
+        source = _chat_template(folder)
+        view = SimpleNamespace(chat_template=source, get_vocab=self.tokenizer.get_vocab)
+        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+        )
+        environment.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False, **options})
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = FIXED_DATE.strftime
+        try:
+            return environment.from_string(template_for(view))
+        except jinja2.TemplateError as error:
+            raise ConfigError(f"weights.text: the chat template in {folder} is broken: {error}") from error
+
+    def text(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False) -> str:
+        """The chat as the text that is tokenized. Raises ConfigError if the template refuses."""
+        try:
+            return self._template.render(
+                messages=list(messages), add_generation_prompt=add_generation_prompt, **self._names
+            )
+        except jinja2.TemplateError as error:
+            raise ConfigError(f"weights.text: the chat template refuses the conversation: {error}") from error
+
+    def render(self, turns: Sequence[Turn]) -> Rendered:
+        """Render a conversation; every position is known by construction, not by searching for the text.
+
+        Raises DataError if the template changes the words of a message.
+        """
+        frame = self._frame(len(turns))
+        words = [part for turn in turns for part in (turn.question, turn.answer)]
+        text = self.text(self._messages(words))
+        spans, position = [], 0
+        for literal, word in zip(frame, words, strict=False):
+            position += len(literal)
+            spans.append((position, position + len(word)))
+            position += len(word)
+        built = "".join(literal + word for literal, word in zip(frame, [*words, ""], strict=True))
+        if built != text:
+            raise DataError("the chat template changes the words of this conversation")
+        closing = frame[-1].rstrip()  # what the assistant says last: its end of turn
+        targets, ends = [], []
+        for number in range(len(turns)):
+            end = spans[2 * number + 1][1]
+            if frame[2 * number + 2].startswith(closing):
+                end += len(closing)
+            targets.append((spans[2 * number + 1][0], end))
+            ends.append(end)
+        return Rendered(text, tuple(spans[::2]), tuple(spans[1::2]), tuple(targets), tuple(ends))
+
+    def _messages(self, words: Sequence[str]) -> list[dict[str, str]]:
+        roles = ("user", "assistant")
+        return self._system + [{"role": roles[n % 2], "content": word} for n, word in enumerate(words)]
+
+    def _frame(self, turns: int) -> tuple[str, ...]:
+        """What the template writes before, between and after the words of so many turns: 2 * turns + 1 literals."""
+        if turns not in self._frames:
+            marks = [SENTINEL.format(number=n) for n in range(2 * turns)]
+            rest, literals = self.text(self._messages(marks)), []
+            for mark in marks:
+                literal, found, rest = rest.partition(mark)
+                if not found or mark in rest:
+                    raise ConfigError("weights.text: the chat template does not write every message exactly once")
+                literals.append(literal)
+            self._frames[turns] = (*literals, rest)
+        return self._frames[turns]
+
+
+class _Generation(jinja2.ext.Extension):
+    """Transformers' `{% generation %}` block, which only marks text."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Any) -> Any:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.Scope(body, lineno=line)
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise ConfigError(f"weights.text: {path} is not JSON: {error}") from error
+
+
+def _special_names(folder: Path) -> dict[str, str]:
+    """bos_token, eos_token and so on: what a template may name."""
+    named = {**_read(folder / "special_tokens_map.json"), **_read(folder / "tokenizer_config.json")}
+    values = {name: value["content"] if isinstance(value, dict) else value for name, value in named.items()}
+    return {name: value for name, value in values.items() if name.endswith("_token") and isinstance(value, str)}
+
+
+def _chat_template(folder: Path) -> str | None:
+    """The folder's own template: a file of its own, or a field of the tokenizer's configuration."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = _read(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):  # several by name
+        template = {entry["name"]: entry["template"] for entry in template}.get("default")
+    return template if isinstance(template, str) else None
+
+
+def tokenizer_folder(location: str) -> Path:
+    """A local folder as it is; of 'hub:org/name@commit' the tokenizer's files are fetched to Hugging Face's cache."""
+    if not location.startswith("hub:"):
+        return Path(location)
+    from huggingface_hub import snapshot_download
+
+    name, commit = location.removeprefix("hub:").split("@")
+    try:
+        return Path(snapshot_download(name, revision=commit, allow_patterns=list(TOKENIZER_FILES)))
+    except Exception as error:  # network, authentication and naming errors of many types
+        raise ConfigError(f"weights.text = '{location}': its tokenizer cannot be fetched: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def open_chat(folder: Path, system_prompt: str | None = None) -> ChatFormat:
+    """A chat format, opened once per process."""
+    return ChatFormat(folder, system_prompt)

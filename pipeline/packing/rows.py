@@ -1,0 +1,82 @@
+"""From a record to a training row: tokens, targets, and where each turn's words stand."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model.errors import DataError
+from pipeline.packing.chat import ChatFormat, Rendered, Span
+from pipeline.sources.records import Turn
+
+
+@dataclass(frozen=True)
+class Row:
+    """A conversation as tokens. Lists have one element per token."""
+
+    input_ids: list[int]
+    target: list[bool]
+    token_starts: list[int]
+    token_ends: list[int]
+    turns: list[dict[str, int]]
+    """Number and character spans of each turn that is left."""
+    dropped: int
+    """Last turns that did not fit."""
+
+
+class RowError(DataError):
+    """A record makes no row; `reason` is a short name to count by."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def make_row(chat: ChatFormat, turns: Sequence[Turn], max_tokens: int) -> Row:
+    """Render and tokenize a conversation; last turns that do not fit into `max_tokens` are dropped.
+
+    Raises RowError with reason 'control_token' (the text would forge or end a turn), 'template' or 'too_long'.
+    """
+    for number, turn in enumerate(turns):
+        for token in chat.control_tokens:
+            if token in turn.question or token in turn.answer:
+                raise RowError("control_token", f"turn {number} contains the control token {token!r}")
+    kept = len(turns)
+    while True:
+        try:
+            rendered = chat.render(turns[:kept])
+        except DataError as error:
+            raise RowError("template", str(error)) from error
+        encoding = chat.tokenizer.encode(rendered.text, add_special_tokens=False)
+        if len(encoding.ids) <= max_tokens:
+            return _row(rendered, list(encoding.ids), encoding.offsets, len(turns) - kept)
+        if kept == 1:
+            raise RowError("too_long", f"the first turn alone takes {len(encoding.ids)} tokens, more than {max_tokens}")
+        # The turns that end within the first max_tokens tokens may fit; the last is tried again if they do not.
+        reach = encoding.offsets[max_tokens - 1][1]
+        kept = max(1, min(kept - 1, bisect_right(rendered.ends, reach)))
+
+
+def _row(rendered: Rendered, ids: list[int], offsets: Sequence[Span], dropped: int) -> Row:
+    starts, ends = [start for start, _ in offsets], [end for _, end in offsets]
+    spans = zip(rendered.questions, rendered.answers, strict=True)
+    return Row(
+        input_ids=ids,
+        target=covered(offsets, rendered.targets),
+        token_starts=starts,
+        token_ends=ends,
+        turns=[
+            {"turn": n, "question_start": q[0], "question_end": q[1], "answer_start": a[0], "answer_end": a[1]}
+            for n, (q, a) in enumerate(spans)
+        ],
+        dropped=dropped,
+    )
+
+
+def covered(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
+    """Per token, whether it covers a character of one of the spans (in order, disjoint); empty tokens never do."""
+    marks, number = [], 0
+    for start, end in offsets:
+        while number < len(spans) and spans[number][1] <= start:
+            number += 1
+        marks.append(start < end and number < len(spans) and spans[number][0] < end)
+    return marks

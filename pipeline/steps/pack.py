@@ -1,0 +1,96 @@
+"""pack: tokenize conversations and put images and tokens into shards, in a seeded random order.
+
+The order and every shard's content follow from the records' ids, the seed and the parameters, so shards can be made in
+any order, by any number of workers, and again after a crash.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.artifacts.manifest import Counts
+from pipeline.packing.chat import open_chat, tokenizer_folder
+from pipeline.packing.shards import ShardJob, build_shard, read_note
+from pipeline.packing.shuffle import Layout, deal, ranks, shards
+from pipeline.schemas import part_name
+from pipeline.sources.opening import image_root
+from pipeline.steps.context import Outcome, StepContext
+from pipeline.steps.params import PackParams
+from pipeline.workers import ordered, workers_for
+
+RAY_FROM = 20000  # records; below, this process alone is done before Ray's workers have started
+Note = dict[str, Any]  # rejects and statistics of a shard
+
+
+def run(context: StepContext) -> Outcome:
+    """Make the pack of one data set. Raises ConfigError, DataError or StepError."""
+    params = context.params(PackParams)
+    inventory = context.inputs["inventory"]
+    tokenizer = tokenizer_folder(context.site.weights["text"])
+    open_chat(tokenizer, params.pack.system_prompt)  # says now what is wrong with it
+    folder = context.input_path("inventory")
+    files = [folder / name for name in inventory.matching("records/", ".parquet")]
+    rank = ranks(files, params.seed)
+    layout = Layout(len(rank), params.pack.shard_rows)
+    job = ShardJob(
+        store=context.site.root,
+        folder=f"staging/{context.job.ref.id}/shards",
+        count=layout.shards,
+        images=image_root(context.site, inventory.ref.name),
+        tokenizer=tokenizer,
+        config=params.pack,
+    )
+    notes = {number: note for number in range(layout.shards) if (note := read_note(job, number)) is not None}
+    if len(notes) < layout.shards:
+        _make(context, job, layout, files, rank, notes)
+    return _publish(context, job, layout, notes)
+
+
+def _make(
+    context: StepContext,
+    job: ShardJob,
+    layout: Layout,
+    files: Sequence[Path],
+    rank: npt.NDArray[np.int64],
+    notes: dict[int, Note],
+) -> None:
+    """Make the shards that are not committed yet, and fill in their notes."""
+    buckets = context.work() / "buckets"
+    paths = deal(files, rank, layout, buckets)
+    done = sum(layout.size(number) for number in notes)
+    missing = [number for number in range(layout.shards) if number not in notes]
+    if notes:
+        print(f"{len(notes)} of {layout.shards} shards were committed by an earlier run", flush=True)
+    context.progress.update(done, layout.rows)
+    pieces = ((job, number, records) for number, records in shards(paths, layout) if number not in notes)
+    with workers_for(layout.rows - done, RAY_FROM) as workers:
+        for number, note in zip(missing, ordered(workers, build_shard, pieces), strict=True):
+            notes[number] = note
+            done += layout.size(number)
+            context.progress.update(done, layout.rows)
+    shutil.rmtree(buckets, ignore_errors=True)
+
+
+def _publish(context: StepContext, job: ShardJob, layout: Layout, notes: dict[int, Note]) -> Outcome:
+    """Take the commits into the artifact and account for every record."""
+    rejects: list[tuple[str, str, str]] = []
+    statistics: Counter[str] = Counter()
+    for number in range(layout.shards):
+        context.staging.adopt(context.store.join(job.path(number)), part_name(number, layout.shards))
+        rejects += [(str(i), str(reason), str(detail)) for i, reason, detail in notes[number]["rejects"]]
+        statistics.update(notes[number]["statistics"])
+    context.staging.write_rejects(rejects)
+    if not context.store.is_local:  # a local work folder is removed by the runner
+        context.store.fs.rm(context.store.join(job.folder), recursive=True)
+    counts = Counts(
+        unit=context.step.unit,
+        rows_in=layout.rows,
+        rows_out=layout.rows - len(rejects),
+        rejected=dict(Counter(reason for _, reason, _ in rejects)),
+    )
+    return Outcome(counts, {**statistics, "shards": layout.shards})
