@@ -180,13 +180,23 @@ def read_rows(artifact: Artifact, prefix: str, columns: list[str] | None = None)
         yield from table.to_pylist()
 
 
+def layer_names(run: Run, count: int) -> list[str]:
+    """Names of the first `count` cross-attention layers: their positions in the student, where stage 1 tells them."""
+    first = run.get("stage1")
+    student = (first.params.get("student") or {}) if first else {}
+    positions = list(student.get("cross_attention_layers", ()))
+    return [f"layer {positions[i]}" if i < len(positions) else f"CA layer {i + 1}" for i in range(count)]
+
+
 def variant_name(variant: str) -> str:
     """How a variant is written for people."""
     return VARIANT_NAMES.get(variant, variant)
 
 
 def variants_text(variants: tuple[str, ...], everyone: tuple[str, ...]) -> str:
-    """'all variants', or their names."""
+    """'all variants', or their names; the two that share stage 3 have one name for it."""
+    if variants == ("age_vlm", "age_vlm_lm"):
+        return "AGE\u2011VLM\u00a0(\u2011LM)"
     if len(variants) == len(everyone) and len(everyone) > 1:
         return "all variants"
     return ", ".join(variant_name(v) for v in variants)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-NODE_W, NODE_H, GAP_X, GAP_Y, SEEN_NOT_H = 126.0, 68.0, 30.0, 16.0, 8.0
+NODE_W, NODE_H, GAP_X, GAP_Y, SEEN_NOT_H = 126.0, 68.0, 34.0, 16.0, 8.0
 SWEEPS = 24
 
 

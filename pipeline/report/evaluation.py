@@ -1,24 +1,25 @@
 """What the evaluations say: scores with intervals beside chance, and the variants' answers and maps side by side."""
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
 
 from model.errors import ArtifactError
-from pipeline.report.collect import Run, StepView, variant_name
+from pipeline.report.collect import Run, StepView, layer_names, variant_name
+from pipeline.report.comparison import Difference, difference_charts, differences
 from pipeline.report.figures import Interval, dot_chart
 from pipeline.report.overlays import shrink
 
 SCORES, EXAMPLES = "scores.json", "examples.json"
-NORMAL_95 = 1.959964
+# In the table of all scores, but no chart: they say how the charted ones come about.
+TABLE_ONLY = frozenset({"f1", "precision", "recall", "yes_ratio", "on_padding"})
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number about one variant."""
+    """One number about one variant, with its 95 % interval."""
 
     variant: str
     name: str
@@ -26,9 +27,9 @@ class Score:
     metric: str
     title: str
     value: float
-    low: float | None  # of the 95 % interval
-    high: float | None
-    error: float | None
+    low: float
+    high: float
+    error: float
     n: int
     chance: float | None
     chance_name: str
@@ -54,8 +55,15 @@ class Example:
     reference: str
     note: str
     picture: str | None
-    picture_note: str
     variants: tuple[VariantAnswer, ...]
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """Attention inside the object, per cross-attention layer and variant."""
+
+    layers: tuple[str, ...]
+    rows: tuple[tuple[str, str, tuple[float, ...]], ...]  # variant, its name, one value per layer
 
 
 @dataclass(frozen=True)
@@ -63,8 +71,11 @@ class Evaluation:
     """The section on the page."""
 
     text: str
-    charts: list[tuple[str, str, Markup]]
+    charts: list[tuple[str, Markup]]
+    differences: list[Difference]
+    difference_charts: list[tuple[str, Markup]]
     table: list[Score]
+    layers: LayerTable | None
     examples: list[Example]
     map_note: str
 
@@ -74,18 +85,28 @@ def evaluation_of(run: Run, limit: int) -> Evaluation | None:
     views = run.of_kind("evaluation")
     if not views:
         return None
-    scores = [score for view in views for score in scores_of(view)]
-    questions = {view.counts.rows_out for view in views}
-    asked = f"{questions.pop()}" if len(questions) == 1 else "the"
+    found = [score for view in views for score in scores_of(view)]
+    order = {key: i for i, key in enumerate(dict.fromkeys((s.benchmark, s.metric) for s in found))}
+    scores = sorted(found, key=lambda s: order[s.benchmark, s.metric])
+    asked = " and ".join(str(n) for n in sorted({view.counts.rows_out for view in views}))
+    gains = differences(views)
+    examples, layer = _examples(run, views, limit)
     return Evaluation(
         text=(
-            f"Each variant answered the same {asked} questions about images that no stage was trained on. "
-            "Dots are the scores, bars their 95 % intervals, the dashed line is what chance would score."
+            f"{'Each variant' if len(views) > 1 else 'The variant'} answered {asked} questions about images that "
+            "no stage was trained on. Dots are the scores, bars their 95 % intervals (bootstrap over images); the dashed "
+            "line is what needs no look at the image."
         ),
         charts=charts(scores),
+        differences=gains,
+        difference_charts=difference_charts(gains),
         table=scores,
-        examples=_examples(run, views, limit),
-        map_note="",
+        layers=_layer_table(run, views),
+        examples=examples,
+        map_note=(
+            f"Attention of the question's tokens in the cross-attention of {layer}, mean over heads; lighter is more. "
+            "The white line is the true object. Questions chosen by a hash, the same for every variant."
+        ),
     )
 
 
@@ -98,93 +119,101 @@ def scores_of(view: StepView) -> list[Score]:
             name=variant_name(variant),
             benchmark=item["benchmark"],
             metric=item["metric"],
-            title=item.get("title") or f"{item['benchmark']}: {item['metric']}".replace("_", " "),
-            value=float(item["value"]),
-            low=item.get("low"),
-            high=item.get("high"),
-            error=item.get("standard_error"),
-            n=int(item["n"]),
-            chance=item.get("chance"),
-            chance_name=item.get("chance_name") or "chance",
+            title=item["title"],
+            value=item["value"],
+            low=item["low"],
+            high=item["high"],
+            error=item["standard_error"],
+            n=item["n"],
+            chance=item["chance"],
+            chance_name=item["chance_name"] or "chance",
         )
         for item in _read(view, SCORES)["scores"]
     ]
 
 
-def charts(scores: list[Score]) -> list[tuple[str, str, Markup]]:
-    """One chart per score, one row per variant: (title, note, chart)."""
+def charts(scores: list[Score]) -> list[tuple[str, Markup]]:
+    """One chart per score that is worth one, one row per variant."""
     made = []
     for key in dict.fromkeys((s.benchmark, s.metric) for s in scores):
         group = [s for s in scores if (s.benchmark, s.metric) == key]
+        if key[1] in TABLE_ONLY:
+            continue
         chances = {s.chance for s in group}
         chance = chances.pop() if len(chances) == 1 else None
-        rows = [Interval(s.name, f"c-{s.variant}", s.value, *_bounds(s), f"{s.value:.3f}  n = {s.n}") for s in group]
-        inside = all(r.low >= 0 and r.high <= 1 for r in rows)
+        rows = [Interval(s.name, f"c-{s.variant}", s.value, s.low, s.high, f"{s.value:.3f}  n = {s.n}") for s in group]
+        title = f"{group[0].title[:1].upper()}{group[0].title[1:]}"
         chart = dot_chart(
-            group[0].title,
+            title,
             rows,
-            x_label=group[0].title,
+            x_label="share of questions" if group[0].benchmark == "existence" else "share",
             chance=(chance, f"{group[0].chance_name} {chance:.2f}") if chance is not None else None,
-            unit_range=inside,
+            unit_range=all(r.low >= 0 and r.high <= 1 for r in rows),
         )
-        made.append((group[0].title[:1].upper() + group[0].title[1:], "", chart))
+        made.append((title, chart))
     return made
 
 
-def separated(first: Score, second: Score) -> bool:
-    """Whether the 95 % interval of the two variants' difference leaves out zero.
-
-    Taken from the standard errors as if the two were independent; on the same questions they are not, and the true
-    interval is usually narrower: what is called separate here would be so there too.
-    """
-    if first.error is None or second.error is None:
-        return False
-    return abs(first.value - second.value) > NORMAL_95 * math.hypot(first.error, second.error)
-
-
-def _bounds(score: Score) -> tuple[float, float]:
-    low = score.value if score.low is None else float(score.low)
-    high = score.value if score.high is None else float(score.high)
-    return low, high
+def _layer_table(run: Run, views: list[StepView]) -> LayerTable | None:
+    rows = []
+    for view in views:
+        values = _read(view, SCORES).get("details", {}).get("attention", {}).get("per_layer", {}).get("in_mask")
+        if values:
+            rows.append((view.artifact.ref.name, variant_name(view.artifact.ref.name), tuple(values)))
+    if not rows:
+        return None
+    count = max(len(values) for _, _, values in rows)
+    return LayerTable(tuple(layer_names(run, count)), tuple(rows))
 
 
-def _examples(run: Run, views: list[StepView], limit: int) -> list[Example]:
-    """The examples that every variant has, in the first variant's order, yes and no answers both among the first."""
-    by_variant = {v.artifact.ref.name: {e["id"]: e for e in _read(v, EXAMPLES)["examples"]} for v in views}
-    files = {v.artifact.ref.name: v for v in views}
-    first = by_variant[views[0].artifact.ref.name]
-    shared = [key for key in first if all(key in found for found in by_variant.values())]
-    made = []
-    for key in shared[:limit]:
-        example = first[key]
-        made.append(
-            Example(
-                question=example["question"],
-                reference=example["reference"],
-                note=example.get("note", ""),
-                picture=None,
-                picture_note="",
-                variants=tuple(_answer(files[v], found[key]) for v, found in by_variant.items()),
-            )
+def _examples(run: Run, views: list[StepView], limit: int) -> tuple[list[Example], str]:
+    """The examples that every variant has, in the first variant's order, and the layer that their maps show."""
+    found = {v.artifact.ref.name: {e["id"]: e for e in _read(v, EXAMPLES)["examples"]} for v in views}
+    by_name = {v.artifact.ref.name: v for v in views}
+    first, view = found[views[0].artifact.ref.name], views[0]
+    shared = [key for key in first if all(key in examples for examples in found.values())][:limit]
+    made = [
+        Example(
+            question=first[key]["question"],
+            reference=first[key]["reference"],
+            note=_note(first[key]),
+            picture=_picture(view, first[key].get("image")),
+            variants=tuple(_answer(by_name[name], examples[key]) for name, examples in found.items()),
         )
-    return made
+        for key in shared
+    ]
+    layers = {first[key].get("layer", 0) for key in shared} or {0}
+    names = layer_names(run, max(layers) + 1)
+    return made, ", ".join(names[i] for i in sorted(layers))
+
+
+def _note(example: dict[str, Any]) -> str:
+    if example.get("present") is False:
+        return "What is asked about is not in the image."
+    if example.get("chance") is not None:
+        covered = f"{100 * example['chance']:.0f}\u202f%"
+        return f"The object covers {covered} of the image: attention spread evenly would put as much on it."
+    return ""
 
 
 def _answer(view: StepView, example: dict[str, Any]) -> VariantAnswer:
-    variant, file = view.artifact.ref.name, example.get("map")
-    picture = None
-    if file:
-        with view.artifact.open(file) as stream:
-            picture = shrink(stream.read())
+    variant = view.artifact.ref.name
     correct, mass = example.get("correct"), example.get("mass")
     return VariantAnswer(
         variant=variant,
         name=variant_name(variant),
-        answer=example["answer"],
+        answer=example["answer"] or "(empty answer)",
         mark="" if correct is None else ("\u2713 right" if correct else "\u2717 wrong"),
         note="" if mass is None else f"{100 * mass:.0f}\u202f% of the attention inside the object",
-        map=picture,
+        map=_picture(view, example.get("map")),
     )
+
+
+def _picture(view: StepView, file: str | None) -> str | None:
+    if not file:
+        return None
+    with view.artifact.open(file) as stream:
+        return shrink(stream.read())
 
 
 def _read(view: StepView, file: str) -> dict[str, Any]:

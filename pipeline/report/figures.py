@@ -11,9 +11,9 @@ from itertools import pairwise
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT = 360.0, 224.0
+WIDTH, HEIGHT = 440.0, 232.0
 TOP, BOTTOM, LEFT = 12.0, 40.0, 46.0
-CHARACTER = 6.1  # width of a label's character in the charts' font size, measured on the widest system fonts
+CHARACTER = 7.3  # width of a bold label's character: DejaVu Sans, the widest of the page's fonts
 MAX_POINTS = 240
 
 
@@ -103,7 +103,7 @@ def line_chart(
     low, high = y_range or (min(ys), max(ys))
     if reference:
         low, high = min(low, reference[0]), max(high, reference[0])
-    y_ticks, x_ticks = ticks(low, high), ticks(min(0.0, *xs), max(xs))
+    y_ticks, x_ticks = ticks(low, high), ticks(min(0.0, *xs), max(xs), 5)
     last_x = max(x_ticks[-1] if max(xs) > (x_ticks[-2] + x_ticks[-1]) / 2 else max(xs), max(xs))
     right = 10.0 + CHARACTER * max(len(s.label) for s in series)
 

@@ -1,16 +1,17 @@
 """What the run found, in sentences whose every number is computed here, and what the numbers do not show."""
 
 from dataclasses import dataclass
-from itertools import pairwise
 
+from pipeline.report import comparison
 from pipeline.report.collect import DATASET_NAMES, Run, variant_name
-from pipeline.report.evaluation import Evaluation, Score, separated
+from pipeline.report.evaluation import Evaluation
 from pipeline.report.masks import KIND_NAMES, MaskSet, Quality
 from pipeline.report.page import count, duration, plural, score, share, size
 from pipeline.report.training import Stage
 
 GRADES = ((0.75, "good"), (0.5, "usable"), (0.25, "poor"), (0.0, "bad"))
-DEFAULT_SOURCE = "miniature"
+# The scores that the head of the page speaks of.
+LEADING = frozenset({("existence", "accuracy"), ("existence", "open_exact_match"), ("attention", "in_mask")})
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def headline(run: Run, masks: list[MaskSet], stages: list[Stage], evaluation: Ev
     tiles += [Tile("rows rejected", count(rejected)), Tile("artifacts' size", size(run.bytes))]
     findings = [mask_finding(m) for m in masks]
     if evaluation:
-        findings += score_findings(evaluation.table)
+        findings += score_findings(evaluation)
     findings += [s for stage in stages if (s := guidance_finding(stage))]
     return Headline(f"Recipe \u201c{run.recipe}\u201d, from raw data to answers", tiles, findings)
 
@@ -121,29 +122,19 @@ def _quality(kind: str, q: Quality, foreign: bool) -> str:
     return words
 
 
-def _plus_minus(item: Score) -> str:
-    return "" if item.error is None else f" \u00b1 {item.error:.2f}"
-
-
-def score_findings(scores: list[Score]) -> list[str]:
-    """One sentence per score: every variant's value, chance, and which differences the run can tell apart."""
+def score_findings(evaluation: Evaluation) -> list[str]:
+    """One sentence per leading score: every variant's value beside chance, and which differences the questions show."""
     lines = []
-    for key in dict.fromkeys((s.benchmark, s.metric) for s in scores):
-        group = [s for s in scores if (s.benchmark, s.metric) == key]
-        values = ", ".join(f"{s.name} {s.value:.2f}{_plus_minus(s)}" for s in group)
-        title = group[0].title[:1].upper() + group[0].title[1:]
-        chance = f", {group[0].chance_name} {group[0].chance:.2f}" if group[0].chance is not None else ""
+    for key in dict.fromkeys((s.benchmark, s.metric) for s in evaluation.table):
+        if key not in LEADING:
+            continue
+        group = [s for s in evaluation.table if (s.benchmark, s.metric) == key]
+        values = ", ".join(f"{s.name} {s.value:.2f} \u00b1 {s.error:.2f}" for s in group)
+        title = f"{group[0].title[:1].upper()}{group[0].title[1:]}"
+        chance = f"; {group[0].chance_name}: {group[0].chance:.2f}" if group[0].chance is not None else ""
         words = f"{title}: {values} (n = {count(min(s.n for s in group))}{chance})."
-        if len(group) > 1 and all(s.error is not None for s in group):
-            ranked = sorted(group, key=lambda s: s.value, reverse=True)
-            apart = [f"{a.name} from {b.name}" for a, b in pairwise(ranked) if separated(a, b)]
-            if apart:
-                words += f" The questions are enough to tell {' and '.join(apart)}."
-            elif separated(ranked[0], ranked[-1]):
-                words += f" The questions are enough to tell {ranked[0].name} from {ranked[-1].name}."
-            else:
-                words += " The differences are within what so few questions can tell."
-        lines.append(words)
+        gains = [d for d in evaluation.differences if (d.measure.benchmark, d.measure.metric) == key]
+        lines.append(f"{words} {comparison.finding(gains)}" if gains else words)
     return lines
 
 

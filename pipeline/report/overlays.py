@@ -115,7 +115,7 @@ def _dim(canvas: npt.NDArray[np.float32], where: Mask) -> npt.NDArray[np.float32
     """Take half of the light and most of the colour away."""
     grey = canvas[where].mean(axis=-1, keepdims=True)
     dimmed = canvas.copy()
-    dimmed[where] = 0.55 * (0.3 * canvas[where] + 0.7 * grey)
+    dimmed[where] = 0.6 * (0.3 * canvas[where] + 0.7 * grey)
     return dimmed
 
 

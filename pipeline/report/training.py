@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from model.stage_table import STAGES, trains
-from pipeline.report.collect import Run, StepView, read_rows, variants_text
+from pipeline.report.collect import Run, StepView, layer_names, read_rows, variants_text
 from pipeline.report.figures import Series, line_chart
 
 METRICS = "metrics.parquet"
@@ -62,8 +62,7 @@ class Stage:
 
 def stages_of(run: Run) -> list[Stage]:
     """Every checkpoint of the run that holds metrics, in order."""
-    names = _layer_names(run)
-    return [_stage(run, view, names) for view in run.of_kind("checkpoint") if METRICS in view.artifact.files]
+    return [_stage(run, view) for view in run.of_kind("checkpoint") if METRICS in view.artifact.files]
 
 
 def loss_charts(stages: list[Stage]) -> list[tuple[str, Markup]]:
@@ -108,7 +107,7 @@ def _heading(stage: Stage) -> str:
     return f"Stage {stage.number}, {stage.label}"
 
 
-def _stage(run: Run, view: StepView, names: list[str]) -> Stage:
+def _stage(run: Run, view: StepView) -> Stage:
     row = view.artifact.ref.name
     variants = run.rows.get(row, ())
     table = list(read_rows(view.artifact, METRICS))
@@ -126,7 +125,7 @@ def _stage(run: Run, view: StepView, names: list[str]) -> Stage:
         mass=mass,
         padding=padding,
         guided_rows=int(sum(r.get("guided_rows") or 0 for r in table)),
-        layers=tuple(names[:count] if len(names) >= count else [f"CA {i + 1}" for i in range(count)]),
+        layers=tuple(layer_names(run, count)),
     )
 
 
@@ -139,10 +138,3 @@ def _layers(table: list[dict[str, Any]], name: str) -> tuple[tuple[float, ...], 
     count = max((len(r.get(name) or ()) for r in table), default=0)
     rows = [[math.nan if v is None else float(v) for v in r.get(name) or ()] for r in table]
     return tuple(tuple(r[i] if len(r) == count else math.nan for r in rows) for i in range(count))
-
-
-def _layer_names(run: Run) -> list[str]:
-    """'layer 1', ... from the student's own positions of its cross-attention layers."""
-    first = run.get("stage1")
-    student = (first.params.get("student") or {}) if first else {}
-    return [f"layer {position}" for position in student.get("cross_attention_layers", ())]
