@@ -141,9 +141,7 @@ class Collator:
             notes=notes,
         )
 
-    def _images(
-        self, rows: Sequence[PackRow]
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+    def _images(self, rows: Sequence[PackRow]) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         pictures, has_image = [], torch.zeros(len(rows), dtype=torch.bool)
         for b, row in enumerate(rows):
             if row.image is not None:

@@ -1,8 +1,8 @@
 """The training loop of one stage: the same on one process and on many, with any number of micro-batches.
 
-Per global batch: L = L_LM + L_g, where L_LM is the mean over the batch's target tokens and L_g the mean over its guided
-rows (paper section 3.2.2; about 3 % of the rows are guided). Both counts are added up over all workers and micro-batches
-before any loss is scaled, so that how the batch is cut changes nothing but rounding.
+Per global batch: L = L_LM + L_g, where L_LM is the mean over the batch's target tokens and L_g the mean over its
+guided rows (paper section 3.2.2; about 3 % of the rows are guided). Both counts are added up over all workers and
+micro-batches before any loss is scaled, so that how the batch is cut changes nothing but rounding.
 """
 
 import time

@@ -139,8 +139,11 @@ class PackReader:
                 parts.append(np.full(group.num_rows, nulls == 0))
             else:
                 image = file.read_row_group(g, columns=["image"]).column("image")
-                parts.append(image.is_valid().to_numpy(zero_copy_only=False) if isinstance(image, pa.Array) else
-                             np.concatenate([c.is_valid().to_numpy(zero_copy_only=False) for c in image.chunks]))
+                parts.append(
+                    image.is_valid().to_numpy(zero_copy_only=False)
+                    if isinstance(image, pa.Array)
+                    else np.concatenate([c.is_valid().to_numpy(zero_copy_only=False) for c in image.chunks])
+                )
         return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
 
     def sample_ids(self, shard: int) -> list[str]:

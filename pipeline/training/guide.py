@@ -1,0 +1,7 @@
+"""tmp"""
+
+from pathlib import Path
+
+
+def open_guide(path: Path):
+    raise NotImplementedError
