@@ -8,9 +8,6 @@ and are thrown away at the end: a dense one (what does this cell show, and where
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -23,52 +20,22 @@ from model.miniature.florence import (
     BOS,
     EOS,
     GRID,
-    LOCATIONS,
     PAD,
     WIDTH,
     build_model,
     build_processor,
     start_positions,
 )
-from model.miniature.language import caption, questions
+from model.miniature.florence_curriculum import Curriculum, FlorenceSettings
 from model.miniature.training import (
     Progress,
     SceneBank,
-    build_bank,
     cell_labels,
     descend,
     learning_rate,
     set_learning_rate,
 )
-from model.miniature.world import COLOURS, SHAPES, Scene, outline
-
-CAPTION_VARIANTS: Final = 6
-Query = tuple[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class FlorenceSettings:
-    """How long and how wide the training is."""
-
-    scenes: int = 4000
-    tower_steps: int = 220
-    tower_batch: int = 32
-    steps: int = 2400
-    batch: int = 8  # images a step
-    queries: int = 4  # texts an image
-    peak: float = 1e-3
-    seed: int = 0
-
-
-def scene_queries(scene: Scene) -> tuple[list[Query], list[Query], list[Query]]:
-    """The texts that a pipeline sends for a scene: captions, questions, questions with their answers."""
-    said = [caption(scene, variant) for variant in range(CAPTION_VARIANTS)]
-    asked = questions(scene)
-    return (
-        [(u.text, u.targets) for u in said],
-        [(q.question, q.targets) for q in asked],
-        [(f"{q.question} {q.answer}", q.targets) for q in asked],
-    )
+from model.miniature.world import COLOURS, SHAPES
 
 
 class DenseHead(nn.Module):
@@ -99,73 +66,6 @@ class DenseHead(nn.Module):
         off = F.smooth_l1_loss(self.box(features).permute(0, 2, 3, 1), aim, reduction="none").mean(dim=-1)
         shown = (owner > 0).float()
         return loss, (off * shown).sum() / shown.sum().clamp(min=1)
-
-
-class Curriculum:
-    """Rendered scenes, what is said about them and the polygons, with everything that does not change
-    computed once.
-    """
-
-    def __init__(self, settings: FlorenceSettings, processor: Florence2Processor) -> None:
-        self.settings = settings
-        self.processor = processor
-        self.bank: SceneBank = build_bank(settings.scenes, settings.seed, "squash")
-        self.queries = [scene_queries(scene) for scene in self.bank.scenes]
-        tokenizer = processor.tokenizer
-        self.bin_ids = torch.tensor(
-            [
-                tokenizer.convert_tokens_to_ids(f"<loc_{k * LOCATIONS // BINS + LOCATIONS // BINS // 2}>")
-                for k in range(BINS)
-            ]
-        )
-        self.open, self.close = tokenizer.convert_tokens_to_ids(["<poly>", "</poly>"])
-        colours, shapes = list(COLOURS), list(SHAPES)
-        count = len(self.bank.scenes)
-        self.table = torch.zeros(count, 4, 2, dtype=torch.long)
-        self.boxes = torch.zeros(count, 4, 4)
-        self.outlines: list[list[npt.NDArray[np.float64]]] = []
-        for i, scene in enumerate(self.bank.scenes):
-            size = np.array([scene.width, scene.height])
-            points = [np.clip(outline(item) / size, 0.0, 1.0 - 1e-6) for item in scene.objects]
-            self.outlines.append(points)
-            for k, item in enumerate(scene.objects):
-                self.table[i, k + 1] = torch.tensor(
-                    [colours.index(item.colour) + 1, shapes.index(item.shape) + 1]
-                )
-                box = np.concatenate([points[k].min(axis=0), points[k].max(axis=0)])
-                self.boxes[i, k + 1] = torch.from_numpy(box).float()
-
-    def dense(self, chosen: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """owner, kind table and boxes for DenseHead."""
-        owner, _ = cell_labels(self.bank, chosen, GRID)
-        index = torch.from_numpy(chosen)
-        return owner, self.table[index], self.boxes[index]
-
-    def draw(self, rng: np.random.Generator, scene: int, absent: float) -> Query:
-        """A text about a scene: a caption (30 %), a question or a question with its answer (35 % each).
-
-        A text about something absent is kept with chance `absent`, else another one is drawn.
-        """
-        while True:
-            group = self.queries[scene][int(rng.choice(3, p=[0.3, 0.35, 0.35]))]
-            text, targets = group[int(rng.integers(len(group)))]
-            if targets or rng.random() < absent:
-                return text, targets
-
-    def answer(self, scene: int, targets: tuple[int, ...]) -> tuple[list[int], list[float]]:
-        """Token ids of the wanted output and, for each, the coordinate in bins (-1 for what is no
-        location).
-        """
-        ids, where = [BOS], [-1.0]
-        for k in targets:
-            ids.append(self.open)
-            where.append(-1.0)
-            for value in self.outlines[scene][k].reshape(-1) * BINS:
-                ids.append(int(self.bin_ids[int(value)]))
-                where.append(float(value))
-            ids.append(self.close)
-            where.append(-1.0)
-        return [*ids, EOS], [*where, -1.0]
 
 
 def _padded(rows: list[list[int]], fill: int) -> torch.Tensor:

@@ -18,7 +18,8 @@ import torch
 
 from model.errors import AgevlmError, ConfigError
 from model.miniature.convnext import ConvNextSettings, save_convnext, train_convnext
-from model.miniature.florence_training import FlorenceSettings, train_florence
+from model.miniature.florence_curriculum import FlorenceSettings
+from model.miniature.florence_training import train_florence
 from model.miniature.llama import LlamaSettings, train_llama
 from model.miniature.sam import save_sam
 from model.miniature.sam_training import SamSettings, train_sam

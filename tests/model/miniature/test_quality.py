@@ -1,4 +1,4 @@
-"""The shipped teachers on scenes that they never saw: no worse than when they were shipped, less a small margin.
+"""The shipped teachers on scenes that they never saw: no worse than when shipped, less a small margin.
 
 Figures and how they were measured: model/miniature/weights/README.md.
 """
@@ -31,7 +31,7 @@ def figures(chain: Chain) -> dict[str, float]:
 
 
 def test_chain_from_text_to_mask(figures: dict[str, float]) -> None:
-    """Mean IoU of the union of masks with the exact mask of what the text is about, over all kinds of texts."""
+    """Mean IoU of the union of masks with the exact mask of what the text is about, over all kinds."""
     assert figures["chain_iou"] > 0.40
     assert figures["polygon_iou"] > 0.30
 

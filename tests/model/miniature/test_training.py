@@ -13,13 +13,8 @@ import torch
 
 from model.miniature.convnext import ConvNextSettings, train_convnext
 from model.miniature.florence import BINS, EOS, GRID, build_model, build_processor
-from model.miniature.florence_training import (
-    Curriculum,
-    FlorenceSettings,
-    location_loss,
-    scene_queries,
-    train_florence,
-)
+from model.miniature.florence_curriculum import Curriculum, FlorenceSettings, scene_queries
+from model.miniature.florence_training import location_loss, train_florence
 from model.miniature.llama import LlamaSettings, train_llama
 from model.miniature.sam import SamSizes, build_sam
 from model.miniature.sam_training import SamSettings, decode, train_sam
