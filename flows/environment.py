@@ -54,6 +54,7 @@ def environment(state: StackState | None = None) -> dict[str, str]:
         variables["PREFECT_API_URL"] = state.url("prefect") + "/api"
     if state is not None and "ray_dashboard" in state.ports:
         variables["AGEVLM_RAY_JOBS_URL"] = state.url("ray_dashboard")
+        variables["RAY_API_SERVER_ADDRESS"] = state.url("ray_dashboard")  # for 'ray job list' and its like
     return variables
 
 
@@ -65,5 +66,6 @@ def process_environment(extra: Mapping[str, str], state: StackState | None = Non
 
 def shell_lines() -> str:
     """Lines for a shell: `eval "$(agevlm env)"`."""
-    unset = "unset " + " ".join(name for name in FOREIGN if name != "VIRTUAL_ENV")
-    return "\n".join([unset, *(f"export {name}={shlex.quote(value)}" for name, value in environment().items())])
+    variables = environment()
+    unset = "unset " + " ".join(name for name in FOREIGN if name not in variables and name != "VIRTUAL_ENV")
+    return "\n".join([unset, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())])

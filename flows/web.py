@@ -11,10 +11,18 @@ from flows.home import ray_token_file
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+class Refused(OSError):
+    """A server answered with an error; `detail` is what it said."""
+
+    def __init__(self, url: str, status: int, detail: str) -> None:
+        super().__init__(f"{url} answered {status}: {detail}")
+        self.status, self.detail = status, detail
+
+
 def call(url: str, body: Any = None, *, method: str = "", timeout: float = 10, token: str = "") -> Any:
     """The JSON that a server answers, or None for an empty answer.
 
-    Raises OSError (of which urllib's errors are a kind) if the server is not there or refuses.
+    Raises Refused if the server answers with an error, and another OSError if it is not there.
     """
     headers = {"Accept": "application/json"}
     if token:
@@ -24,8 +32,11 @@ def call(url: str, body: Any = None, *, method: str = "", timeout: float = 10, t
         data = json.dumps(body).encode()
         headers["Content-Type"] = "application/json"
     request = urllib.request.Request(url, data=data, headers=headers, method=method or ("POST" if data else "GET"))
-    with _OPENER.open(request, timeout=timeout) as answer:
-        content = answer.read()
+    try:
+        with _OPENER.open(request, timeout=timeout) as answer:
+            content = answer.read()
+    except urllib.error.HTTPError as error:
+        raise Refused(url, error.code, _detail(error.read())) from error
     return json.loads(content) if content else None
 
 
@@ -41,3 +52,13 @@ def answers(url: str, **options: Any) -> Any | None:
 def ray_token() -> str:
     """The token of this home's Ray."""
     return ray_token_file().read_text(encoding="ascii").strip()
+
+
+def _detail(content: bytes) -> str:
+    text = content.decode("utf-8", errors="replace")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text[:500]
+    detail = value.get("detail", value.get("exception_detail", value)) if isinstance(value, dict) else value
+    return detail if isinstance(detail, str) else json.dumps(detail)[:500]

@@ -1,7 +1,33 @@
-"""later."""
+"""agevlm ask."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 
+def ask(
+    checkpoint: Annotated[str, typer.Argument(help="id of an artifact of kind checkpoint, or a folder")],
+    image: Annotated[Path, typer.Argument(help="an image file")],
+    question: Annotated[str, typer.Argument(help="what to ask about it")],
+    map: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="write where the model looked, as a picture")
+    ] = None,
+) -> None:
+    """Ask a trained model a question about an image. Runs in this machine's own Python, without the stack."""
+    from flows.environment import process_environment
+    from model.errors import DataError
+
+    if not image.is_file():
+        raise DataError(f"{image} is not a file; give the path of an image")
+    command = [sys.executable, "-P", "-m", "pipeline.ask", checkpoint, str(image), question]
+    if map is not None:
+        command += ["--map", str(map)]
+    raise typer.Exit(subprocess.run(command, env=process_environment({}), check=False).returncode)
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands."""
+    app.command(rich_help_panel="Artifacts")(ask)

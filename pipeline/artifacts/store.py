@@ -152,15 +152,16 @@ class ArtifactStore:
             raise ArtifactError(f"{ref} does not exist in {self.root}; run the step that makes it ('agevlm plan')")
         return artifact
 
-    def artifacts(self) -> Iterator[Artifact]:
-        """Every artifact, by kind, name and time of making."""
-        found = []
-        for path in self.fs.glob(self.join("*", "*", "*", MANIFEST)):
-            kind, name, artifact_id = str(path).rstrip("/").split("/")[-4:-1]
+    def refs(self) -> Iterator[ArtifactRef]:
+        """Where every artifact lies, by kind, name and id, without opening its manifest."""
+        for path in sorted(str(p) for p in self.fs.glob(self.join("*", "*", "*", MANIFEST))):
+            kind, name, artifact_id = path.split("/")[-4:-1]
             if kind not in INTERNAL:
-                artifact = self.get(ArtifactRef(kind=kind, name=name, id=artifact_id))
-                if artifact is not None:
-                    found.append(artifact)
+                yield ArtifactRef(kind=kind, name=name, id=artifact_id)
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every artifact, by kind, name and time of making. Raises ArtifactError if a manifest is damaged."""
+        found = [artifact for ref in self.refs() if (artifact := self.get(ref)) is not None]
         key = lambda a: (a.ref.kind, a.ref.name, a.manifest.provenance.started)  # noqa: E731
         yield from sorted(found, key=key)
 

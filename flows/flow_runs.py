@@ -1,0 +1,87 @@
+"""Flow runs of the stack: start one, ask how it is, cancel it. Prefect's REST API, without its slow package."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flows.deployments import deployed
+from flows.state import StackError, StackState
+from flows.web import Refused, call
+from model.errors import ConfigError
+
+FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
+
+
+@dataclass(frozen=True)
+class FlowState:
+    """The state of a flow run, as Prefect has it."""
+
+    type: str
+    name: str
+    message: str = ""
+
+    @property
+    def final(self) -> bool:
+        """Whether the run is over."""
+        return self.type in FINAL
+
+
+@dataclass(frozen=True)
+class FlowRun:
+    """A flow run that was started."""
+
+    id: str
+    name: str
+    deployment: str
+
+
+def start(state: StackState, deployment: str, parameters: dict[str, Any]) -> FlowRun:
+    """Start a run of a deployment ('agevlm/full-recipe').
+
+    Raises ConfigError if the deployment or a parameter is wrong, StackError if the server does not answer.
+    """
+    api = state.url("prefect") + "/api"
+    try:
+        flow, _, name = deployment.partition("/")
+        found = call(f"{api}/deployments/name/{flow}/{name}") if flow and name else None
+    except Refused as error:
+        if error.status != 404:
+            raise StackError(f"Prefect did not find '{deployment}': {error.detail}") from error
+        found = None
+    except OSError as error:
+        raise StackError(f"Prefect does not answer at {api} ({error}); see 'agevlm status'") from error
+    if found is None:
+        raise ConfigError(f"there is no deployment '{deployment}'; there are: {', '.join(deployed(state)) or 'none'}")
+    _check_names(deployment, parameters, found.get("parameter_openapi_schema") or {})
+    try:
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        run = call(f"{api}/deployments/{found['id']}/create_flow_run", body, timeout=60)
+    except Refused as error:
+        raise ConfigError(f"{deployment} refuses these parameters: {error.detail}") from error
+    except OSError as error:
+        raise StackError(f"Prefect did not start {deployment}: {error}") from error
+    return FlowRun(run["id"], run["name"], deployment)
+
+
+def _check_names(deployment: str, parameters: dict[str, Any], schema: dict[str, Any]) -> None:
+    known = schema.get("properties") or {}
+    for name in parameters:
+        if known and name not in known:
+            raise ConfigError(f"{deployment} has no parameter '{name}'; it has: {', '.join(known)}")
+
+
+def flow_state(state: StackState, run_id: str) -> FlowState:
+    """The present state of a run. Raises OSError if the server does not answer."""
+    run = call(f"{state.url('prefect')}/api/flow_runs/{run_id}")
+    value = run.get("state") or {}
+    return FlowState(value.get("type", "PENDING"), value.get("name", "Pending"), value.get("message") or "")
+
+
+def cancel(state: StackState, run_id: str) -> None:
+    """Ask Prefect to cancel a run; its flow then stops its jobs. Raises OSError if the server does not answer."""
+    wanted = {"type": "CANCELLING", "name": "Cancelling", "message": "cancelled from the terminal"}
+    call(f"{state.url('prefect')}/api/flow_runs/{run_id}/set_state", {"state": wanted})
+
+
+def page(state: StackState, run_id: str) -> str:
+    """The run's page in Prefect's user interface."""
+    return f"{state.url('prefect')}/runs/flow-run/{run_id}"
