@@ -50,7 +50,7 @@ def part_of(name: str) -> str:
 
 def parts(model: AgeVlmForConditionalGeneration) -> dict[str, str]:
     """Every parameter's name -> its part of the table; a shared parameter appears under each of its names."""
-    own_layers = ()
+    own_layers: tuple[str, ...] = ()
     if model.config.cross_attention == "layer":
         own_layers = tuple(f"model.language_model.layers.{i}." for i in model.config.cross_attention_layers)
     return {
@@ -127,7 +127,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
     Anything with fewer than two dimensions is a norm, a bias or a layer scale; decay would pull it to zero.
     """
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for _, parameter in _trainable(model):
         (decayed if parameter.dim() >= 2 else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

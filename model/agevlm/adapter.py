@@ -13,7 +13,7 @@ from .configuration_agevlm import AgeVlmConfig
 
 
 class Adapter(nn.Module):
-    """Linear(C, D), an activation, Linear(D, D). The paper names no activation: GELU, as in the work that it follows."""
+    """Linear(C, D), an activation, Linear(D, D). The paper names no activation; GELU as in prior work."""
 
     def __init__(self, config: AgeVlmConfig) -> None:
         super().__init__()

@@ -136,7 +136,9 @@ class BackbonesMixin:
             load_trunk(trunk, pretrained.state_dict(), f"timm {fields['architecture']}")
         if llama.generation_config is not None:
             model.generation_config = llama.generation_config
-        return model.to(dtype).eval()
+        model.to(dtype)
+        model.eval()
+        return model
 
     def _llama_names(self) -> dict[str, str]:
         """Name of every Llama weight, to its name here."""

@@ -1,4 +1,4 @@
-"""A conversation as text: which characters are whose, and which tokens they became (paper section 3.2.2, "query tokens").
+"""A conversation as text: which characters are whose, and which tokens they became (paper section 3.2.2, t_q).
 
 The guidance loss needs the tokens of the very text that a mask was made from; the language loss needs the tokens that
 the assistant says. Both are found by character positions in the rendered chat, so they are right for any tokenizer and

@@ -17,7 +17,7 @@ def _choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{field} is {value!r}; choose one of {', '.join(map(repr, allowed))}")
 
 
-class AgeVlmVisionConfig(PreTrainedConfig):
+class AgeVlmVisionConfig(PreTrainedConfig):  # type: ignore[misc]
     """The vision encoder: any timm ConvNeXt, cut after its fourth stage.
 
     Fields:
@@ -33,12 +33,12 @@ class AgeVlmVisionConfig(PreTrainedConfig):
     base_config_key = "vision_config"
 
     architecture: str = "convnext_large_mlp.clip_laion2b_ft_soup_320"
-    model_args: dict[str, Any] | None = None
+    model_args: Any = None  # dict
     image_size: int = 768
     stride: int = 32
     hidden_size: int = 1536
-    image_mean: list[float] | None = None
-    image_std: list[float] | None = None
+    image_mean: Any = None  # list of three floats
+    image_std: Any = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.model_args = dict(self.model_args or {})
@@ -49,7 +49,7 @@ class AgeVlmVisionConfig(PreTrainedConfig):
         if self.stride <= 0 or self.image_size <= 0 or self.image_size % self.stride:
             raise ValueError(
                 f"vision_config.image_size is {self.image_size}; it must be a positive multiple of the encoder's "
-                f"stride {self.stride} pixels, for example {max(1, self.image_size // max(1, self.stride)) * self.stride}"
+                f"stride {self.stride} pixels"
             )
 
     @property
@@ -63,7 +63,7 @@ class AgeVlmVisionConfig(PreTrainedConfig):
         return self.grid**2
 
 
-class AgeVlmConfig(PreTrainedConfig):
+class AgeVlmConfig(PreTrainedConfig):  # type: ignore[misc]
     """AGE-VLM: text backbone, vision encoder, adapter, cross-attention and guidance loss.
 
     Fields:
@@ -73,7 +73,7 @@ class AgeVlmConfig(PreTrainedConfig):
             stack; "in_block" puts it between self-attention and MLP of existing blocks (both readings of eq. 2).
         cross_attention_layers: positions, in the expanded stack for "layer", below `num_hidden_layers` for "in_block".
         init: "zero" starts the output projections of cross-attention (and of its MLP) at zero, so that the initial
-            model is exactly its text backbone; "normal" draws them like every other weight.
+            model is exactly its text backbone; "normal" draws them like all others.
         adapter_activation: transformers activation between the adapter's two linear layers; "linear" for none.
         mask_padding: exclude cells without any image pixel from cross-attention and guidance (appendix C).
         guidance_normalisation: of the query-averaged map in eq. 3, "sum" as written or "max".
@@ -86,10 +86,10 @@ class AgeVlmConfig(PreTrainedConfig):
     sub_configs_defaults = {"text_config": LlamaConfig, "vision_config": AgeVlmVisionConfig}  # noqa: RUF012
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
 
-    text_config: dict[str, Any] | PreTrainedConfig | None = None
-    vision_config: dict[str, Any] | PreTrainedConfig | None = None
+    text_config: Any = None  # LlamaConfig, or a dict of its fields
+    vision_config: Any = None  # AgeVlmVisionConfig, or a dict of its fields
     cross_attention: str = "layer"
-    cross_attention_layers: list[int] | None = None
+    cross_attention_layers: Any = None  # list of int; None for the paper's
     init: str = "zero"
     adapter_activation: str = "gelu"
     mask_padding: bool = True
@@ -136,7 +136,7 @@ class AgeVlmConfig(PreTrainedConfig):
 
     @classmethod
     def paper(cls, **overrides: Any) -> AgeVlmConfig:
-        """The paper's model: Llama-3.2-1B, ConvNeXt-L at 768 px, cross-attention at 2, 7, 12, 17 (sections 3.2.1, C)."""
+        """The paper's model: Llama-3.2-1B, ConvNeXt-L at 768 px, cross-attention at 2, 7, 12, 17 (section 3.2.1)."""
         text = LlamaConfig(
             vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32,
             num_key_value_heads=8, head_dim=64, max_position_embeddings=131072, rms_norm_eps=1e-5,

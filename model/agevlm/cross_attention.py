@@ -1,6 +1,7 @@
 """Cross-attention of eq. 2: text asks, image cells answer.
 
-Shapes: B rows, T text tokens, S image cells, D hidden size, H query heads, K key heads, E head dimension, G guided rows.
+Shapes: B rows, T text tokens, S image cells, D hidden size, H query heads, K key heads, E head dimension,
+G guided rows.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from transformers.models.llama.modeling_llama import (
 from .guidance import GuidancePlan, query_averaged_map
 
 
-class ImageKeysValues(CacheLayerMixin):
+class ImageKeysValues(CacheLayerMixin):  # type: ignore[misc]
     """The keys and values of one image in one cross-attention layer, kept while its answer is generated.
 
     Lives in the generation cache behind the text layers, so that beam search reorders it with them. It never grows,
@@ -38,6 +39,8 @@ class ImageKeysValues(CacheLayerMixin):
 
     def __init__(self) -> None:
         super().__init__()
+        self.keys: torch.Tensor | None
+        self.values: torch.Tensor | None
         self.key_mask: torch.Tensor | None = None
         self.has_image: torch.Tensor | None = None
 
@@ -166,7 +169,7 @@ class CrossAttention(nn.Module):
     def forward(
         self, hidden_BTD: torch.Tensor, image: ImageContext, cache: Cache | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the update of the text (B, T, D), and the averaged map (G, S) of the plan's rows if there is a plan."""
+        """Return the update of the text (B, T, D), and the averaged map (G, S) if there is a plan."""
         batch, tokens, _ = hidden_BTD.shape
         q_BHTE = self.q_proj(hidden_BTD).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
         k_BKSE, v_BKSE = self._keys_values(image, cache)
@@ -188,7 +191,7 @@ class CrossAttention(nn.Module):
         return image.only_images(out_BTD), map_GS
 
 
-class CrossAttentionLayer(GradientCheckpointingLayer):
+class CrossAttentionLayer(GradientCheckpointingLayer):  # type: ignore[misc]
     """A layer of its own in the expanded stack (`cross_attention="layer"`): eq. 2 with its own MLP.
 
         H_CA = H + CrossAttention(RMSNorm(H), I')
@@ -215,7 +218,7 @@ class CrossAttentionLayer(GradientCheckpointingLayer):
         return hidden_BTD + update_BTD, map_GS
 
 
-class CrossAttentionBlock(LlamaDecoderLayer):
+class CrossAttentionBlock(LlamaDecoderLayer):  # type: ignore[misc]
     """A Llama block with cross-attention between its self-attention and its own MLP (`cross_attention="in_block"`)."""
 
     def __init__(self, config: LlamaConfig, layer_idx: int, index: int) -> None:
@@ -223,14 +226,14 @@ class CrossAttentionBlock(LlamaDecoderLayer):
         self.cross_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.cross_attn = CrossAttention(config, index)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_BTD: torch.Tensor,
         image: ImageContext | None,
         past_key_values: Cache | None = None,
         **text_kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the hidden states (B, T, D) and the averaged map (G, S) or None. Without `image`: a plain Llama block."""
+        """Return the hidden states (B, T, D) and the averaged map (G, S) or None. No `image`: a plain Llama block."""
         map_GS = None
         attended_BTD, _ = self.self_attn(
             hidden_states=self.input_layernorm(hidden_BTD), past_key_values=past_key_values, **text_kwargs

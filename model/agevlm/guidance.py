@@ -60,7 +60,8 @@ def plan_guidance(
     index_G = torch.tensor(rows, dtype=torch.long, device=mask_BS.device)
     owner, position = query_mask_BT[index_G].nonzero(as_tuple=True)
     counts = torch.bincount(owner, minlength=len(rows)).tolist() if rows else []
-    return GuidancePlan(tuple(rows), tuple(position.split(counts)) if rows else (), mask_BS[index_G])
+    tokens = tuple(torch.split(position, counts)) if rows else ()
+    return GuidancePlan(tuple(rows), tokens, mask_BS[index_G])
 
 
 def _weights(q_KME: torch.Tensor, k_KSE: torch.Tensor, key_mask_S: torch.Tensor | None, scaling: float) -> torch.Tensor:
@@ -72,7 +73,7 @@ def _weights(q_KME: torch.Tensor, k_KSE: torch.Tensor, key_mask_S: torch.Tensor 
 
 
 def _chunks(tokens_N: torch.Tensor, heads: int, cells: int) -> tuple[torch.Tensor, ...]:
-    return tokens_N.split(max(1, CHUNK_ELEMENTS // max(1, heads * cells)))
+    return tuple(torch.split(tokens_N, max(1, CHUNK_ELEMENTS // max(1, heads * cells))))
 
 
 class _QueryAveragedMap(torch.autograd.Function):
@@ -132,7 +133,7 @@ def _by_key_head(q_HNE: torch.Tensor, key_heads: int) -> torch.Tensor:
     return q_HNE.reshape(key_heads, heads // key_heads * tokens, width)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def query_averaged_map(
     q_BHTE: torch.Tensor,
     k_BKSE: torch.Tensor,

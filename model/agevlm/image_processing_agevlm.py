@@ -53,7 +53,7 @@ def to_rgb(image: Any) -> Image.Image:
     return upright.convert("RGB")
 
 
-class AgeVlmImageProcessor(BaseImageProcessor):
+class AgeVlmImageProcessor(BaseImageProcessor):  # type: ignore[misc]
     """One image at a time into the encoder's square.
 
     Args:
@@ -102,7 +102,7 @@ class AgeVlmImageProcessor(BaseImageProcessor):
         """`pixel_values` (B, 3, side, side) fp32 and `cell_mask` (B, S) bool of one image or a list of them."""
         pixels: list[NDArray[np.float32]] = []
         cells: list[NDArray[np.bool_]] = []
-        mean, std = np.float32(self.image_mean), np.float32(self.image_std)
+        mean, std = np.asarray(self.image_mean, np.float32), np.asarray(self.image_std, np.float32)
         for image in flatten_images(images):
             square, place = self.canvas(image)
             scaled = np.asarray(square, dtype=np.float32) / np.float32(255)

@@ -41,7 +41,7 @@ class Geometry:
 
 
 def fit(height: int, width: int, side: int, stride: int, mode: str = "letterbox") -> Geometry:
-    """Place an image in the square: "letterbox" and "pad" keep its aspect ratio (they differ in colour), "squash" does not.
+    """Place an image in the square: "letterbox" and "pad" keep its shape and differ in colour, "squash" stretches it.
 
     Raises: ValueError for an empty image, a side that is no multiple of the stride, or an unknown mode.
     """
@@ -109,7 +109,7 @@ def _overlaps(size: int, start: int, length: int, geometry: Geometry) -> NDArray
     pixel = start * size + np.arange(size, dtype=np.int64) * length
     cell = np.arange(geometry.grid, dtype=np.int64)[:, None] * geometry.stride * size
     shared = np.minimum(cell + geometry.stride * size, pixel + length) - np.maximum(cell, pixel)
-    return np.maximum(shared, 0).astype(np.float64)
+    return np.asarray(np.maximum(shared, 0), dtype=np.float64)
 
 
 def _centres(size: int, start: int, length: int, geometry: Geometry) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
@@ -30,14 +29,14 @@ from .cross_attention import (
     ImageContext,
     attach_image_cache,
 )
-from .guidance import GuidancePlan, guidance_loss, plan_guidance
+from .guidance import GuidancePlan
+from .inputs import guidance_plan, spread_images, text_positions
+from .losses import guidance_sums, lm_loss
 from .outputs import AgeVlmModelOutput, AgeVlmOutput
 from .vision import ConvNextTower
 
-IGNORE = -100  # label of a token that is no target
 
-
-class AgeVlmPreTrainedModel(PreTrainedModel):
+class AgeVlmPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     """What AGE-VLM's classes tell transformers: how to split, checkpoint, attend and initialise."""
 
     config_class = AgeVlmConfig
@@ -46,7 +45,12 @@ class AgeVlmPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     # timm's own blocks too: a device map may not cut through a residual connection.
-    _no_split_modules = ["LlamaDecoderLayer", "CrossAttentionLayer", "CrossAttentionBlock", "ConvNeXtBlock"]  # noqa: RUF012
+    _no_split_modules = [  # noqa: RUF012
+        "LlamaDecoderLayer",
+        "CrossAttentionLayer",
+        "CrossAttentionBlock",
+        "ConvNeXtBlock",
+    ]
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
     _supports_sdpa = True
 
@@ -112,7 +116,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.language_model.embed_tokens = value
 
     def encode_images(self, pixel_values_B3HW: torch.Tensor) -> torch.Tensor:
@@ -147,7 +151,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         visual_BSD = self.encode_images(pixel_values)
         cells = visual_BSD.shape[1]
         if len(visual_BSD) != batch:
-            visual_BSD = _spread(visual_BSD, has_image, batch)
+            visual_BSD = spread_images(visual_BSD, has_image, batch)
         if has_image is not None:
             has_image = has_image.to(device=device, dtype=torch.bool)
         key_mask = None
@@ -166,7 +170,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
             attach_image_cache(cache, num_text, self.config.num_cross_attention_layers)
         return ImageContext(visual_BSD, key_mask, has_image)
 
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -184,7 +188,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> AgeVlmModelOutput:
-        """Hidden states of the text, having looked at the image. Arguments: `AgeVlmForConditionalGeneration.forward`."""
+        """Hidden states of the text, having looked at the image. Arguments as of `AgeVlmForConditionalGeneration`."""
         output, _ = self.look(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, pixel_values, cell_mask, has_image,
             guidance_mask, query_mask, guided, use_cache, output_hidden_states,
@@ -220,7 +224,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config.text_config)
         if position_ids is None:
-            position_ids = _positions(attention_mask, past_key_values, tokens, device)
+            position_ids = text_positions(attention_mask, past_key_values, tokens, device)
         causal_mask = create_causal_mask(
             config=self.config.text_config,
             inputs_embeds=hidden_BTD,
@@ -230,7 +234,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         )
         image = self._image_context(batch, device, pixel_values, cell_mask, has_image, past_key_values)
         if image is not None and guidance_mask is not None:
-            image.plan = _plan(image, guidance_mask, query_mask, guided, batch)
+            image.plan = guidance_plan(image, guidance_mask, query_mask, guided, batch)
 
         text_kwargs = {
             "attention_mask": causal_mask,
@@ -263,58 +267,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         return output, None if image is None else image.plan
 
 
-def _plan(
-    image: ImageContext,
-    guidance_mask: torch.Tensor,
-    query_mask: torch.Tensor | None,
-    guided: torch.Tensor | None,
-    batch: int,
-) -> GuidancePlan | None:
-    """The guidance plan of this pass, or None where the image comes from a dummy or from the cache."""
-    visual = image.visual_BSD
-    if visual is None or visual.shape[1] != guidance_mask.shape[-1]:
-        if visual is not None and image.has_image_B is not None and visual.shape[1] == 1:
-            return None  # the dummy of an all-text batch: nothing to guide
-        cells = "cached" if visual is None else visual.shape[1]
-        raise ValueError(
-            f"guidance_mask has {guidance_mask.shape[-1]} cells, the image has {cells}; make it with "
-            "mask_to_cells from the geometry that the processor returned, and pass it together with pixel_values"
-        )
-    if query_mask is None:
-        raise ValueError("query_mask is missing beside guidance_mask; mark the query's text tokens, bool (B, T)")
-    device = visual.device
-    everyone = torch.ones(batch, dtype=torch.bool, device=device)
-    return plan_guidance(
-        everyone if guided is None else guided.to(device=device, dtype=torch.bool),
-        guidance_mask.to(device=device, dtype=torch.bool),
-        query_mask.to(device=device, dtype=torch.bool),
-        everyone if image.has_image_B is None else image.has_image_B,
-        image.key_mask_BS,
-    )
-
-
-def _spread(visual_NSD: torch.Tensor, has_image: torch.Tensor | None, batch: int) -> torch.Tensor:
-    """Put N images at the N rows that have one: a batch with text-only rows need not encode empty pictures."""
-    rows = None if has_image is None else has_image.nonzero().flatten()
-    if rows is None or len(rows) != len(visual_NSD):
-        raise ValueError(
-            f"pixel_values has {len(visual_NSD)} images for {batch} rows, and has_image marks "
-            f"{'none' if rows is None else len(rows)}; give one image per row or one per marked row"
-        )
-    return visual_NSD.new_zeros(batch, *visual_NSD.shape[1:]).index_copy(0, rows.to(visual_NSD.device), visual_NSD)
-
-
-def _positions(
-    attention_mask: torch.Tensor | None, cache: Cache | None, tokens: int, device: torch.device
-) -> torch.Tensor:
-    """Positions that count real tokens only, so that left padding moves nothing: (B, T), or (1, T) without a mask."""
-    if attention_mask is not None and attention_mask.dim() == 2:
-        return (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -tokens:]
-    past = 0 if cache is None else cache.get_seq_length()
-    return torch.arange(past, past + tokens, device=device)[None]
-
-
-class AgeVlmForConditionalGeneration(BackbonesMixin, AgeVlmPreTrainedModel, GenerationMixin):
+class AgeVlmForConditionalGeneration(BackbonesMixin, AgeVlmPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """AGE-VLM with its language model head: text and image in, text out."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
@@ -331,16 +284,16 @@ class AgeVlmForConditionalGeneration(BackbonesMixin, AgeVlmPreTrainedModel, Gene
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
         self.lm_head = new_embeddings
 
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -380,7 +333,7 @@ class AgeVlmForConditionalGeneration(BackbonesMixin, AgeVlmPreTrainedModel, Gene
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, pixel_values, cell_mask, has_image,
             guidance_mask, query_mask, guided, use_cache, output_hidden_states,
         )  # fmt: skip
-        hidden_BTD = outputs.last_hidden_state
+        hidden_BTD: torch.Tensor = outputs.last_hidden_state
         result = AgeVlmOutput(
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
@@ -389,50 +342,24 @@ class AgeVlmForConditionalGeneration(BackbonesMixin, AgeVlmPreTrainedModel, Gene
         )
         if return_logits:
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            result.logits = self.lm_head(hidden_BTD[:, keep, :])
+            logits: torch.Tensor = self.lm_head(hidden_BTD[:, keep, :])
+            result.logits = logits
+        loss: torch.Tensor | None = None
         if labels is not None:
-            full = result.logits if result.logits is not None and result.logits.shape[1] == labels.shape[1] else None
-            result.lm_loss_sum, result.lm_tokens = self._lm_loss(hidden_BTD, full, labels)
-            result.loss = result.lm_loss_sum / result.lm_tokens.clamp_min(1)
+            lm = lm_loss(self.lm_head, hidden_BTD, result.logits, labels)
+            loss = lm.total / lm.tokens.clamp_min(1)
+            result.lm_loss_sum, result.lm_tokens = lm.total, lm.tokens
         if guidance_mask is not None:
-            self._guidance(result, plan, cell_mask)
-            if labels is not None:
-                result.loss = result.loss + self.reduce_guidance(result.guidance_loss_sum, result.guided_rows)
+            sums = guidance_sums(
+                outputs.attention_maps, plan, cell_mask, self.config.guidance_normalisation,
+                self.config.num_cross_attention_layers, hidden_BTD.device,
+            )  # fmt: skip
+            result.guidance_loss_sum, result.guided_rows = sums.loss_L, sums.rows
+            result.attention_mass_sum, result.padding_mass_sum = sums.mass_L, sums.padding_L
+            if loss is not None:
+                loss = loss + self.reduce_guidance(sums.loss_L, sums.rows)
+        result.loss = loss
         return result
-
-    def _lm_loss(
-        self, hidden_BTD: torch.Tensor, logits_BTV: torch.Tensor | None, labels_BT: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of the cross-entropy over target tokens in fp32, and their number."""
-        target_BT = labels_BT[:, 1:].to(hidden_BTD.device)
-        is_target_BT = target_BT != IGNORE
-        if logits_BTV is None:
-            logits_NV = self.lm_head(hidden_BTD[:, :-1][is_target_BT])
-            target_N = target_BT[is_target_BT]
-        else:
-            logits_NV, target_N = logits_BTV[:, :-1].flatten(0, 1), target_BT.flatten()
-        precise = torch.promote_types(logits_NV.dtype, torch.float32)
-        loss_sum = F.cross_entropy(logits_NV.to(precise), target_N, ignore_index=IGNORE, reduction="sum")
-        return loss_sum, is_target_BT.sum()
-
-    def _guidance(self, result: AgeVlmOutput, plan: GuidancePlan | None, cell_mask: torch.Tensor | None) -> None:
-        """Fill the guidance sums of `result`; zeros, in the graph of the maps, where no row counts."""
-        device = self.lm_head.weight.device
-        maps_LGS = result.attention_maps
-        if plan is None or maps_LGS is None:
-            zeros_L = torch.zeros(self.config.num_cross_attention_layers, device=device)
-            result.guidance_loss_sum, result.guided_rows = zeros_L, torch.zeros((), dtype=torch.long, device=device)
-            result.attention_mass_sum, result.padding_mass_sum = zeros_L.clone(), zeros_L.clone()
-            return
-        loss_LG, mass_LG = guidance_loss(maps_LGS, plan.mask_GS, self.config.guidance_normalisation)
-        result.guidance_loss_sum = loss_LG.sum(-1)
-        result.guided_rows = torch.tensor(len(plan.rows), device=device)
-        result.attention_mass_sum = mass_LG.detach().sum(-1)
-        if cell_mask is None:
-            result.padding_mass_sum = torch.zeros_like(result.attention_mass_sum)
-        else:
-            padding_GS = ~cell_mask[list(plan.rows)].to(device=maps_LGS.device, dtype=torch.bool)
-            result.padding_mass_sum = (maps_LGS.detach() * padding_GS).sum((-1, -2))
 
     def reduce_guidance(self, guidance_loss_sum_L: torch.Tensor, guided_rows: torch.Tensor) -> torch.Tensor:
         """L_g from sums over any set of rows: mean over the rows (0 if none), then mean or sum over the layers."""

@@ -1,4 +1,4 @@
-"""What the model returns, with the sums that exact means over a global batch need (DESIGN of the loss: paper section 3.2.2).
+"""What the model returns, with the sums that exact means over a global batch need.
 
 Shapes: B rows, T text tokens, V vocabulary, D hidden size, S image cells, G guided rows, L cross-attention layers.
 """
@@ -13,7 +13,7 @@ from transformers.modeling_outputs import ModelOutput
 
 
 @dataclass
-class AgeVlmModelOutput(ModelOutput):
+class AgeVlmModelOutput(ModelOutput):  # type: ignore[misc]
     """Of `AgeVlmModel`.
 
     last_hidden_state: (B, T, D), after the final norm.
@@ -22,15 +22,15 @@ class AgeVlmModelOutput(ModelOutput):
     attention_maps: query-averaged cross-attention (L, G, S), fp32, each row a distribution; None if nobody asked.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
+    last_hidden_state: torch.Tensor | None = None
     past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    visual_tokens: torch.FloatTensor | None = None
-    attention_maps: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    visual_tokens: torch.Tensor | None = None
+    attention_maps: torch.Tensor | None = None
 
 
 @dataclass
-class AgeVlmOutput(ModelOutput):
+class AgeVlmOutput(ModelOutput):  # type: ignore[misc]
     """Of `AgeVlmForConditionalGeneration`.
 
     loss: L_LM + L_g as means over this batch, for plain users. A trainer over several ranks or micro-batches divides
@@ -43,18 +43,18 @@ class AgeVlmOutput(ModelOutput):
     padding_mass_sum: attention mass on cells without any image pixel, summed likewise (L,), no gradient.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
     past_key_values: Cache | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    visual_tokens: torch.FloatTensor | None = None
-    attention_maps: torch.FloatTensor | None = None
-    lm_loss_sum: torch.FloatTensor | None = None
-    lm_tokens: torch.LongTensor | None = None
-    guidance_loss_sum: torch.FloatTensor | None = None
-    guided_rows: torch.LongTensor | None = None
-    attention_mass_sum: torch.FloatTensor | None = None
-    padding_mass_sum: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    visual_tokens: torch.Tensor | None = None
+    attention_maps: torch.Tensor | None = None
+    lm_loss_sum: torch.Tensor | None = None
+    lm_tokens: torch.Tensor | None = None
+    guidance_loss_sum: torch.Tensor | None = None
+    guided_rows: torch.Tensor | None = None
+    attention_mass_sum: torch.Tensor | None = None
+    padding_mass_sum: torch.Tensor | None = None
 
 
 __all__ = ["AgeVlmModelOutput", "AgeVlmOutput"]

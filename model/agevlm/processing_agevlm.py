@@ -25,7 +25,7 @@ from .configuration_agevlm import AgeVlmVisionConfig
 from .image_processing_agevlm import AgeVlmImageProcessor, flatten_images
 
 
-class AgeVlmProcessor(ProcessorMixin):
+class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
     """An image processor and a tokenizer with a chat template.
 
     Calling it gives `input_ids`, `attention_mask` (B, T) for text, and `pixel_values` (N, 3, H, W), `cell_mask` (B, S),
@@ -44,7 +44,7 @@ class AgeVlmProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
-    def _get_arguments_from_pretrained(  # type: ignore[override]
+    def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
         # transformers would look for our image processor in its own registry, where it is not.
@@ -64,7 +64,7 @@ class AgeVlmProcessor(ProcessorMixin):
         )
         return cls(pictures, tokenizer)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
@@ -113,7 +113,7 @@ class AgeVlmProcessor(ProcessorMixin):
         )
         return text
 
-    def apply_chat_template(  # type: ignore[override]
+    def apply_chat_template(
         self,
         conversation: Sequence[Any],
         chat_template: str | None = None,

@@ -40,7 +40,8 @@ class ConvNextTower(nn.Module):
         ):
             if said != found:
                 raise ValueError(
-                    f"vision_config.{field} is {said}, but stage 4 of {config.architecture!r} has {found}; set it to {found}"
+                    f"vision_config.{field} is {said}, but stage 4 of {config.architecture!r} has {found}; "
+                    f"set it to {found}"
                 )
         # The paper takes the map of stage 4 itself: timm's pooling, norm and classifier are no part of the model.
         trunk.head = nn.Identity()
@@ -49,7 +50,8 @@ class ConvNextTower(nn.Module):
     def forward(self, pixel_values_B3HW: torch.Tensor) -> torch.Tensor:
         """Return the fourth stage's map, row by row: (B, S, C)."""
         features_BChw = self.trunk.forward_features(pixel_values_B3HW)
-        return features_BChw.flatten(2).transpose(1, 2)
+        tokens_BSC: torch.Tensor = features_BChw.flatten(2).transpose(1, 2)
+        return tokens_BSC
 
 
 __all__ = ["ConvNextTower"]

@@ -99,7 +99,7 @@ def test_a_set_that_is_not_the_tables_is_caught() -> None:
 
 
 def test_unknown_stage_is_named() -> None:
-    with pytest.raises(ConfigError, match="'stage5'.*stage1, stage2"):
+    with pytest.raises(ConfigError, match=r"'stage5'.*stage1, stage2"):
         apply_stage(tiny_model(), "stage5")
 
 

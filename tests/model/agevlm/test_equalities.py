@@ -1,4 +1,4 @@
-"""The equalities that prove the model: against Llama, against a naive loop, against itself row by row and step by step."""
+"""The equalities that prove the model: against Llama, a naive loop, and itself row by row and step by step."""
 
 import math
 

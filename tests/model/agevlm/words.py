@@ -1,10 +1,11 @@
-"""A word tokenizer for the tests: one token a word, character offsets, Llama 3's control tokens unless told otherwise."""
+"""A word tokenizer for the tests: one token a word, character offsets, Llama 3's control tokens by default."""
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 LLAMA3_TOKENS = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
-WORDS = "what is the red circle a it yes no user assistant system : many blue square where left right".split()
+TEXT = "what is the red circle a it yes no user assistant system : many blue square where left right"
+WORDS = TEXT.split(" ")
 
 
 def word_tokenizer(chat: tuple[str, ...] = LLAMA3_TOKENS) -> PreTrainedTokenizerFast:
