@@ -5,7 +5,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from model.errors import StepError
+
+SLOW_START = "timed out during startup"
 JOB_VARIABLES = ("RAY_JOB_CONFIG_JSON_ENV_VAR", "AGEVLM_SUBMISSION_ID")
+START_ATTEMPTS = 4  # Ray gives its own processes 30 s to start, which a busy machine can miss
 LOCAL_OBJECT_STORE = 512 * 1024 * 1024  # bytes: shards are tens of megabytes, and laptops have small /dev/shm
 
 
@@ -22,6 +26,7 @@ def connect(cpus: int | None = None, gpus: int | None = None) -> bool:
         gpus: GPUs of a local session; by default those that Ray finds.
 
     Returns True if a local session was started, which the caller may end with `disconnect`.
+    Raises StepError if none can be started.
     """
     import ray
 
@@ -32,6 +37,21 @@ def connect(cpus: int | None = None, gpus: int | None = None) -> bool:
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # a parent 'uv run' must not be run again by workers
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            _start(cpus, gpus)
+            return True
+        except Exception as error:  # Ray raises a bare Exception when its own start takes too long
+            ray.shutdown()
+            if SLOW_START not in str(error) or attempt == START_ATTEMPTS:
+                raise StepError(f"a local Ray session cannot be started: {error}") from error
+            print(f"Ray did not start in time (attempt {attempt}); trying again", flush=True)
+    return True
+
+
+def _start(cpus: int | None, gpus: int | None) -> None:
+    import ray
+
     ray.init(
         address="local",  # never somebody else's cluster that happens to run on this machine
         num_cpus=cpus if cpus is not None else max(2, os.cpu_count() or 2),
@@ -41,7 +61,6 @@ def connect(cpus: int | None = None, gpus: int | None = None) -> bool:
         logging_level=logging.WARNING,
         log_to_driver=True,
     )
-    return True
 
 
 def disconnect() -> None:

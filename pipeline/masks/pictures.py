@@ -1,0 +1,94 @@
+"""Reading the pictures of a shard: below the image root, of the very bytes that the inventory saw, decoded upright."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from model.images import ImageError, decode_image
+from pipeline.schemas import QUERIES
+from pipeline.sources.images import read_image
+
+IMAGE_CHANGED = "image_changed"
+
+# One row per picture of a shard: its pixels, or why there are none, and the queries about it.
+PICTURES = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("images", pa.int32()),  # pictures in the whole shard: whoever gets fewer has not got the shard
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("pixels", pa.large_binary()),  # uint8 (height, width, 3), null if there are none
+        ("reason", pa.string()),  # '' where there are pixels
+        ("queries", pa.large_list(pa.struct(list(QUERIES)))),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a shard and the queries about it."""
+
+    pixels: npt.NDArray[np.uint8] | None
+    """(height, width, 3), None if the picture cannot be used."""
+    reason: str
+    """Why not."""
+    queries: list[dict[str, Any]]
+    """Rows of QUERIES."""
+
+
+def read_pictures(root: Path, shard: int, queries: pa.Table) -> pa.Table:
+    """Read and decode the pictures of a shard (rows of QUERIES) into one table (PICTURES).
+
+    A picture that is gone, or is not what the inventory saw, costs its own queries and no others.
+    """
+    groups: list[list[dict[str, Any]]] = []
+    for row in queries.to_pylist():
+        if not groups or (groups[-1][0]["image_sha256"], groups[-1][0]["image"]) != (row["image_sha256"], row["image"]):
+            groups.append([])
+        groups[-1].append(row)
+    rows = []
+    for group in groups:
+        pixels, reason = _read(root, group[0])
+        rows.append(
+            {
+                "shard": shard,
+                "images": len(groups),
+                "height": group[0]["height"],
+                "width": group[0]["width"],
+                "pixels": pixels,
+                "reason": reason,
+                "queries": group,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=PICTURES)
+
+
+def pictures_of(table: pa.Table) -> Iterator[Picture]:
+    """The pictures of a table (PICTURES), in order, without copying their pixels."""
+    for row in range(len(table)):
+        height, width = table["height"][row].as_py(), table["width"][row].as_py()
+        buffer = table["pixels"][row].as_buffer()
+        pixels = None if buffer is None else np.frombuffer(buffer, dtype=np.uint8).reshape(height, width, 3)
+        yield Picture(pixels, table["reason"][row].as_py(), table["queries"][row].as_py())
+
+
+def _read(root: Path, row: dict[str, Any]) -> tuple[bytes | None, str]:
+    """The pixels of a query's picture, or why there are none."""
+    try:
+        data = read_image(root, row["image"])
+        found = hashlib.sha256(data).hexdigest()
+        if found != row["image_sha256"]:
+            return None, f"{IMAGE_CHANGED}: sha256 is {found[:12]}, the inventory saw {row['image_sha256'][:12]}"
+        image = decode_image(data)
+    except ImageError as error:
+        return None, f"{IMAGE_CHANGED}: {error.reason}: {error}"
+    if (image.height, image.width) != (row["height"], row["width"]):
+        size = f"{image.width} x {image.height}"
+        return None, f"{IMAGE_CHANGED}: decodes to {size}, the inventory saw {row['width']} x {row['height']}"
+    return np.asarray(image, dtype=np.uint8).tobytes(), ""

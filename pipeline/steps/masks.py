@@ -1,0 +1,80 @@
+"""masks: gate the evidence, unite the instances that pass, publish one mask per query. Runs no model."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.errors import DataError
+from pipeline.artifacts.manifest import Counts
+from pipeline.masks.gates import gate
+from pipeline.masks.quality import iou_against_truth
+from pipeline.masks.shards import read_part
+from pipeline.masks.statistics import distribution, reason_name
+from pipeline.schemas import EVIDENCE, MASKS, part_name
+from pipeline.steps.context import Outcome, StepContext
+from pipeline.steps.params import MasksParams
+
+
+def run(context: StepContext) -> Outcome:
+    """Write a row of MASKS for every row of evidence, part by part. Raises DataError if there are no parts."""
+    gates = context.params(MasksParams).gates
+    segments = context.input_path("segments")
+    files = sorted(segments.glob("part-*.parquet"))
+    if not files:
+        raise DataError(f"{context.inputs['segments'].ref} has no parts; run segment again")
+    total = sum(pq.read_metadata(file).num_rows for file in files)
+    outcomes: Counter[str] = Counter()
+    kinds: dict[str, Counter[str]] = {}
+    rejects: list[tuple[str, str, str]] = []
+    shares, done = [], 0
+    scores: dict[str, list[float | None]] = {"polygon_score": [], "sam_iou": [], "agreement_iou": []}
+    for index, file in enumerate(files):
+        rows = [gate(row, gates) for row in read_part(file, EVIDENCE).to_pylist()]
+        context.staging.write_table(part_name(index, len(files)), pa.Table.from_pylist(rows, schema=MASKS))
+        for row in rows:
+            outcome = _outcome(row)
+            outcomes[outcome] += 1
+            kinds.setdefault(row["query_kind"], Counter())[outcome] += 1
+            if row["status"] == "accepted":
+                shares.append(row["area"] / (row["height"] * row["width"]))
+                for name, values in scores.items():
+                    values.append(row[name])
+            else:
+                key = f"{row['sample_id']}/{row['turn']}/{row['query_kind']}"
+                rejects.append((key, outcome, row["reason"]))
+        done += len(rows)
+        context.progress.update(done, total, accepted=outcomes["accepted"])
+    context.staging.write_rejects(rejects)
+    accepted = outcomes.pop("accepted", 0)
+    statistics: dict[str, Any] = {
+        "accepted_share": round(accepted / total, 6) if total else None,
+        "kinds": {kind: dict(sorted(counter.items())) for kind, counter in sorted(kinds.items())},
+        "area": distribution(shares),
+        **{name: distribution(values) for name, values in scores.items()},
+    }
+    truth = _truth(context)
+    if truth is not None:
+        statistics["truth"] = iou_against_truth(Path(context.staging.base), truth)
+    counts = Counts(unit=context.step.unit, rows_in=total, rows_out=accepted, rejected=dict(sorted(outcomes.items())))
+    return Outcome(counts, statistics)
+
+
+def _outcome(row: dict[str, Any]) -> str:
+    """What a row is counted as: 'accepted', 'no_region', a gate's name or an error's."""
+    if row["status"] == "rejected":
+        return reason_name(row["reason"])
+    return str(row["status"])
+
+
+def _truth(context: StepContext) -> Path | None:
+    """The folder of the inventory's truth, if this data set has one and both artifacts are local."""
+    parent = context.inputs["segments"].manifest.parents.get("inventory")
+    if parent is None or not context.store.is_local:
+        return None
+    inventory = context.store.get(parent.ref)
+    if inventory is None or not inventory.matching("truth/"):
+        return None
+    return inventory.local() / "truth"
