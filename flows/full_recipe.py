@@ -21,6 +21,7 @@ from flows.parameters import (
     SamPrompt,
     Until,
     Variants,
+    documented,
     resolve,
 )
 from flows.walk import run_recipe
@@ -32,6 +33,7 @@ from flows.walk import run_recipe
     on_crashed=[note_crash],
     persist_result=False,
 )
+@documented
 def full_recipe(
     recipe: RecipeName = "miniature",
     variants: Variants = None,

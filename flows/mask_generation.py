@@ -20,6 +20,7 @@ from flows.parameters import (
     Prompt,
     RecipeName,
     SamPrompt,
+    documented,
     resolve,
 )
 from flows.walk import run_recipe
@@ -32,6 +33,7 @@ from pipeline.plan import mask_recipe
     on_crashed=[note_crash],
     persist_result=False,
 )
+@documented
 def mask_generation(
     dataset: DatasetParameter = "pretrain",
     recipe: RecipeName = "miniature",

@@ -4,10 +4,13 @@ Limits and descriptions are those of the recipe's own models, so that a flow ref
 None always means 'as the recipe says'.
 """
 
-from typing import Annotated, Any, Literal, TypedDict
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
 from annotated_types import Ge, Le
 from pydantic import BaseModel, Field
+from pydantic.fields import FieldInfo
 
 from model.errors import ConfigError
 from pipeline.masks.config import MaskGates, TeacherConfig
@@ -73,6 +76,28 @@ class MaskParameters(TypedDict, total=False):
     sam_prompt: str | None
     beams: int | None
     max_new_tokens: int | None
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def documented(function: Function) -> Function:
+    """Add the parameters' descriptions to a flow's docstring: that is where Prefect looks for them, not in their types.
+
+    Raises TypeError if a parameter has none.
+    """
+    lines = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        texts = [
+            item.description
+            for item in getattr(parameter.annotation, "__metadata__", ())
+            if isinstance(item, FieldInfo)
+        ]
+        if len(texts) != 1 or not texts[0]:
+            raise TypeError(f"{function.__name__}: parameter '{name}' needs a type with one description")
+        lines.append(f"    {name}: {texts[0]}")
+    function.__doc__ = inspect.cleandoc(function.__doc__ or "") + "\n\nArgs:\n" + "\n".join(lines) + "\n"
+    return function
 
 
 def resolve(

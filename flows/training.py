@@ -5,7 +5,7 @@ from typing import Any
 from prefect import State, flow
 
 from flows.cancellation import note_crash, stop_jobs
-from flows.parameters import ForceSteps, LastStage, Limit, RecipeName, Variants, resolve
+from flows.parameters import ForceSteps, LastStage, Limit, RecipeName, Variants, documented, resolve
 from flows.walk import run_recipe
 
 
@@ -15,6 +15,7 @@ from flows.walk import run_recipe
     on_crashed=[note_crash],
     persist_result=False,
 )
+@documented
 def stages(
     recipe: RecipeName = "miniature",
     variants: Variants = None,

@@ -55,7 +55,7 @@ STEP = Step(
     unit="row",
     params=ToyParams,
     entry="tests.flows.toy:work",
-    inputs={name: "toy" for name in "abcdefgh"},
+    inputs=dict.fromkeys("abcdefgh", "toy"),
 )
 
 

@@ -1,0 +1,106 @@
+"""The final plan of a run: forced attempts, and what of the existing artifacts is stale."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.preparation import Prepared, existing, force_attempts, stale_steps
+from flows.run_state import RunFile
+from model.errors import ConfigError
+from pipeline.artifacts.lineage import stale_reason
+from pipeline.artifacts.spec import StepSpec
+from pipeline.artifacts.store import ArtifactStore
+from pipeline.plan import Plan
+from pipeline.steps import context as steps_context
+from pipeline.steps.context import run_job
+from tests.flows.toy import STEP, toy_plan, toy_site
+
+CHAIN = {"a": ({}, ()), "b": ({}, ("a",)), "c": ({}, ("b",)), "free": ({}, ())}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    monkeypatch.setitem(steps_context.STEPS, "toy", STEP)
+    return ArtifactStore(str(tmp_path))
+
+
+def chain(attempts: Callable[[StepSpec], int]) -> Plan:
+    return toy_plan(CHAIN, attempts)
+
+
+def make(store: ArtifactStore, plan: Plan) -> Prepared:
+    prepared = Prepared("tiny", plan, toy_site(Path(store.root)), store, None)
+    for step in plan:
+        run_job(prepared.job(step))
+    return prepared
+
+
+def new_run(store: ArtifactStore, flow_run_id: str) -> RunFile:
+    return RunFile.begin(store, flow_run_id, "tiny", None)
+
+
+def test_forcing_a_step_gives_it_and_what_follows_new_ids(store: ArtifactStore) -> None:
+    before = chain(store.attempt)
+    make(store, before)
+    after = force_attempts(store, chain, ["b"], new_run(store, "run-1"))
+    assert after["a"].id == before["a"].id
+    assert after["free"].id == before["free"].id
+    assert after["b"].attempt == 1
+    assert after["b"].id != before["b"].id
+    assert after["c"].id != before["c"].id
+    assert after["c"].attempt == 0
+    assert store.get(before["b"].ref) is not None, "the old attempt stays"
+
+
+def test_a_retry_of_the_same_flow_run_forces_nothing_twice(store: ArtifactStore) -> None:
+    make(store, chain(store.attempt))
+    first = force_attempts(store, chain, ["b", "c"], new_run(store, "run-1"))
+    make(store, first)
+    again = force_attempts(store, chain, ["b", "c"], new_run(store, "run-1"))
+    assert [s.id for s in again] == [s.id for s in first]
+    other = force_attempts(store, chain, ["b"], new_run(store, "run-2"))
+    assert other["b"].attempt == 2
+
+
+def test_a_retry_keeps_its_promise_if_the_process_died_before_the_store_knew(store: ArtifactStore) -> None:
+    plan = chain(store.attempt)
+    make(store, plan)
+    new_run(store, "run-1").update(forced={plan["a"].spec.hash: 1})
+    assert force_attempts(store, chain, ["a"], new_run(store, "run-1"))["a"].attempt == 1
+
+
+def test_a_forced_attempt_that_was_interrupted_is_continued_by_the_next_run(store: ArtifactStore) -> None:
+    make(store, chain(store.attempt))
+    killed = force_attempts(store, chain, ["b"], new_run(store, "run-1"))
+    after = force_attempts(store, chain, ["b"], new_run(store, "run-2"))
+    assert after["b"].id == killed["b"].id
+
+
+def test_forcing_an_unknown_step_is_refused_with_the_steps_there_are(store: ArtifactStore) -> None:
+    with pytest.raises(ConfigError, match=r"force = 'bb': no such step in this plan; steps are a, b, c, free"):
+        force_attempts(store, chain, ["bb"], new_run(store, "run-1"))
+    assert store.read_json("refs") is None
+
+
+def test_what_exists_and_is_sound_is_not_stale(store: ArtifactStore) -> None:
+    prepared = make(store, chain(store.attempt))
+    artifacts = existing(prepared)
+    assert set(artifacts) == set(CHAIN)
+    assert stale_steps(prepared.plan, artifacts) == {}
+
+
+@pytest.mark.parametrize("remade", [False, True])
+def test_what_was_made_from_a_lost_or_replaced_input_is_stale(store: ArtifactStore, remade: bool) -> None:
+    prepared = make(store, chain(store.attempt))
+    shutil.rmtree(store.join(prepared.plan["a"].ref.path))
+    if remade:
+        run_job(prepared.job(prepared.plan["a"]))
+    artifacts = existing(prepared)
+    stale = stale_steps(prepared.plan, artifacts)
+    assert set(stale) == {"b", "c"}
+    assert ("was replaced" if remade else "is gone") in stale["b"]
+    assert stale["b"] in stale["c"]
+    by_lineage = {key for key, artifact in artifacts.items() if stale_reason(store, artifact)}
+    assert by_lineage == set(stale), "the plan's rule and the lineage's are one"

@@ -1,0 +1,183 @@
+"""The life of a step in its thread: how it ends, and what it says of it."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.preparation import Prepared
+from flows.ray_jobs import Launch
+from flows.run_state import RunFile, read_run
+from flows.step_run import LogTail, StepResult, StepRun, Stop, progress_line
+from pipeline.artifacts.store import ArtifactStore
+from pipeline.job import JobSpec
+from pipeline.steps import context as steps_context
+from pipeline.steps.context import run_job
+from tests.flows.fakes import FakeRay, fake_settings
+from tests.flows.toy import STEP, toy_plan, toy_site
+
+
+class Stage:
+    """A step run with everything around it."""
+
+    def __init__(self, root: Path, ray: FakeRay) -> None:
+        store = ArtifactStore(str(root))
+        self.plan = toy_plan({"one": ({}, ())})
+        prepared = Prepared("tiny", self.plan, toy_site(root), store, None)
+        self.store, self.ray, self.stop = store, ray, Stop()
+        self.run_file = RunFile.begin(store, "run-1", "tiny", None)
+        self.run_file.set_plan(self.plan)
+        launch = Launch("tiny", "run-1", fake_settings(root))
+        self.runner = StepRun(self.plan["one"], prepared, ray, launch, self.run_file, self.stop)
+        self.log: list[str] = []
+        self.news: list[tuple[int, int, str]] = []
+
+    def follow(self) -> StepResult:
+        return self.runner.follow(self.log.append, lambda *news: self.news.append(news))
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    monkeypatch.setitem(steps_context.STEPS, "toy", STEP)
+    return Stage(tmp_path, FakeRay())
+
+
+def test_a_job_that_publishes_completes_the_step(stage: Stage) -> None:
+    def work(job: str, spec: JobSpec) -> None:
+        run_job(spec)
+        stage.ray.end(job, "succeeded")
+
+    stage.ray.on_submit = work
+    result = stage.follow()
+    assert result.ending == "completed"
+    assert result.artifact is not None
+    assert result.message.endswith("2 of 3 rows, 1 rejected")
+    assert "http://ray.test/#/jobs/tiny-one-" in stage.log[0]
+    record = read_run(stage.store, "run-1")
+    assert record is not None
+    assert record.steps[0].job == result.job
+
+
+def test_progress_is_handed_on(stage: Stage) -> None:
+    def work(job: str, spec: JobSpec) -> None:
+        def run() -> None:
+            time.sleep(0.5)
+            run_job(spec)
+            time.sleep(0.6)
+            stage.ray.end(job, "succeeded")
+
+        threading.Thread(target=run).start()
+
+    stage.ray.on_submit = work
+    assert stage.follow().made
+    assert stage.news == [(1, 1, "1/1 rows  loss 1")]
+
+
+def test_a_failed_job_tells_the_error_that_it_printed(stage: Stage) -> None:
+    def fail(job: str, spec: JobSpec) -> None:
+        stage.ray.output[job] = ["one: making it\n", "Traceback ...\nStepError: too many rejects\n", "bye\n"]
+        stage.ray.end(job, "failed", "Job entrypoint command failed with exit code 1")
+
+    stage.ray.on_submit = fail
+    result = stage.follow()
+    assert result.ending == "failed"
+    assert result.message.startswith("StepError: too many rejects  (log: http://ray.test/#/jobs/tiny-one-")
+    assert "one: making it" in stage.log
+
+
+def test_a_job_that_was_killed_tells_what_ray_says(stage: Stage) -> None:
+    stage.ray.on_submit = lambda job, spec: stage.ray.end(job, "failed", "killed by\nSIGKILL")
+    assert stage.follow().message.startswith("killed by SIGKILL  (log:")
+
+
+def test_a_job_that_ends_well_without_an_artifact_is_a_failure(stage: Stage) -> None:
+    stage.ray.on_submit = lambda job, spec: stage.ray.end(job, "succeeded")
+    result = stage.follow()
+    assert result.ending == "failed"
+    assert "ended without publishing toy/one/" in result.message
+
+
+def test_a_job_that_failed_after_publishing_counts_as_made(stage: Stage) -> None:
+    def work(job: str, spec: JobSpec) -> None:
+        run_job(spec)
+        stage.ray.end(job, "failed", "exit code 1 in its teardown")
+
+    stage.ray.on_submit = work
+    assert stage.follow().ending == "completed"
+
+
+def test_a_job_stopped_from_outside_says_how_to_go_on(stage: Stage) -> None:
+    stage.ray.on_submit = lambda job, spec: stage.ray.end(job, "stopped")
+    assert "stopped from outside; run again to continue" in stage.follow().message
+
+
+def test_a_flow_that_ends_leaves_its_job_alive(stage: Stage) -> None:
+    stage.ray.on_submit = lambda job, spec: stage.stop.set()
+    result = stage.follow()
+    assert result.ending == "cancelled"
+    assert "lives on" in result.message
+    assert stage.ray.stopped == []
+
+
+def test_a_cancel_while_the_job_is_being_submitted_stops_it(stage: Stage) -> None:
+    def cancel(job: str, spec: JobSpec) -> None:
+        stage.stop.cancelled = True
+        stage.stop.set()
+
+    stage.ray.on_submit = cancel
+    result = stage.follow()
+    assert result.ending == "cancelled"
+    assert stage.ray.stopped == [result.job]
+
+
+def test_nothing_is_submitted_after_a_cancel(stage: Stage) -> None:
+    stage.stop.set()
+    assert stage.follow().ending == "cancelled"
+    assert stage.ray.known == {}
+
+
+def test_a_cluster_that_forgot_the_job_is_told_of(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.step_run.LOST_SECONDS", 0.1)
+    stage.ray.on_submit = lambda job, spec: stage.ray.known.clear()
+    result = stage.follow()
+    assert result.ending == "failed"
+    assert "no longer knows job" in result.message
+
+
+class Flaky(FakeRay):
+    """A log whose connection breaks in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connections = 0
+
+    def tail(self, submission_id: str) -> Iterator[str]:
+        self.connections += 1
+        yield "first\n"
+        if self.connections == 1:
+            raise RuntimeError("WebSocket connection closed unexpectedly")
+        yield "second\n"
+
+
+def test_a_broken_connection_neither_loses_nor_repeats_a_line() -> None:
+    lines: list[str] = []
+    ray = Flaky()
+    tail = LogTail(ray, "job", lines.append)
+    tail.close(10)
+    assert lines == ["first", "second"]
+    assert ray.connections == 2
+
+
+def test_the_log_is_cleaned_of_colours() -> None:
+    ray = FakeRay()
+    ray.output["job"] = ["\x1b[31mred\x1b[0m\n", "\n"]
+    lines: list[str] = []
+    LogTail(ray, "job", lines.append).close(10)
+    assert lines == ["red"]
+
+
+def test_a_line_of_progress() -> None:
+    state = {"done": 3, "total": 9, "unit": "record", "values": {"loss": 0.123456}}
+    assert progress_line(state) == "3/9 records  loss 0.1235"
