@@ -10,7 +10,8 @@ from pathlib import Path
 
 from model.images import MAX_BYTES, ImageError, decode_image
 
-URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")  # also data:, file: and a drive's letter
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(data|file):", re.IGNORECASE)
+ROOT = re.compile(r"[/\\]|[A-Za-z]:[/\\]")  # also a Windows drive
 MAX_PATH = 1024  # characters
 
 
@@ -56,7 +57,7 @@ def _unsafe(reference: str) -> str:
         return "is no file name"
     if URL.match(reference):
         return "is a URL"
-    if reference.startswith(("/", "\\")):
+    if ROOT.match(reference):
         return "is an absolute path"
     if ".." in re.split(r"[/\\]", reference):
         return "leaves the image folder"

@@ -93,7 +93,12 @@ STEPS: dict[str, Step] = {
             params=PackParams,
             entry="pipeline.steps.pack:run",
             inputs={"inventory": "inventory"},
-            sources=("pipeline/steps/pack.py", "pipeline/packing", "pipeline/sources/records.py"),
+            sources=(
+                "pipeline/steps/pack.py",
+                "pipeline/packing",
+                "pipeline/sources/records.py",
+                "model/agevlm/chat_templates.py",
+            ),
         ),
         *(
             Step(
