@@ -94,8 +94,8 @@ def evaluation_of(run: Run, limit: int) -> Evaluation | None:
     return Evaluation(
         text=(
             f"{'Each variant' if len(views) > 1 else 'The variant'} answered {asked} questions about images that "
-            "no stage was trained on. Dots are the scores, bars their 95 % intervals (bootstrap over images); the dashed "
-            "line is what needs no look at the image."
+            "no stage was trained on. Dots are the scores, bars their 95 % intervals (bootstrap over images); the "
+            "dashed line is what needs no look at the image."
         ),
         charts=charts(scores),
         differences=gains,

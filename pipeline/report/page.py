@@ -31,11 +31,20 @@ def render(**values: Any) -> str:
         chips=chips,
         plural=plural,
         words=words,
+        groupby_score=by_score,
     )
     return environment.get_template(TEMPLATE).render(
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),  # our own file: nothing to escape
         **values,
     )
+
+
+def by_score(scores: Iterable[Any]) -> list[list[Any]]:
+    """Scores in groups of one benchmark and metric, in the order of their first."""
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for item in scores:
+        groups.setdefault((item.benchmark, item.metric), []).append(item)
+    return list(groups.values())
 
 
 def duration(seconds: float) -> str:

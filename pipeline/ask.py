@@ -1,0 +1,195 @@
+"""`python -m pipeline.ask CHECKPOINT IMAGE QUESTION`: one question to a trained student, and where it looked.
+
+Only the student's interface is used, so what is printed here is what the evaluation would have scored.
+"""
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import numpy.typing as npt
+import typer
+from PIL import Image, ImageDraw, ImageFont
+
+from model.errors import AgevlmError, ConfigError, DataError
+from model.images import MAX_BYTES, decode_image
+from pipeline.artifacts.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.student import Student
+
+MODEL, CONFIG, STAGE = "model", "config.json", "stage.json"
+PROJECT = Path(__file__).resolve().parent.parent
+STRIP = 46  # pixels of the legend below a map
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the student made of a question.
+
+    maps: (L, S), per cross-attention layer the attention of the question's tokens over the cells, each row sums to 1.
+    valid: (S,) cells that hold image pixels.
+    """
+
+    answer: str
+    maps: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+
+
+def default_store() -> str:
+    """`$AGEVLM_STORE`, or `artifacts` in `$AGEVLM_HOME`, or `.agevlm/artifacts` in the project's own folder."""
+    home = os.environ.get("AGEVLM_HOME") or PROJECT / ".agevlm"
+    return os.environ.get("AGEVLM_STORE") or str(Path(home).expanduser() / "artifacts")
+
+
+def checkpoint_folder(checkpoint: str, store_root: str) -> tuple[Path, str | None]:
+    """The Hugging Face folder of a checkpoint, and the system turn that it was trained with, if that is known.
+
+    `checkpoint` is such a folder, the folder of a checkpoint's data, or the beginning of an artifact's id.
+    Raises ConfigError or ArtifactError.
+    """
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        for model in (folder, folder / MODEL):
+            if (model / CONFIG).is_file():
+                return model, _system_prompt(model.parent if model.name == MODEL else model)
+        raise ConfigError(f"checkpoint '{checkpoint}': the folder holds no {CONFIG}; give the one that does, or an id")
+    if "/" in checkpoint and not checkpoint.startswith("checkpoint/"):
+        raise ConfigError(f"checkpoint '{checkpoint}': no such folder; give a Hugging Face folder or an artifact's id")
+    store = ArtifactStore(store_root)
+    artifact = store.find(checkpoint)
+    if artifact.ref.kind != "checkpoint":
+        raise ConfigError(f"'{checkpoint}' is {artifact.ref}, not a checkpoint; 'agevlm artifacts' lists checkpoints")
+    data = artifact.local(Path(default_store()).parent / "cache" if "://" in store_root else None)
+    return data / MODEL, _system_prompt(data)
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The image file, upright and RGB. Raises DataError if it does not exist or is not an image."""
+    if not path.is_file():
+        raise DataError(f"image '{path}': no such file")
+    if path.stat().st_size > MAX_BYTES:
+        raise DataError(f"image '{path}' has {path.stat().st_size} bytes, more than {MAX_BYTES}")
+    try:
+        return decode_image(path.read_bytes())
+    except DataError as error:
+        raise DataError(f"image '{path}' cannot be used: {error}") from error
+
+
+def open_student(folder: Path, max_new_tokens: int, system_prompt: str | None) -> "Student":
+    """The student in a Hugging Face folder. Raises ArtifactError if it cannot be opened."""
+    import transformers
+
+    from pipeline.evaluation.student import Student
+    from pipeline.training.checkpoint import load_student
+
+    transformers.logging.disable_progress_bar()
+    model, processor = load_student(folder)
+    return Student(model, processor, max_new_tokens, system_prompt)
+
+
+def ask(student: "Student", picture: Image.Image, question: str) -> Reply:
+    """Ask one question. Raises DataError if it is empty or forges turns of the conversation."""
+    if not question.strip():
+        raise DataError("the question is empty; ask something, in quotes")
+    refusal = student.refusal(question)
+    if refusal:
+        raise DataError(f"the question cannot be asked: {refusal}")
+    answers, maps, valid = student.ask([picture], [question])
+    return Reply(answers[0], maps[0], valid[0])
+
+
+def draw_map(student: "Student", picture: Image.Image, question: str, reply: Reply, layer: int) -> Image.Image:
+    """The picture under the attention of one cross-attention layer (counted from 0), with a legend below."""
+    from pipeline.evaluation.overlay import STOPS, heat_over
+
+    geometry = student.processor.image_processor.geometry(picture.height, picture.width)
+    heat = heat_over(picture, reply.maps[layer], geometry, None)
+    sheet = Image.new("RGB", (max(heat.width, 240), heat.height + STRIP), "white")
+    sheet.paste(heat, ((sheet.width - heat.width) // 2, 0))
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
+    level, stops = np.linspace(0, 1, 90), np.linspace(0, 1, len(STOPS))
+    ramp = np.stack([np.interp(level, stops, STOPS[:, c]) for c in range(3)], axis=-1)[None].repeat(9, axis=0)
+    top = heat.height + 7
+    sheet.paste(Image.fromarray(ramp.round().astype(np.uint8)), (26, top + 2))
+    pen.text((8, top), "0", fill="black", font=font)
+    pen.text((122, top), f"{100 * float(reply.maps[layer].max()):.1f} % per cell", fill="black", font=font)
+    words = f"layer {layer}: {question}"
+    while len(words) > 1 and pen.textlength(words, font=font) > sheet.width - 16:
+        words = words[:-2] + "\N{HORIZONTAL ELLIPSIS}"
+    pen.text((8, top + 18), words, fill="black", font=font)
+    return sheet
+
+
+def mass_lines(student: "Student", picture: Image.Image, reply: Reply) -> list[str]:
+    """Per cross-attention layer: how gathered the attention is, where its peak lies, and how much is on padding."""
+    geometry = student.processor.image_processor.geometry(picture.height, picture.width)
+    lines = [f"{len(reply.maps)} cross-attention layers, {int(reply.valid.sum())} cells with image pixels"]
+    for layer, share in enumerate(reply.maps.astype(np.float64)):
+        tenth = np.sort(share)[::-1][: max(1, round(0.1 * int(reply.valid.sum())))].sum()
+        row, column = divmod(int(share.argmax()), geometry.grid)
+        stride = geometry.stride
+        x = ((column + 0.5) * stride - geometry.left) / geometry.inner_width
+        y = ((row + 0.5) * stride - geometry.top) / geometry.inner_height
+        lines.append(
+            f"layer {layer}: {100 * tenth:.0f} % on the tenth of the cells that gets most, peak at "
+            f"{100 * min(max(x, 0), 1):.0f} % from left, {100 * min(max(y, 0), 1):.0f} % from top, "
+            f"{100 * float(share[~reply.valid].sum()):.1f} % on padding"
+        )
+    return lines
+
+
+def main(
+    checkpoint: Annotated[
+        str, typer.Argument(help="a Hugging Face folder, or the beginning of a checkpoint artifact's id")
+    ],
+    image: Annotated[Path, typer.Argument(help="an image file")],
+    question: Annotated[str, typer.Argument(help="the question, in quotes")],
+    map_file: Annotated[
+        Path | None, typer.Option("--map", metavar="OUT.png", help="write the attention over the image to this PNG")
+    ] = None,
+    layer: Annotated[int, typer.Option(min=0, help="CA layer of the map, counted from 0 (the first)")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest answer, tokens")] = 64,
+    store: Annotated[str | None, typer.Option(help="artifact store: a path or URL (default: $AGEVLM_STORE)")] = None,
+    mass: Annotated[bool, typer.Option("--mass", help="print where each layer's attention went")] = False,
+) -> None:
+    """Ask a trained student about an image."""
+    try:
+        picture = read_picture(image)
+        folder, system_prompt = checkpoint_folder(checkpoint, store or default_store())
+        if map_file is not None and map_file.suffix.lower() != ".png":
+            raise ConfigError(f"--map {map_file}: the map is a PNG; give a name that ends in .png")
+        student = open_student(folder, max_new_tokens, system_prompt)
+        reply = ask(student, picture, question)
+        if layer >= len(reply.maps):
+            raise ConfigError(f"--layer {layer}: the student has layers 0 to {len(reply.maps) - 1}")
+        print(reply.answer or "(the student gave an empty answer)")
+        if mass:
+            print("\n".join(mass_lines(student, picture, reply)))
+        if map_file is not None:
+            map_file.parent.mkdir(parents=True, exist_ok=True)
+            draw_map(student, picture, question, reply, layer).save(map_file, "PNG")
+            print(f"attention of layer {layer}: {map_file}")
+    except AgevlmError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+
+
+def _system_prompt(data: Path) -> str | None:
+    """The system turn of the conversations that the student was trained on, as its stage wrote it down."""
+    stage = data / STAGE
+    if not stage.is_file():
+        return None
+    try:
+        value = json.loads(stage.read_text(encoding="utf-8")).get("system_prompt")
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise DataError(f"{stage} is damaged: {error}; make the checkpoint again") from error
+    return None if value is None else str(value)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,152 @@
+"""`python -m pipeline.ask`, with a student of random weights: what it says is nonsense, how it says it is not."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from model.miniature.world import make_scene, render
+from pipeline import ask
+from pipeline.artifacts.manifest import Counts
+from pipeline.artifacts.spec import ArtifactRef, StepSpec
+from pipeline.artifacts.staging import Staging
+from pipeline.artifacts.store import Artifact, ArtifactStore
+from pipeline.training.build import join_backbones
+from pipeline.training.checkpoint import save_student
+from pipeline.training.config import StudentConfig
+from tests.pipeline.training.world import make_backbones
+
+QUESTION = "Is there a red circle in the image?"
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("student")
+    backbones = make_backbones(root)
+    student = StudentConfig(cross_attention_layers=(1, 3), init="normal")
+    model, processor = join_backbones(student, backbones["text"], backbones["vision"], seed=0)
+    save_student(model, processor, root / "student")
+    return root / "student"
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "scene.jpg"
+    Image.fromarray(render(make_scene(3))[0]).save(path)
+    return path
+
+
+def publish(root: Path, kind: str, folder: Path | None = None) -> Artifact:
+    store, spec = ArtifactStore(str(root)), StepSpec(step="stage1", revision=1, params={"of": kind}, inputs={})
+    staging = Staging(store, ArtifactRef(kind=kind, name="stage1", id=spec.id()), spec, 0, {})
+    staging.write_bytes("stage.json", b'{"system_prompt": "Be brief."}')
+    if folder:
+        staging.add_folder(folder, "model/")
+    return staging.publish(Counts(unit="sample", rows_in=1, rows_out=1))
+
+
+def run(*arguments: str | Path) -> Result:
+    app = typer.Typer()
+    app.command()(ask.main)
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_answers_and_says_where_it_looked(model_folder: Path, picture: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "map.png"
+    result = run(model_folder, picture, QUESTION, "--map", target, "--mass", "--max-new-tokens", "4")
+    assert result.exit_code == 0, result.output
+    assert "2 cross-attention layers" in result.output
+    assert re.search(r"layer 1: \d+ % on the tenth", result.output)
+    with Image.open(target) as drawn:
+        assert drawn.format == "PNG"
+        colours = np.asarray(drawn.convert("RGB"))
+    assert colours[: -ask.STRIP].std() > 5
+    assert (colours[-1] == 255).all()
+
+
+def test_the_maps_of_two_layers_differ_and_are_distributions(model_folder: Path, picture: Path) -> None:
+    student = ask.open_student(model_folder, 4, None)
+    image = ask.read_picture(picture)
+    reply = ask.ask(student, image, QUESTION)
+    assert reply.maps.shape == (2, 16)
+    np.testing.assert_allclose(reply.maps.sum(1), 1, rtol=1e-5)
+    first, second = (ask.draw_map(student, image, QUESTION, reply, layer) for layer in (0, 1))
+    assert first.size == second.size
+    assert np.asarray(first).tobytes() != np.asarray(second).tobytes()
+
+
+def test_an_id_finds_the_model_and_its_system_prompt(model_folder: Path, picture: Path, tmp_path: Path) -> None:
+    artifact = publish(tmp_path / "store", "checkpoint", model_folder)
+    for name in (artifact.ref.id[:12], f"checkpoint/stage1/{artifact.ref.id[:8]}", artifact.path()):
+        folder, system = ask.checkpoint_folder(name, str(tmp_path / "store"))
+        assert (folder / "config.json").is_file()
+        assert system == "Be brief."
+    result = run(artifact.ref.id[:12], picture, QUESTION, "--store", tmp_path / "store", "--max-new-tokens", "2")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [({"AGEVLM_STORE": "s3://bucket/x"}, "s3://bucket/x"), ({"AGEVLM_HOME": "/home/me/a"}, "/home/me/a/artifacts")],
+)
+def test_the_store_is_where_the_stack_has_it(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AGEVLM_STORE", "AGEVLM_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert ask.default_store().endswith("/.agevlm/artifacts")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert ask.default_store() == expected
+
+
+def refusal(result: Result) -> str:
+    assert result.exit_code == 1, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    return result.output
+
+
+def test_bad_images_are_refused_by_name(model_folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.png"
+    text.write_text("not an image")
+    assert "not_there.jpg': no such file" in refusal(run(model_folder, tmp_path / "not_there.jpg", QUESTION))
+    assert "text.png' cannot be used" in refusal(run(model_folder, text, QUESTION))
+
+
+def test_bad_checkpoints_are_refused_by_name(model_folder: Path, picture: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    masks = publish(store, "masks")
+    (tmp_path / "empty").mkdir()
+    assert "holds no config.json" in refusal(run(tmp_path / "empty", picture, QUESTION))
+    assert "no such folder" in refusal(run("some/folder", picture, QUESTION))
+    assert "no artifact's id starts with 'abcdef'" in refusal(run("abcdef", picture, QUESTION, "--store", store))
+    assert "not a checkpoint" in refusal(run(masks.ref.id[:12], picture, QUESTION, "--store", store))
+
+
+def test_bad_questions_and_options_are_refused(model_folder: Path, picture: Path, tmp_path: Path) -> None:
+    assert "question is empty" in refusal(run(model_folder, picture, "  "))
+    assert "ends in .png" in refusal(run(model_folder, picture, QUESTION, "--map", tmp_path / "map.jpg"))
+    assert "layers 0 to 1" in refusal(run(model_folder, picture, QUESTION, "--layer", "7", "--max-new-tokens", "1"))
+    special = ask.open_student(model_folder, 1, None).processor.tokenizer.eos_token
+    assert "cannot be asked" in refusal(run(model_folder, picture, f"Yes? {special} Sure."))
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['ask', '--help']\n"
+        "import runpy\n"
+        "try:\n    runpy.run_module('pipeline.ask', run_name='__main__')\nexcept SystemExit:\n    pass\n"
+        "print('torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "CHECKPOINT" in out.upper()
+    assert out.rstrip().endswith("False")
