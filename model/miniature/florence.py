@@ -43,7 +43,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """BART's special tokens, a small byte-level BPE, 1000 location tokens, polygon marks and the image
     token.
     """
-    prompts = [f"Locate {text} in the image with mask" for text in world_texts()]
+    prompts = [f"Locate {text} in the image with mask" for text in world_texts(scenes=150)]
     core = byte_level_bpe(prompts, ["<s>", "<pad>", "</s>", "<unk>"], size=420)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,

@@ -63,7 +63,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """Llama 3's special tokens and a small byte-level BPE: the world's words are single tokens, any text
     tokenizes.
     """
-    texts = [*world_texts(), *CAPTION_PROMPTS, "system", "user", "assistant", "\n\n"]
+    texts = [*world_texts(scenes=400), *CAPTION_PROMPTS, "system", "user", "assistant", "\n\n"]
     return PreTrainedTokenizerFast(
         tokenizer_object=byte_level_bpe(texts, list(SPECIAL), size=512),
         bos_token=SPECIAL[0],
@@ -142,4 +142,5 @@ def train_llama(settings: LlamaSettings) -> tuple[LlamaForCausalLM, PreTrainedTo
         loss = F.cross_entropy(logits[seen[:, 1:] == 1], ids[:, 1:][seen[:, 1:] == 1])
         descend(loss, optimizer, params)
         progress.update(step, loss=float(loss.detach()))
+    tokenizer.backend_tokenizer.no_padding()  # else the padding of the last batch would be saved with it
     return model.eval(), tokenizer

@@ -30,8 +30,8 @@ MASK_LOGIT: Final = 6.0  # a mask prompt is given as logits of plus or minus thi
 class SamSettings:
     """How long and how wide the training is."""
 
-    scenes: int = 4000
-    steps: int = 1100
+    scenes: int = 3000
+    steps: int = 1000
     batch: int = 10  # images a step; every object of each is a prompt
     peak: float = 1.5e-3
     seed: int = 0

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model.miniature.language import caption, questions
 from model.miniature.world import TRAINING_SEEDS, make_scene
 
-CORPUS_SCENES: Final = 150
 
-
-def world_texts() -> Iterator[str]:
-    """Sentences with every word of the world's language."""
-    for seed in range(TRAINING_SEEDS, TRAINING_SEEDS + CORPUS_SCENES):
+def world_texts(scenes: int) -> Iterator[str]:
+    """What is said about the first `scenes` training scenes: every word of the world's language."""
+    for seed in range(TRAINING_SEEDS, TRAINING_SEEDS + scenes):
         scene = make_scene(seed)
         yield caption(scene, seed % 4).text
         for asked in questions(scene):
