@@ -31,7 +31,8 @@ from pipeline.sources.images import read_image
 from pipeline.sources.opening import image_root
 from pipeline.steps.context import Outcome, StepContext
 from pipeline.steps.params import EvaluateParams
-from pipeline.training.checkpoint import MODEL, load_student
+from pipeline.training.checkpoint import load_student
+from pipeline.training.layout import MODEL, STAGE_FILE
 
 MAP_LAYER = 0  # the first cross-attention layer, as in the paper's table 4
 
@@ -78,7 +79,7 @@ def _student(context: StepContext, max_new_tokens: int) -> tuple[Student, str]:
         torch.set_num_threads(context.resources.threads)
     folder = context.input_path("checkpoint")
     model, processor = load_student(folder / MODEL)
-    stage = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+    stage = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return Student(model.to(device), processor, max_new_tokens, stage.get("system_prompt")), name
 
@@ -152,7 +153,7 @@ def _true_cells(student: Student, question: Question) -> np.ndarray[Any, np.dtyp
 
 
 def _examples(predictions: list[Prediction], number: int) -> list[Prediction]:
-    """By a hash of the question, so that every checkpoint shows the same ones; with a known truth where there is any."""
+    """By a hash of the question, so that every checkpoint shows the same; with a known truth where there is any."""
     known = [p for p in predictions if p.question.truth is not None]
     return sorted(known or predictions, key=lambda p: p.question.order)[:number]
 

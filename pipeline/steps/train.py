@@ -8,12 +8,14 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from model.errors import AgevlmError, ConfigError, StepError
+from model.errors import AgevlmError, ConfigError, DataError, StepError
 from model.stage_table import StageRow, stage_row
 from pipeline.artifacts.manifest import Counts
 from pipeline.ray_session import session
 from pipeline.steps.context import Outcome, StepContext
 from pipeline.steps.params import StageParams
+from pipeline.training.guide import build_guide, canvas_of
+from pipeline.training.layout import MODEL
 from pipeline.training.samples import open_samples
 
 MAX_FAILURES = 2  # of the worker group: a preempted or killed worker starts the stage again
@@ -59,15 +61,14 @@ def _cells(context: StepContext, params: StageParams, row: StageRow) -> Path | N
     """The masks on the encoder's map, as one file in the work folder; None where the row has no guidance loss."""
     if not row.guidance_loss:
         return None
-    from pipeline.training.guide import build_guide
-
     target = context.work() / "cells"
-    build_guide(
-        context.input_path("masks"),
-        context.input_path("parent"),
-        params.config.mask_cells,
-        target,
-    )
+    canvas = canvas_of(context.input_path("parent") / MODEL)
+    found = build_guide(context.input_path("masks"), canvas, params.config.mask_cells, target)
+    if not found["accepted"]:
+        raise DataError(
+            f"{params.row}: none of the {found.total()} masks was accepted, so there is nothing to be guided by; "
+            "loosen the gates (gates.*) or look at the masks in the report"
+        )
     return target
 
 

@@ -16,20 +16,11 @@ import torch
 
 from model.errors import DataError
 from model.images import decode_image
+from pipeline.training.guide import GuidedTurn
 from pipeline.training.pack_reader import PackRow, Span
 
 IGNORE = -100
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class GuidedTurn:
-    """A mask of a turn, on the encoder's map, and the characters of the turn's text that it was made from."""
-
-    turn: int
-    char_start: int
-    char_end: int
-    cells: npt.NDArray[np.bool_]
 
 
 class Guide(Protocol):

@@ -6,8 +6,6 @@ from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
 from model.agevlm.processing_agevlm import AgeVlmProcessor
 from model.errors import ArtifactError
 
-MODEL = "model"  # folder of the model inside a checkpoint artifact
-
 
 def save_student(model: AgeVlmForConditionalGeneration, processor: AgeVlmProcessor, folder: Path) -> None:
     """Write weights (safetensors), configuration, tokenizer and processor; no pickle anywhere."""

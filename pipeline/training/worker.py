@@ -21,13 +21,11 @@ from pipeline.steps.params import StageParams
 from pipeline.steps.table import STEPS
 from pipeline.training.batches import Collator
 from pipeline.training.build import build_student
-from pipeline.training.checkpoint import MODEL, save_student
-from pipeline.training.guide import open_guide
+from pipeline.training.checkpoint import save_student
+from pipeline.training.guide import MaskGuide
+from pipeline.training.layout import METRICS_FILE, MODEL, STAGE_FILE
 from pipeline.training.loop import StageTrainer
 from pipeline.training.samples import open_samples
-
-METRICS_FILE = "metrics.parquet"
-STAGE_FILE = "stage.json"
 
 
 def train(config: dict[str, Any]) -> None:
@@ -50,7 +48,7 @@ def train(config: dict[str, Any]) -> None:
     model, processor = build_student(params.student, weights["text"], weights["vision"], params.seed, parent)
     model.to(device)
     stage = apply_stage(model, row)
-    guide = open_guide(Path(config["cells"])) if config["cells"] else None
+    guide = MaskGuide(Path(config["cells"])) if config["cells"] else None
     trainer = StageTrainer(
         model,
         row,

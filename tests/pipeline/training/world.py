@@ -17,7 +17,7 @@ from model.miniature.language import questions
 from model.miniature.llama import build_model, build_tokenizer
 from model.miniature.world import make_scene, render
 from pipeline.schemas import PACK, part_name
-from pipeline.training.batches import GuidedTurn
+from pipeline.training.guide import GuidedTurn
 
 SIDE, STRIDE = 64, 16
 
@@ -75,9 +75,7 @@ def make_pack(
                 "target": encoded.targets,
                 "token_starts": [a for a, _ in encoded.offsets],
                 "token_ends": [b for _, b in encoded.offsets],
-                "turns": [
-                    {"turn": 0, "question_start": qs, "question_end": qe, "answer_start": as_, "answer_end": ae}
-                ],
+                "turns": [{"turn": 0, "question_start": qs, "question_end": qe, "answer_start": as_, "answer_end": ae}],
             }
         )
         if asked.targets and index % guided_every == 0:

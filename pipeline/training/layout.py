@@ -1,0 +1,5 @@
+"""Names of what a checkpoint artifact holds. Light, so that whoever only reads one need not import the model."""
+
+MODEL = "model"  # a Hugging Face folder: weights, configuration, tokenizer, processor
+METRICS_FILE = "metrics.parquet"  # pipeline.training.metrics.METRICS
+STAGE_FILE = "stage.json"  # what was trained, on how much, and where it ended

@@ -1,0 +1,186 @@
+"""The loop: how a global batch is cut changes nothing, and only what the stage table says is trained."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from model.errors import StepError
+from model.stage_table import STAGES
+from model.stages import apply_stage
+from pipeline.training.batches import Collator
+from pipeline.training.build import join_backbones
+from pipeline.training.config import StageConfig, StudentConfig
+from pipeline.training.loop import StageTrainer
+from pipeline.training.samples import open_samples
+from tests.pipeline.training.world import ExactGuide, make_pack
+
+CONFIG = StageConfig(
+    global_batch=8, learning_rate=3e-3, weight_decay=0.0, warmup_ratio=0.0, precision="fp32", log_every=2, max_steps=3
+)
+STUDENT = StudentConfig(cross_attention_layers=(1, 4), init="normal")
+
+
+@pytest.fixture(scope="module")
+def world(backbones: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A pack with text-only and guided rows, and the backbones."""
+    folder = tmp_path_factory.mktemp("pack")
+    _, processor = join_backbones(STUDENT, backbones["text"], backbones["vision"], 0)
+    guide = make_pack(folder, processor, 24, text_only=5, guided_every=2)
+    return {"pack": folder, "guide": guide, **backbones}
+
+
+def trainer_of(world: dict[str, Any], stage: str, config: StageConfig, micro_batch: int, rank: int = 0) -> StageTrainer:
+    model, processor = join_backbones(STUDENT, world["text"], world["vision"], seed=0)
+    row = STAGES[stage]
+    apply_stage(model, row)
+    samples = open_samples(world["pack"], row, config, seed=0)
+    guide: ExactGuide | None = world["guide"] if row.guidance_loss else None
+    collate = Collator(processor.image_processor, processor.tokenizer.pad_token_id, guide)
+    return StageTrainer(model, row, config, samples.order, samples.reader, collate, micro_batch, rank)
+
+
+def trained(
+    world: dict[str, Any], stage: str, micro_batch: int, rank: int = 0
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Weights and metrics after the run."""
+    trainer = trainer_of(world, stage, CONFIG, micro_batch, rank)
+    trainer.run(lambda done, row: None)
+    return trainer.model.state_dict(), trainer.log.rows
+
+
+def _worker(rank: int, world: dict[str, Any], stage: str, store: str, out: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(store, 2), rank=rank, world_size=2)
+    weights, rows = trained(world, stage, micro_batch=3, rank=rank)
+    torch.save({"weights": weights, "rows": rows}, f"{out}-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("stage", ["stage3", "stage4_lm"])
+def test_how_a_global_batch_is_cut_changes_nothing(world: dict[str, Any], stage: str, tmp_path: Path) -> None:
+    """One process, four micro-batches, and two processes with two unequal micro-batches each: the same updates."""
+    whole, whole_rows = trained(world, stage, micro_batch=8)
+    cut, cut_rows = trained(world, stage, micro_batch=2)
+    mp.spawn(_worker, (world, stage, str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2)
+    ranks = [torch.load(tmp_path / f"out-{rank}.pt", weights_only=True) for rank in range(2)]
+    start = trainer_of(world, stage, CONFIG, 8).model.state_dict()
+    moved = [name for name in whole if not torch.equal(whole[name], start[name])]
+    assert moved
+    for other in (cut, ranks[0]["weights"], ranks[1]["weights"]):
+        for name, value in whole.items():
+            # Adam divides a gradient by its own size, so a rounding error of a tiny gradient can move a weight by a
+            # visible share of the learning rate: compare with what three steps can move, 3 x 3e-3.
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+    for a, b in zip(ranks[0]["weights"].values(), ranks[1]["weights"].values(), strict=True):
+        assert torch.equal(a, b)
+    for rows in (cut_rows, ranks[0]["rows"], ranks[1]["rows"]):
+        for mine, theirs in zip(whole_rows, rows, strict=True):
+            assert mine["guided_rows"] == theirs["guided_rows"] > 0
+            for name in ("lm_loss", "guidance_loss", "gradient_norm", "attention_in_mask"):
+                assert theirs[name] == pytest.approx(mine[name], rel=1e-4)
+
+
+def test_gradients_of_one_step_agree_to_rounding(world: dict[str, Any]) -> None:
+    """The exact statement behind the test above, without Adam in between."""
+    gradients = []
+    for micro_batch in (8, 1):
+        trainer = trainer_of(world, "stage4_lm", CONFIG, micro_batch)
+        parts = next(trainer.micro_batches())
+        trainer.optimizer.step = lambda *a, **k: None  # type: ignore[method-assign,assignment]
+        trainer.step(parts, 0.0)
+        gradients.append({n: p.grad for n, p in trainer.model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-6)
+
+
+def test_the_loss_is_the_mean_of_eq_3_over_guided_rows_of_the_global_batch(world: dict[str, Any]) -> None:
+    """Scaled by hand: L_LM over all target tokens plus the mean over layers of the mean over guided rows."""
+    trainer = trainer_of(world, "stage3", CONFIG, micro_batch=3)
+    parts = next(trainer.micro_batches())
+    reference = copy.deepcopy(trainer.model)
+    tokens, rows = sum(p.target_tokens for p in parts), sum(p.guided_rows for p in parts)
+    outs = [reference(**p.inputs()) for p in parts]
+    language = sum(o.lm_loss_sum for o in outs) / tokens
+    guidance = sum(o.guidance_loss_sum for o in outs if o.guidance_loss_sum is not None) / rows
+    (language + guidance.mean()).backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in reference.parameters() if p.grad is not None])
+    trainer.step(parts, 1e-3)
+    assert rows > 1
+    assert trainer.gradient_norm == pytest.approx(float(norm), rel=1e-4)
+
+
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_only_what_the_table_says_is_trained(world: dict[str, Any], stage: str) -> None:
+    trainer = trainer_of(world, stage, CONFIG.model_copy(update={"max_steps": 4, "epochs": 2}), micro_batch=8)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    buffers = {name: b.detach().clone() for name, b in trainer.model.named_buffers()}
+    trainable = {name for name, p in trainer.model.named_parameters() if p.requires_grad}
+    in_optimizer = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert in_optimizer == {id(p) for p in trainer.model.parameters() if p.requires_grad}
+    trainer.run(lambda done, row: None)
+    changed = {name for name, p in trainer.model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == trainable
+    assert all(torch.equal(b, buffers[name]) for name, b in trainer.model.named_buffers())
+
+
+def test_baseline_rows_take_no_guidance(world: dict[str, Any]) -> None:
+    trainer = trainer_of(world, "stage3_baseline", CONFIG, micro_batch=8)
+    trainer.run(lambda done, row: None)
+    assert all(r["guidance_loss"] is None and r["guided_rows"] == 0 for r in trainer.log.rows)
+
+
+def test_text_only_rows_are_dropped_and_counted_where_the_language_model_is_frozen(world: dict[str, Any]) -> None:
+    frozen = open_samples(world["pack"], STAGES["stage1"], CONFIG, 0)
+    assert [d[:2] for d in frozen.dropped] == [(f"s{i:03d}", "text_only") for i in (0, 5, 10, 15, 20)]
+    assert frozen.order.rows == 19
+    whole = open_samples(world["pack"], STAGES["stage4"], CONFIG, 0)
+    assert (whole.order.rows, whole.dropped) == (24, [])
+
+
+def test_the_run_is_the_same_again_and_reports_every_step(world: dict[str, Any]) -> None:
+    reports: list[tuple[int, bool]] = []
+    trainer = trainer_of(world, "stage3", CONFIG, 4)
+    trainer.run(lambda done, row: reports.append((done, row is not None)))
+    assert reports == [(1, False), (2, True), (3, True)]
+    again, rows = trained(world, "stage3", 4)
+    assert all(torch.equal(value, again[name]) for name, value in trainer.model.state_dict().items())
+    assert [r["lm_loss"] for r in rows] == [r["lm_loss"] for r in trainer.log.rows]
+    table = trainer.log.table()
+    assert table["samples"].to_pylist() == [16, 24]
+    assert len(table["attention_in_mask"][0].as_py()) == 2
+
+
+def test_bf16_and_checkpointing_train_too(world: dict[str, Any]) -> None:
+    config = CONFIG.model_copy(update={"precision": "bf16", "activation_checkpointing": True, "max_steps": 1})
+    exact = trainer_of(world, "stage4_lm", replace_precision(config), 8)
+    rough = trainer_of(world, "stage4_lm", config, 8)
+    for trainer in (exact, rough):
+        trainer.run(lambda done, row: None)
+    assert rough.log.rows[0]["lm_loss"] == pytest.approx(exact.log.rows[0]["lm_loss"], rel=0.02)
+    assert rough.log.rows[0]["gradient_norm"] == pytest.approx(exact.log.rows[0]["gradient_norm"], rel=0.1)
+    assert all(p.dtype == torch.float32 for p in rough.model.parameters())
+
+
+def replace_precision(config: StageConfig) -> StageConfig:
+    return config.model_copy(update={"precision": "fp32", "activation_checkpointing": False})
+
+
+def test_a_loss_that_is_no_number_stops_the_stage_by_name(world: dict[str, Any]) -> None:
+    trainer = trainer_of(world, "stage1", CONFIG, 8)
+    with torch.no_grad():
+        trainer.model.model.adapter.linear_1.weight.fill_(float("nan"))
+    with pytest.raises(StepError, match="stage1: step 2 has loss nan"):
+        trainer.run(lambda done, row: None)
+
+
+def test_a_row_of_ones_own_may_train_the_last_block_only(world: dict[str, Any]) -> None:
+    model, _ = join_backbones(STUDENT, world["text"], world["vision"], seed=0)
+    report = apply_stage(model, replace(STAGES["stage2"], vision_encoder="last block"))
+    assert 0 < report.trainable["vision encoder"] < report.total["vision encoder"]
