@@ -36,6 +36,7 @@ def connect(cpus: int | None = None, gpus: int | None = None) -> bool:
         ray.init(logging_level=logging.WARNING)
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would let its workers starve on a busy machine
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # a parent 'uv run' must not be run again by workers
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
