@@ -76,7 +76,7 @@ def overlay(
 def data_uri(picture: Image.Image) -> str:
     """A picture as a WebP data URI."""
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "WEBP", quality=QUALITY, method=6)
+    picture.convert("RGB").save(buffer, "WEBP", quality=QUALITY, method=4)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
 from model.agevlm.letterbox import fit, mask_to_cells
@@ -57,7 +58,7 @@ class Fabric:
 
     root: Path
     recipe: Recipe = field(default_factory=lambda: load_recipe("miniature"))
-    scenes: int = 24
+    scenes: int = 16
     evil: str = ""  # put into every query, question and answer
 
     def __post_init__(self) -> None:
@@ -84,7 +85,14 @@ class Fabric:
             job = JobSpec(**{**dict(job), "spec": spec, "ref": ref, "inputs": inputs})
         return run_job(job)
 
+    def mask_rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a data set's masks as they were published."""
+        with self.made[f"masks-{name}"].open(part_name(0, 1)) as stream:
+            return pq.ParquetFile(stream).read().to_pylist()
+
     def _make(self, step: PlannedStep) -> None:
+        if step.key in self.made:
+            return
         parents = {name: self.made[key] for name, key in step.inputs.items()}
         job = f"{self.recipe.name}-{step.key}-{step.id[:12]}-r0"
         staging = Staging(self.store, step.ref, step.spec, step.attempt, parents, "a" * 40, job)

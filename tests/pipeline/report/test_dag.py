@@ -1,0 +1,70 @@
+"""The layout of the graph: columns by depth, nothing on top of anything else."""
+
+import itertools
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.report.dag import GAP_Y, NODE_H, Box, columns_of, draw, layout
+
+
+def boxes(edges: dict[str, list[str]]) -> list[Box]:
+    return [Box(k, (k,), "c-data", f"#{k}", tuple(v)) for k, v in edges.items()]
+
+
+@st.composite
+def graphs(draw_from: st.DrawFn) -> dict[str, list[str]]:
+    size = draw_from(st.integers(1, 12))
+    keys = [f"s{i}" for i in range(size)]
+    picks = [draw_from(st.lists(st.sampled_from(keys[:i]), unique=True)) if i else [] for i in range(size)]
+    return dict(zip(keys, picks, strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(graphs())
+def test_inputs_stand_left_of_what_they_make(edges: dict[str, list[str]]) -> None:
+    column = columns_of(boxes(edges))
+    for key, inputs in edges.items():
+        assert column[key] == max((column[i] + 1 for i in inputs), default=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(graphs())
+def test_boxes_of_a_column_keep_their_distance(edges: dict[str, list[str]]) -> None:
+    heights, _ = layout(boxes(edges))
+    column = columns_of(boxes(edges))
+    for level in set(column.values()):
+        places = sorted(heights[key, level] for key in edges if column[key] == level)
+        for a, b in itertools.pairwise(places):
+            assert b - a >= NODE_H + GAP_Y - 1e-6
+    assert min(heights.values()) >= 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(graphs())
+def test_edges_lead_from_column_to_next_column(edges: dict[str, list[str]]) -> None:
+    _, after = layout(boxes(edges))
+    for node, targets in after.items():
+        assert all(level == node[1] + 1 for _, level in targets)
+    column = columns_of(boxes(edges))
+    for key, inputs in edges.items():
+        for source in inputs:
+            last = (source, column[key] - 1)
+            assert (key, column[key]) in after[last]
+
+
+def test_a_circle_is_refused() -> None:
+    with pytest.raises(ValueError, match="circle: a -> b -> a"):
+        columns_of(boxes({"a": ["b"], "b": ["a"]}))
+    with pytest.raises(ValueError, match="at least one step"):
+        draw([])
+
+
+def test_every_box_is_drawn_once_with_its_link_and_escaped_text() -> None:
+    svg = draw([Box("a", ("<b>", "x"), "c-data", "#a", ()), Box("z", ("z",), "c-page", "#z", ("a", "elsewhere"))])
+    assert re.findall(r'<a href="([^"]+)"', svg) == ["#a", "#z"]
+    assert "&lt;b&gt;" in svg
+    assert "<b>" not in svg
+    assert draw(boxes({"a": [], "b": ["a"]})) == draw(boxes({"a": [], "b": ["a"]}))
