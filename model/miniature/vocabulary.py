@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model.miniature.language import caption, questions
 from model.miniature.world import TRAINING_SEEDS, make_scene
@@ -20,10 +20,20 @@ def world_texts(scenes: int) -> Iterator[str]:
             yield asked.answer
 
 
-def byte_level_bpe(texts: Iterable[str], special: list[str], size: int) -> Tokenizer:
-    """A byte-level BPE tokenizer of at most `size` entries; `special` get the first ids, in order."""
+def byte_level_bpe(
+    texts: Iterable[str], special: list[str], size: int, split: str | None = None
+) -> Tokenizer:
+    """A byte-level BPE tokenizer of at most `size` entries; `special` get the first ids, in order.
+
+    split: regular expression of the pieces that are never merged with each other; GPT-2's where None.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split is None)
+    if split is None:
+        tokenizer.pre_tokenizer = byte_level
+    else:
+        pieces = pre_tokenizers.Split(Regex(split), behavior="isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pieces, byte_level])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,

@@ -105,6 +105,16 @@ def test_llama_opens_with_its_chat_template() -> None:
     assert tokenizer.decode(tokenizer(strange, add_special_tokens=False)["input_ids"]) == strange
 
 
+def test_a_prompt_is_a_prefix_of_its_conversation() -> None:
+    """Tokens of a question with the generation prompt begin the tokens of question and answer, whatever it is."""
+    tokenizer = AutoTokenizer.from_pretrained(weights_dir() / "llama")
+    for answer in ("Yes, there is.", "4 or 5", " spaced", "\u00c4rger", "\U0001f600"):
+        asked = [{"role": "user", "content": "How many?"}]
+        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True)["input_ids"]
+        whole = tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": answer}])["input_ids"]
+        assert whole[: len(prompt)] == prompt, answer
+
+
 def test_llama_knows_the_language_and_only_the_prior() -> None:
     """Asked without a picture it answers in a sentence of the world, and is undecided between yes and no."""
     folder = weights_dir() / "llama"
