@@ -106,7 +106,7 @@ def test_llama_opens_with_its_chat_template() -> None:
 
 
 def test_a_prompt_is_a_prefix_of_its_conversation() -> None:
-    """Tokens of a question with the generation prompt begin the tokens of question and answer, whatever it is."""
+    """A question with the generation prompt has the first tokens of question and answer, whatever it is."""
     tokenizer = AutoTokenizer.from_pretrained(weights_dir() / "llama")
     for answer in ("Yes, there is.", "4 or 5", " spaced", "\u00c4rger", "\U0001f600"):
         asked = [{"role": "user", "content": "How many?"}]
