@@ -54,7 +54,12 @@ def visible(steps: tuple[StepRecord, ...], room: int) -> tuple[StepRecord, ...]:
 
 def live_table(view: View, height: int) -> Group:
     """A view as a table that fits into `height` lines."""
-    table = Table("step", "state", "", "progress", "time", box=None, pad_edge=False, expand=True)
+    table = Table(box=None, pad_edge=False, expand=True)
+    table.add_column("step", no_wrap=True, min_width=max((len(step.key) for step in view.steps), default=4))
+    table.add_column("state", no_wrap=True, min_width=9)
+    table.add_column("", width=16)
+    table.add_column("progress", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("time", no_wrap=True, justify="right", min_width=12)
     for step in visible(view.steps, max(5, height - MARGIN)):
         found = view.progress.get(step.key) if step.state == "running" else None
         bar: ProgressBar | str = ""

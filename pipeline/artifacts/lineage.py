@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from model.errors import ArtifactError
 from pipeline.artifacts.spec import ArtifactRef
 from pipeline.artifacts.store import Artifact, ArtifactStore
 
@@ -24,7 +25,11 @@ def lineage(store: ArtifactStore, artifact: Artifact) -> Iterator[Node]:
     def walk(current: Artifact, name: str, depth: int) -> Iterator[Node]:
         yield Node(current.ref, depth, name, current, "")
         for input_name, parent in sorted(current.manifest.parents.items()):
-            found = store.get(parent.ref)
+            try:
+                found = store.get(parent.ref)
+            except ArtifactError:
+                yield Node(parent.ref, depth + 1, input_name, None, "has a damaged manifest")
+                continue
             if found is None:
                 yield Node(parent.ref, depth + 1, input_name, None, "is gone")
             elif found.manifest.sha256 != parent.manifest_sha256:

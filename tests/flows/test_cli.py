@@ -1,0 +1,106 @@
+"""The command line: it answers at once, helps, and has no traceback for what a user got wrong."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.commands.run import parse
+from flows.home import ROOT
+from model.errors import ConfigError
+from tests.flows.cli import agevlm
+
+COMMANDS = [
+    *("up", "status", "down", "env", "demo", "run", "plan"),
+    *("artifacts", "show", "lineage", "verify", "stages", "recipes", "ask"),
+]
+SLOW = ("prefect", "ray", "torch", "pyarrow", "transformers", "pandas")
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGEVLM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("AGEVLM_STORE", raising=False)
+
+
+def test_help_imports_nothing_slow() -> None:
+    code = (
+        "import sys\nsys.argv = ['agevlm', '--help']\nfrom flows.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        f"print('SLOW:', [name for name in {SLOW!r} if name in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert output.strip().endswith("SLOW: []")
+    for command in COMMANDS:
+        assert re.search(rf"^\W*{command} ", output, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_helps(command: str) -> None:
+    result = agevlm(command, "--help")
+    assert result.code == 0
+    assert len(result.output) > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["env"], "start it with 'agevlm up'"),
+        (["run", "agevlm/full-recipe"], "start it with 'agevlm up'"),
+        (["run", "agevlm/full-recipe", "-p", "limit"], "write NAME=VALUE"),
+        (["plan", "no-such-recipe"], "recipes are: miniature, paper, photos"),
+        (["plan", "--variant", "agevlm"], "variants.0 = 'agevlm'"),
+        (["plan", "--min-sam-iou", "2"], "min_sam_iou = 2.0"),
+        (["demo", "--recipe", "nothing"], "no such recipe"),
+        (["show", "nothing"], "no artifact's id starts with 'nothing'"),
+        (["ask", "abc", "no-such-image.png", "what?"], "no-such-image.png is not a file"),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_code_1(arguments: list[str], words: str) -> None:
+    result = agevlm(*arguments)
+    assert result.code == 1
+    assert words in result.error
+    assert "Traceback" not in result.error
+
+
+def test_without_a_stack_status_says_so_and_down_has_nothing_to_do() -> None:
+    status, down = agevlm("status"), agevlm("down")
+    assert status.code == 1
+    assert "is not up" in status.output
+    assert (down.code, down.output.strip()) == (0, "nothing to end: the local stack is not up")
+
+
+def test_recipes_and_stages_are_listed() -> None:
+    recipes = agevlm("recipes")
+    assert recipes.code == 0
+    assert re.search(r"^miniature +ca_baseline, age_vlm, age_vlm_lm", recipes.output, re.MULTILINE)
+    stages = agevlm("stages")
+    assert re.search(r"^stage1 +frozen +trained +trained +frozen +LM ", stages.output, re.MULTILINE)
+    assert re.search(r"^stage4_lm +trained +trained +trained +trained +LM \+ guidance", stages.output, re.MULTILINE)
+
+
+def test_parameters_are_json_or_text() -> None:
+    assert parse(["limit=50", "recipe=miniature", 'variants=["age_vlm"]', "prompt=a=b", "x="]) == {
+        "limit": 50,
+        "recipe": "miniature",
+        "variants": ["age_vlm"],
+        "prompt": "a=b",
+        "x": "",
+    }
+    with pytest.raises(ConfigError, match="given twice"):
+        parse(["limit=1", "limit=2"])
+
+
+def test_the_launcher_runs_from_anywhere(tmp_path: Path) -> None:
+    (tmp_path / "flows").mkdir()  # a folder of that name must not be taken for ours
+    (tmp_path / "flows" / "__init__.py").write_text("raise SystemExit('the wrong flows')")
+    script = (ROOT / "scripts" / "setup.sh").read_text()
+    launcher = script.split("<<LAUNCHER\n")[1].split("LAUNCHER\n")[0].replace("\\$@", "$@")
+    program = tmp_path / "agevlm"
+    program.write_text(launcher.replace("$root/.venv/bin/python", sys.executable).replace("$root", str(ROOT)))
+    program.chmod(0o755)
+    result = subprocess.run([str(program), "recipes"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "miniature" in result.stdout

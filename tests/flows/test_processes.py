@@ -1,0 +1,117 @@
+"""Processes of a stack are found by their mark, and no other process is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.processes import MARK, end, family, is_running, log_tail, process_of, spawn
+from flows.state import ProcessRecord, StackState
+
+SLEEP = "import time; time.sleep(60)"
+PARENT = f"""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True)
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+
+
+@pytest.fixture
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StackState]:
+    monkeypatch.setenv("AGEVLM_HOME", str(tmp_path / "home"))
+    state = StackState(id=f"test-{os.getpid()}-{time.monotonic_ns()}")
+    yield state
+    end(family(state), 0)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def started(state: StackState, role: str, code: str) -> tuple[StackState, ProcessRecord]:
+    record = spawn(role, [sys.executable, "-c", code], state)
+    return state.with_process(record), record
+
+
+def last_line(record: ProcessRecord) -> str:
+    return Path(record.log).read_text().strip().splitlines()[-1]
+
+
+def test_a_started_process_is_recognised_until_it_ends(stack: StackState) -> None:
+    stack, record = started(stack, "ray", SLEEP)
+    process = process_of(record, stack.id)
+    assert process is not None
+    assert os.getsid(record.pid) == record.pid  # a session of its own: Ctrl-C does not reach it
+    assert end([process], 5) == 1
+    assert process_of(record, stack.id) is None
+
+
+def test_another_process_with_the_same_number_is_not_ours(stack: StackState) -> None:
+    stranger = subprocess.Popen([sys.executable, "-c", SLEEP])
+    try:
+        created = psutil.Process(stranger.pid).create_time()
+        record = ProcessRecord(role="ray", pid=stranger.pid, created=created, log="", command=[])
+        stack = stack.with_process(record)
+        # Same number and same time, as after a clock was set back, but it lacks the mark.
+        assert process_of(record, stack.id) is None
+        assert family(stack) == []
+        assert end(family(stack), 0) == 0
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_an_orphan_in_a_session_of_its_own_is_found_after_its_parent_was_killed(stack: StackState) -> None:
+    stack, record = started(stack, "ray", PARENT)
+    wait_for(lambda: last_line(record).isdigit())
+    child = int(last_line(record))
+    os.kill(record.pid, signal.SIGKILL)
+    wait_for(lambda: process_of(record, stack.id) is None)
+    assert [process.pid for process in family(stack)] == [child]
+    orphan = psutil.Process(child)
+    assert end(family(stack), 5) == 1
+    assert not is_running(orphan)
+
+
+def test_a_role_has_its_descendants_but_not_those_of_another(stack: StackState) -> None:
+    stack, ray = started(stack, "ray", PARENT)
+    stack, worker = started(stack, "worker", SLEEP)
+    wait_for(lambda: last_line(ray).isdigit())
+    assert {process.pid for process in family(stack, ["ray"])} == {ray.pid, int(last_line(ray))}
+    assert {process.pid for process in family(stack, ["worker"])} == {worker.pid}
+    assert len(family(stack)) == 3
+
+
+def test_what_does_not_listen_is_killed(stack: StackState) -> None:
+    stack, record = started(stack, "ray", STUBBORN)
+    wait_for(lambda: last_line(record) == "up")
+    before = time.monotonic()
+    end(family(stack), 0.3)
+    assert 0.3 <= time.monotonic() - before < 5
+    assert process_of(record, stack.id) is None
+
+
+def test_nobody_ends_himself(stack: StackState, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from flows.processes import family\nfrom flows.state import StackState\nprint(family(StackState(id='own')))"
+    environment = {**os.environ, MARK: "own", "PYTHONPATH": str(Path(__file__).parents[2])}
+    output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"
+
+
+def test_the_end_of_a_log_is_quoted(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_text("\n".join(f"line {i}" for i in range(50)))
+    assert log_tail(log, 2) == "  | line 48\n  | line 49"
+    assert "no log" in log_tail(tmp_path / "absent.log")
