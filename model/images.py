@@ -13,7 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from model.errors import DataError
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is opened, whatever the file's name says; formats that run programs or load fonts are not among them. JPEG includes its multi-picture form."""
+"""What is opened, whatever the file's name says; formats that run programs or load fonts are not among them.
+JPEG includes its multi-picture form."""
 MAX_PIXELS: Final = 80_000_000
 """Larger images are refused before they are decoded (as RGB these take 240 MB); below the size at which PIL warns."""
 MAX_BYTES: Final = 64 << 20

@@ -11,6 +11,8 @@ from pycocotools import mask as coco
 from model.errors import DataError
 from pipeline.sources.records import Truth
 
+REACH = 4  # image sizes that a polygon's corner may lie outside the image; annotations round, but not that far
+
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
     """A COCO file, with these lists in it. Raises DataError naming file and fault."""
@@ -79,13 +81,46 @@ class Instances:
 
 
 def _rles(segmentation: Any, height: int, width: int, file: str) -> list[Any]:
-    """Compressed run lengths of one annotation: polygons, or run lengths as a list or as compressed text."""
+    """Compressed run lengths of one annotation: polygons, or run lengths as a list or as compressed text.
+
+    Everything is checked first: pycocotools' C code trusts run lengths and coordinates.
+    """
     try:
         if isinstance(segmentation, dict):
-            if isinstance(segmentation["counts"], list):
-                return [coco.frPyObjects(segmentation, height, width)]
-            return [segmentation]
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+            return [_checked_runs(segmentation["counts"], height, width)]
+        polygons = [[float(value) for value in polygon] for polygon in segmentation if len(polygon) >= 6]
+        limit = REACH * max(height, width)
+        if any(not abs(value) <= limit for polygon in polygons for value in polygon):  # also NaN
+            raise ValueError(f"a corner lies further than {limit} pixels away")
         return list(coco.frPyObjects(polygons, height, width)) if polygons else []
     except Exception as error:  # pycocotools raises bare Exception too
-        raise DataError(f"image {file}: a segmentation is neither polygons nor run lengths: {error}") from error
+        raise DataError(f"image {file}: a segmentation is neither polygons nor run lengths: {error!r}") from error
+
+
+def _checked_runs(counts: Any, height: int, width: int) -> Any:
+    """Run lengths that fill the image exactly, as pycocotools takes them."""
+    runs = counts if isinstance(counts, list) else _uncompressed(counts)
+    if any(not isinstance(run, int) or run < 0 for run in runs) or sum(runs) != height * width:
+        raise ValueError(f"the run lengths do not fill {height} x {width} pixels")
+    return coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+
+
+def _uncompressed(text: str) -> list[int]:
+    """Run lengths from COCO's text form: 5 bits a character, little end first, from the third on as differences."""
+    runs: list[int] = []
+    characters = iter(text.encode("ascii"))
+    for character in characters:
+        value, shift = 0, 0
+        while True:
+            bits = character - 48
+            if not 0 <= bits < 64:
+                raise ValueError("not COCO's compressed run lengths")
+            value |= (bits & 31) << shift
+            shift += 5
+            if not bits & 32:
+                break
+            character = next(characters)
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + runs[-2] if len(runs) > 2 else value)
+    return runs

@@ -1,0 +1,220 @@
+"""Folders of images with annotations."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco
+
+from model.errors import ConfigError, DataError
+from pipeline.sources.coco import _checked_runs
+from pipeline.sources.config import FolderSource
+from pipeline.sources.image_folder import in_split, open_image_folder
+from pipeline.sources.records import Entry, Record, Rejected, Truth
+
+PHOTOS = Path(__file__).resolve().parents[4] / "shared" / "data" / "coco_mini"
+FILES = [f"{n}.jpg" for n in range(12)]
+CROWD = [0] + [5] * 20  # run lengths, column by column, of a 10 x 10 image: five on, five off
+
+
+def square(x: int, y: int, side: int = 4) -> list[list[int]]:
+    return [[x, y, x + side, y, x + side, y + side, x, y + side]]
+
+
+@pytest.fixture
+def annotations(tmp_path: Path) -> dict[str, Any]:
+    """Twelve images of 10 x 10 pixels: a dog in each, two crowded people in every third, a cat in the first."""
+    (tmp_path / "images").mkdir()
+    images = [{"id": n, "file_name": name, "height": 10, "width": 10} for n, name in enumerate(FILES)]
+    categories = [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}, {"id": 17, "name": "cat"}]
+    categories += [{"id": 52, "name": "apple"}, {"id": 99, "name": "unicorn"}]
+    marks = [{"image_id": n, "category_id": 18, "segmentation": square(1, 1), "iscrowd": 0} for n in range(12)]
+    marks += [
+        {"image_id": n, "category_id": 1, "segmentation": {"size": [10, 10], "counts": CROWD}, "iscrowd": 1}
+        for n in range(0, 12, 3)
+    ]
+    marks.append({"image_id": 0, "category_id": 17, "segmentation": square(6, 6, 3) + square(0, 6, 2), "iscrowd": 0})
+    marks.append({"image_id": 1, "category_id": 52, "segmentation": square(6, 0, 3), "iscrowd": 0})
+    captions = [
+        {"image_id": 0, "id": 100, "caption": "A dog and a cat.\n"},
+        {"image_id": 0, "id": 101, "caption": "Nothing of note."},
+        {"image_id": 3, "id": 102, "caption": "Some people."},
+        {"image_id": 2, "id": 103, "caption": ""},
+    ]
+    instances = {"images": images, "categories": categories, "annotations": marks}
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    (tmp_path / "captions.json").write_text(json.dumps({"images": images, "annotations": captions}))
+    return instances
+
+
+def source(folder: Path, **changes: Any) -> FolderSource:
+    values = {"images": folder / "images", "captions": folder / "captions.json", "instances": folder / "instances.json"}
+    return FolderSource.model_validate({k: str(v) for k, v in values.items()} | changes)
+
+
+def records_of(entries: list[Entry]) -> list[Record]:
+    assert all(isinstance(entry, Record) for entry in entries), entries
+    return [entry for entry in entries if isinstance(entry, Record)]
+
+
+def only_truth(record: Record) -> Truth | None:
+    assert record.truth is not None
+    (truth,) = record.truth
+    return truth
+
+
+def pixels(truth: Truth) -> np.ndarray[Any, Any]:
+    return np.asarray(coco.decode({"size": [truth.height, truth.width], "counts": truth.rle})).astype(bool)
+
+
+@pytest.mark.usefixtures("annotations")
+def test_captions_know_the_masks_of_what_they_mention(tmp_path: Path) -> None:
+    both, nothing, people, empty = list(open_image_folder(source(tmp_path)).entries())
+    assert isinstance(empty, Rejected)
+    assert empty.reason == "empty_answer"
+    assert "annotation 103" in empty.detail
+    both, nothing, people = records_of([both, nothing, people])
+    assert both.turns[0].answer == "A dog and a cat."
+    assert (both.image, both.given_id) == ("0.jpg", "100")
+    expected = np.zeros((10, 10), bool)
+    expected[1:5, 1:5] = expected[6:9, 6:9] = expected[6:8, 0:2] = True
+    union = only_truth(both)
+    assert union is not None
+    assert np.array_equal(pixels(union), expected)
+    assert only_truth(nothing) is None
+    crowd = only_truth(people)
+    assert crowd is not None
+    assert pixels(crowd)[:5].all()
+    assert not pixels(crowd)[5:].any()
+
+
+@pytest.mark.usefixtures("annotations")
+def test_existence_questions_are_balanced_true_and_well_worded(tmp_path: Path) -> None:
+    folder = open_image_folder(source(tmp_path, records="existence"))
+    records = records_of(list(folder.entries()))
+    assert list(folder.entries()) == records
+    present = {f"{n}.jpg": {"dog"} for n in range(12)}
+    for n in range(0, 12, 3):
+        present[f"{n}.jpg"].add("person")
+    present["0.jpg"].add("cat")
+    present["1.jpg"].add("apple")
+    for record in records:
+        (turn,), truth = record.turns, only_truth(record)
+        name = next(name for name in ("dog", "person", "cat", "apple") if f" {name} in the image" in turn.question)
+        there = name in present[record.image or ""]
+        assert truth is not None
+        assert truth.present == there == turn.answer.startswith("Yes, ")
+        assert turn.answer.startswith(("Yes, there is a", f"No, there is no {name} in"))
+        assert turn.question == "Is there an apple in the image?" or name != "apple"
+        assert (truth.rle is None) == (not there)
+    for image, names in present.items():
+        answers = [r.turns[0].answer for r in records if r.image == image]
+        no = sum(answer.startswith("No") for answer in answers)
+        assert len(answers) - no == len(names)
+        assert no == min(len(names), 4 - len(names)) or no >= 1
+
+
+@pytest.mark.usefixtures("annotations")
+def test_splits_share_no_image_and_lose_none(tmp_path: Path) -> None:
+    images = {}
+    for split in ("all", "train", "test"):
+        entries = open_image_folder(source(tmp_path, records="existence", split=split)).entries()
+        images[split] = {record.image for record in records_of(list(entries))}
+    assert images["train"] | images["test"] == images["all"] == set(FILES)
+    assert not images["train"] & images["test"]
+    names = [f"{n:012d}.jpg" for n in range(2000)]
+    assert 0.2 < sum(in_split(name, "test") for name in names) / len(names) < 0.3
+
+
+@pytest.mark.usefixtures("annotations")
+def test_captions_as_csv_and_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text('id,image,caption\n7,0.jpg,"A dog, sitting."\n8,1.jpg,\n', encoding="utf-8")
+    (tmp_path / "c.jsonl").write_text('{"image": "0.jpg", "caption": "A dog, sitting."}\n\nnonsense\n[1]\n')
+    for name, kinds in (("c.csv", [Record, Rejected]), ("c.jsonl", [Record, Rejected, Rejected])):
+        entries = list(open_image_folder(source(tmp_path, captions=str(tmp_path / name), instances=None)).entries())
+        assert [type(entry) for entry in entries] == kinds
+        first = entries[0]
+        assert isinstance(first, Record)
+        assert first.turns[0].answer == "A dog, sitting."
+        assert first.truth is None
+    assert (
+        entries[0].sample_id
+        == next(iter(open_image_folder(source(tmp_path, captions=str(tmp_path / "c.csv"))).entries())).sample_id
+    )
+
+
+def test_what_is_missing_or_wrong_is_named(tmp_path: Path, annotations: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="needs 'instances'"):
+        open_image_folder(source(tmp_path, records="existence", instances=None))
+    with pytest.raises(ConfigError, match="needs 'captions'"):
+        open_image_folder(source(tmp_path, captions=None))
+    with pytest.raises(DataError, match="image folder"):
+        open_image_folder(source(tmp_path, images=str(tmp_path / "nowhere")))
+    with pytest.raises(DataError, match=r"nothing\.json does not exist"):
+        open_image_folder(source(tmp_path, instances=str(tmp_path / "nothing.json")))
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(DataError, match="is not JSON"):
+        open_image_folder(source(tmp_path, instances=str(tmp_path / "bad.json")))
+    (tmp_path / "bad.json").write_text(json.dumps({"images": []}))
+    with pytest.raises(DataError, match="has no list 'annotations'"):
+        open_image_folder(source(tmp_path, instances=str(tmp_path / "bad.json")))
+    (tmp_path / "c.csv").write_text("file,text\n")
+    with pytest.raises(DataError, match="needs columns 'image' and 'caption'"):
+        list(open_image_folder(source(tmp_path, captions=str(tmp_path / "c.csv"))).entries())
+    (tmp_path / "c.txt").write_text("x")
+    with pytest.raises(DataError, match=r"give a \.json \(COCO\), \.csv or \.jsonl"):
+        list(open_image_folder(source(tmp_path, captions=str(tmp_path / "c.txt"))).entries())
+
+
+BAD_MASKS: dict[str, Any] = {
+    "garbage": {"size": [10, 10], "counts": "\x01 no run lengths"},
+    "too short": {"size": [10, 10], "counts": [50, 40]},
+    "too long": {"size": [10, 10], "counts": [50, 10**9]},
+    "negative": {"size": [10, 10], "counts": [-10, 110]},
+    "cut off": {"size": [10, 10], "counts": "PP"},
+    "no counts": {"size": [10, 10]},
+    "far away": [[0, 0, 1e12, 0, 1e12, 1e12]],
+    "not a number": [[0, 0, float("nan"), 0, 5, 5]],
+    "text": [["a", "b", "c", "d", "e", "f"]],
+    "null": None,
+}
+
+
+@pytest.mark.parametrize("mask", BAD_MASKS.values(), ids=BAD_MASKS.keys())
+def test_bad_masks_are_named_before_they_reach_c_code(tmp_path: Path, annotations: dict[str, Any], mask: Any) -> None:
+    annotations["annotations"][0]["segmentation"] = mask
+    (tmp_path / "instances.json").write_text(json.dumps(annotations))
+    with pytest.raises(DataError, match=r"image 0\.jpg: a segmentation"):
+        list(open_image_folder(source(tmp_path, records="existence")).entries())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
+def test_compressed_run_lengths_are_read_as_pycocotools_writes_them(height: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.kron(rng.random((height, width)) < rng.random(), np.ones((7, 9))).astype(np.uint8)
+    encoded = coco.encode(np.asfortranarray(mask))
+    assert _checked_runs(encoded["counts"].decode("ascii"), *mask.shape)["counts"] == encoded["counts"]
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photographs in ../shared/data/coco_mini are not here")
+def test_real_photographs() -> None:
+    values = {
+        "images": str(PHOTOS / "images" / "train2017"),
+        "captions": str(PHOTOS / "annotations" / "captions_train2017.json"),
+        "instances": str(PHOTOS / "annotations" / "instances_train2017.json"),
+    }
+    captions = records_of(list(open_image_folder(FolderSource.model_validate(values)).entries()))
+    assert len(captions) == 130
+    known = [truth for record in captions if (truth := only_truth(record)) is not None]
+    assert len(known) >= 100
+    assert all(pixels(truth).any() for truth in known[:20])
+    asked = records_of(
+        list(open_image_folder(FolderSource.model_validate(values | {"records": "existence"})).entries())
+    )
+    yes = sum(record.turns[0].answer.startswith("Yes") for record in asked)
+    assert 2 * yes == len(asked) == 230
