@@ -149,4 +149,6 @@ class AgeVlmConfig(PreTrainedConfig):  # type: ignore[misc]
         return cls(**{"text_config": text, "vision_config": AgeVlmVisionConfig(), **overrides})
 
 
+AgeVlmConfig.register_for_auto_class()  # a saved folder carries this code
+
 __all__ = ["AgeVlmConfig", "AgeVlmVisionConfig"]

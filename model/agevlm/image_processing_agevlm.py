@@ -125,4 +125,6 @@ def flatten_images(images: Any) -> list[Any]:
     return flat
 
 
+AgeVlmImageProcessor.register_for_auto_class("AutoImageProcessor")  # a saved folder carries this code
+
 __all__ = ["AgeVlmImageProcessor", "flatten_images", "to_rgb"]

@@ -367,4 +367,7 @@ class AgeVlmForConditionalGeneration(BackbonesMixin, AgeVlmPreTrainedModel, Gene
         return per_layer_L.mean() if self.config.guidance_reduction == "mean" else per_layer_L.sum()
 
 
+# A saved folder carries this code, for people who do not have this project.
+AgeVlmForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+
 __all__ = ["AgeVlmForConditionalGeneration", "AgeVlmModel", "AgeVlmPreTrainedModel"]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_utils import load_image
 
 from .chat_templates import template_for
@@ -49,8 +49,10 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
     ) -> list[Any]:
         # transformers would look for our image processor in its own registry, where it is not.
         pictures = AgeVlmImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        kwargs.pop("trust_remote_code", None)  # the tokenizer is a plain one: no code of the folder is run for it
-        return [pictures, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)]
+        # Not AutoTokenizer: it reads the model's config.json and asks whether to run the folder's code. A fast
+        # tokenizer is its tokenizer.json, whatever class once made it.
+        kwargs.pop("trust_remote_code", None)
+        return [pictures, PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs)]
 
     @classmethod
     def from_backbones(cls, tokenizer: Any, vision: AgeVlmVisionConfig, fit: str = "letterbox") -> AgeVlmProcessor:
@@ -163,6 +165,14 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         targets = covered(offsets, find_targets(self.render, text, plain))
         return EncodedChat(text, list(encoded["input_ids"]), offsets, targets, spans, stripped)
 
+    def stop_token_ids(self, model: Any = None) -> list[int]:
+        """Tokens that end an answer: the tokenizer's, the model's, and the chat format's end of turn."""
+        tokenizer = self.tokenizer
+        found = {tokenizer.eos_token_id, *(tokenizer.get_vocab().get(t) for t in ("<|eot_id|>", "<|im_end|>"))}
+        said = None if model is None else model.generation_config.eos_token_id
+        found.update(said if isinstance(said, (list, tuple)) else [said])
+        return sorted(token for token in found if token is not None)
+
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values", "cell_mask", "has_image"]
@@ -184,5 +194,7 @@ def _picture(chat: Sequence[dict[str, Any]]) -> Any:
         raise ValueError(f"the conversation has {len(found)} images; AGE-VLM looks at one picture per conversation")
     return found[0] if found else None
 
+
+AgeVlmProcessor.register_for_auto_class()  # a saved folder carries this code
 
 __all__ = ["AgeVlmProcessor"]

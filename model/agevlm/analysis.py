@@ -1,0 +1,174 @@
+"""AGE-VLM asked from outside: answers, hidden states, attention maps (paper section 3.1, tables 4 and 6).
+
+Shapes: B rows, T text tokens, S image cells, D hidden size, L cross-attention layers, h x w cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from .image_processing_agevlm import to_rgb
+from .letterbox import Geometry
+from .modeling_agevlm import AgeVlmForConditionalGeneration
+from .processing_agevlm import AgeVlmProcessor
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """`text` (T, D) after the last layer and final norm, `image` (S, D) from the adapter, `valid` (S,) not padding.
+
+    Image tokens never enter AGE-VLM's language model: the adapter's outputs, which live in its width and are what
+    cross-attention sees, stand for them. So a distance between the two is not comparable one to one with that of a
+    model that carries image tokens through its layers.
+    """
+
+    text: FloatArray
+    image: FloatArray
+    valid: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """`maps` (L, h, w), each a distribution over cells; `valid` (h, w) cells with image pixels.
+
+    layers: positions of the cross-attention layers as in the configuration; the first is the one that tables show.
+    """
+
+    maps: FloatArray
+    valid: NDArray[np.bool_]
+    layers: tuple[int, ...]
+    geometry: Geometry
+
+    def on_image(self, layer: int = 0) -> FloatArray:
+        """Map number `layer`, interpolated to the upright image's pixels: (H, W), largest value 1."""
+        place, grid = self.geometry, np.ascontiguousarray(self.maps[layer])
+        square = Image.fromarray(grid, mode="F").resize((place.side, place.side), Image.Resampling.BILINEAR)
+        box = (place.left, place.top, place.left + place.inner_width, place.top + place.inner_height)
+        out = np.asarray(square.crop(box).resize((place.width, place.height), Image.Resampling.BILINEAR))
+        peak = float(out.max())
+        return np.asarray(out / peak if peak > 0 else out, dtype=np.float32)
+
+    def heat_map(self, image: Image.Image, layer: int = 0) -> Image.Image:
+        """Map number `layer` as colours (blue: little, red: much) laid over the upright image."""
+        heat = self.on_image(layer)
+        # A plain ramp: red rises in the upper half, blue falls in the lower half, green peaks between.
+        colours = np.stack(
+            [np.clip(2 * heat - 0.5, 0, 1), 1 - np.abs(2 * heat - 1), np.clip(1.5 - 2 * heat, 0, 1)], axis=-1
+        )
+        picture = np.asarray(to_rgb(image), dtype=np.float32) / 255
+        if picture.shape[:2] != heat.shape:
+            raise ValueError(f"image is {picture.shape[:2]}, the map belongs to one of {heat.shape} pixels")
+        weight = (0.2 + 0.6 * heat)[..., None]
+        return Image.fromarray(np.round(255 * ((1 - weight) * picture + weight * colours)).astype(np.uint8))
+
+
+class AgeVlm:
+    """A model and its processor, behind the three questions of the analysis. Runs on the model's device and dtype."""
+
+    def __init__(self, model: AgeVlmForConditionalGeneration, processor: AgeVlmProcessor) -> None:
+        self.model, self.processor = model.eval(), processor
+
+    @classmethod
+    def from_pretrained(cls, folder: str, **kwargs: Any) -> AgeVlm:
+        """Open a saved folder; keyword arguments go to the model (dtype, device_map)."""
+        model = AgeVlmForConditionalGeneration.from_pretrained(folder, **kwargs)
+        return cls(model, AgeVlmProcessor.from_pretrained(folder))
+
+    @torch.no_grad()
+    def answer(
+        self,
+        images: Sequence[Image.Image | None],
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 64,
+        **generate: Any,
+    ) -> list[str]:
+        """Answers, greedy unless `generate` says otherwise (do_sample, num_beams ...). One picture or None a prompt."""
+        if len(images) != len(prompts):
+            raise ValueError(f"{len(images)} images for {len(prompts)} prompts; give one (or None) per prompt")
+        inputs = self._inputs(images, [self._ask(prompt) for prompt in prompts])
+        options = {"do_sample": False, "eos_token_id": self.processor.stop_token_ids(self.model), **generate}
+        pad = self.processor.tokenizer.pad_token_id
+        out = self.model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad, **options)
+        said: list[str] = self.processor.tokenizer.batch_decode(
+            out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
+        )
+        return [text.strip() for text in said]
+
+    @torch.no_grad()
+    def hidden_states(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Hidden]:
+        """Text states of the last layer and adapter outputs, one sample at a time (no padding enters them)."""
+        result = []
+        for image, prompt in zip(images, prompts, strict=True):
+            inputs = self._inputs([image], [self._ask(prompt)])
+            out = self.model.model(**inputs)
+            result.append(
+                Hidden(
+                    _array(out.last_hidden_state[0]), _array(out.visual_tokens[0]), inputs["cell_mask"][0].cpu().numpy()
+                )
+            )
+        return result
+
+    @torch.no_grad()
+    def attention_maps(
+        self, image: Image.Image, prompt: str, *, span: tuple[int, int] | None = None, answer: str | None = None
+    ) -> Maps:
+        """Cross-attention of the prompt's tokens, of its characters `span`, or of an answer's tokens: (L, h, w).
+
+        The same averaged map as in the guidance loss (eq. 3): mean over heads and over the text's tokens.
+
+        Raises: ValueError if both `span` and `answer` are given, or if the text has no token.
+        """
+        if span is not None and answer is not None:
+            raise ValueError("span and answer are both given; ask for one of them")
+        chat = [{"role": "user", "content": prompt}]
+        if answer is not None:
+            chat.append({"role": "assistant", "content": answer})
+        encoded = self.processor.encode_chat(chat)
+        first, last = encoded.token_span(len(chat) - 1, *(span or ()))
+        if first == last:
+            raise ValueError(f"characters {span} of {chat[-1]['content']!r} are no token; give a span with text in it")
+        inputs = self._inputs([image], None)
+        ids = torch.tensor([encoded.input_ids], device=self.model.device)
+        query = torch.zeros_like(ids, dtype=torch.bool)
+        query[:, first:last] = True
+        cells = inputs["cell_mask"]
+        out = self.model.model(ids, **inputs, guidance_mask=torch.ones_like(cells), query_mask=query)
+        grid = self.model.config.vision_config.grid
+        upright = to_rgb(image)
+        return Maps(
+            maps=_array(out.attention_maps[:, 0]).reshape(-1, grid, grid),
+            valid=cells[0].cpu().numpy().reshape(grid, grid),
+            layers=tuple(self.model.config.cross_attention_layers),
+            geometry=self.processor.image_processor.geometry(upright.height, upright.width),
+        )
+
+    def _ask(self, prompt: str) -> str:
+        return self.processor.render([{"role": "user", "content": prompt}], add_generation_prompt=True)
+
+    def _inputs(self, images: Sequence[Image.Image | None], texts: list[str] | None) -> dict[str, torch.Tensor]:
+        text_options: dict[str, Any] = {}
+        if texts is not None:
+            # Generation continues at the right end, so padding goes to the left.
+            text_options = {"padding": True, "padding_side": "left", "add_special_tokens": False}
+        inputs = self.processor(images=list(images), text=texts, return_tensors="pt", **text_options)
+        on_device = {name: value.to(self.model.device) for name, value in inputs.items()}
+        if "pixel_values" in on_device:
+            on_device["pixel_values"] = on_device["pixel_values"].to(self.model.dtype)
+        return on_device
+
+
+def _array(tensor: torch.Tensor) -> FloatArray:
+    return np.asarray(tensor.float().cpu().numpy(), dtype=np.float32)
+
+
+__all__ = ["AgeVlm", "Hidden", "Maps"]

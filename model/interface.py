@@ -1,0 +1,63 @@
+"""What the analysis and the evaluation ask of any vision-language model: ours and the baselines (section 3.1).
+
+Shapes: T text tokens, D hidden size, S visual tokens, L layers that attend to the image, h x w cells of its map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+FloatArray = NDArray[np.float32]
+Picture = Image.Image
+
+
+class HiddenStates(Protocol):
+    """One sample's representations: `text` (T, D) of the last layer, `image` (S, D), `valid` (S,) bool.
+
+    `image` are the hidden states of image tokens where a model has them in its language model, else what stands for
+    them (AGE-VLM: the adapter's outputs). `valid` leaves out visual tokens that stand for padding only.
+    """
+
+    text: FloatArray
+    image: FloatArray
+    valid: NDArray[np.bool_]
+
+
+class AttentionMaps(Protocol):
+    """Where some text looked: `maps` (L, h, w), mean over heads and over the text's tokens; `valid` (h, w) bool.
+
+    `layers` are the L layers' numbers in the model's own count, ascending; tables 4 and 6 show the first.
+    """
+
+    maps: FloatArray
+    valid: NDArray[np.bool_]
+    layers: tuple[int, ...]
+
+    def heat_map(self, image: Picture, layer: int = 0) -> Picture:
+        """Map number `layer` laid over the upright image, in the image's own size."""
+        ...
+
+
+class VisionLanguageModel(Protocol):
+    """Three questions that every compared model answers."""
+
+    def answer(
+        self, images: Sequence[Picture | None], prompts: Sequence[str], *, max_new_tokens: int = 64, **generate: Any
+    ) -> list[str]:
+        """Generated answers, one a prompt, without special tokens. None: no picture."""
+        ...
+
+    def hidden_states(self, images: Sequence[Picture], prompts: Sequence[str]) -> Sequence[HiddenStates]:
+        """Representations of each picture and prompt (fig. 2)."""
+        ...
+
+    def attention_maps(
+        self, image: Picture, prompt: str, *, span: tuple[int, int] | None = None, answer: str | None = None
+    ) -> AttentionMaps:
+        """Where the prompt (or its characters `span`, or the tokens of `answer` behind it) looks."""
+        ...

@@ -1,0 +1,1 @@
+"""Benchmarks. `python -m tests.bench NAME [options]` runs tests/bench/NAME.py."""

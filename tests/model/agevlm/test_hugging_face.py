@@ -1,0 +1,223 @@
+"""What users of transformers expect: save and load, generate, checkpointing, the Trainer, an export that stands alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import DynamicCache, Trainer, TrainingArguments
+
+from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
+from model.agevlm.processing_agevlm import AgeVlmProcessor
+from model.model_card import write_export
+from tests.model.agevlm.tiny import batch, guided_batch, tiny_model
+from tests.model.agevlm.words import word_tokenizer
+
+KINDS = ["layer", "in_block"]
+GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_generation_with_caches_equals_recomputing_from_scratch(kind: str) -> None:
+    model, inputs = tiny_model(trained=True, cross_attention=kind).double(), batch()
+    with torch.no_grad():
+        cached = model.generate(**inputs, **GREEDY, output_logits=True, return_dict_in_generate=True)
+        ids = inputs["input_ids"]
+        for step in range(6):  # by hand, the whole sequence anew for each token
+            whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            logits = model(**whole).logits[:, -1]
+            assert torch.allclose(cached.logits[step].double(), logits, rtol=0, atol=1e-5)
+            ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+        assert torch.equal(cached.sequences, ids)
+        assert torch.equal(model.generate(**inputs, **GREEDY, use_cache=False), ids)
+
+
+def test_cached_steps_are_exact_and_encode_the_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = tiny_model(trained=True).double(), batch()
+    calls: list[int] = []
+    encode = model.model.encode_images
+    monkeypatch.setattr(model.model, "encode_images", lambda pixels: calls.append(len(pixels)) or encode(pixels))
+    for cache in (None, DynamicCache()):  # also one that transformers made without our configuration
+        with torch.no_grad():
+            whole = model(**inputs).logits
+            calls.clear()
+            first = {k: v[:, :5] if k in ("input_ids", "attention_mask") else v for k, v in inputs.items()}
+            out = model(**first, use_cache=True, past_key_values=cache)
+            logits = [out.logits]
+            for step in range(5, 9):
+                out = model(
+                    inputs["input_ids"][:, step : step + 1],
+                    attention_mask=inputs["attention_mask"][:, : step + 1],
+                    past_key_values=out.past_key_values,
+                    use_cache=True,
+                )
+                logits.append(out.logits)
+        assert torch.allclose(torch.cat(logits, 1), whole, rtol=0, atol=1e-10)
+        assert calls == [3]
+
+
+def test_a_left_padded_mixed_batch_generates_what_its_rows_generate() -> None:
+    model, full = tiny_model(trained=True).double(), batch(rows=2)
+    ids, mask = full["input_ids"].clone(), full["attention_mask"].clone()
+    ids[1, :4], mask[1, :4] = 0, 0
+    has_image = torch.tensor([True, False])
+    cells = full["cell_mask"] & has_image[:, None]
+    pixels = full["pixel_values"][:1]
+    with torch.no_grad():
+        together = model.generate(
+            ids, attention_mask=mask, pixel_values=pixels, cell_mask=cells, has_image=has_image, **GREEDY
+        )
+        seeing = model.generate(full["input_ids"][:1], pixel_values=pixels, cell_mask=cells[:1], **GREEDY)
+        blind = model.to_llama().double().generate(full["input_ids"][1:, 4:], **GREEDY)
+    assert torch.equal(together[0, 9:], seeing[0, 9:])
+    assert torch.equal(together[1, 9:], blind[0, 5:])
+
+
+def test_beams_reorder_the_images_with_their_rows() -> None:
+    model, inputs = tiny_model(trained=True).double(), batch()
+    beams = {**GREEDY, "num_beams": 3, "num_return_sequences": 2}
+    with torch.no_grad():
+        cached = model.generate(**inputs, **beams)
+        assert torch.equal(cached, model.generate(**inputs, **beams, use_cache=False))
+        alone = [model.generate(**{k: v[i : i + 1] for k, v in inputs.items()}, **beams) for i in range(3)]
+    assert torch.equal(cached, torch.cat(alone))
+
+
+def test_sampling_follows_its_seed() -> None:
+    model, inputs = tiny_model(trained=True), batch()
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(model.generate(**inputs, **{**GREEDY, "do_sample": True, "top_p": 0.95}))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_load_to_the_same_model_in_any_dtype(kind: str, tmp_path: Path) -> None:
+    model, inputs = tiny_model(trained=True, cross_attention=kind), batch()
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1
+    assert not list(tmp_path.glob("*.bin"))
+    stored = json.loads((tmp_path / "model.safetensors.index.json").read_text())["weight_map"]
+    assert "lm_head.weight" not in stored  # tied: stored once
+    again = AgeVlmForConditionalGeneration.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+    assert again.lm_head.weight is again.model.language_model.embed_tokens.weight
+    for name in ("cross_attention", "cross_attention_layers", "init", "mask_padding", "guidance_normalisation"):
+        assert getattr(again.config, name) == getattr(model.config, name)
+    assert again.config.vision_config.model_args == model.config.vision_config.model_args
+    half = AgeVlmForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        assert torch.isfinite(half(**inputs).logits).all()
+
+
+def test_device_map(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    model = tiny_model(trained=True)
+    model.save_pretrained(tmp_path)
+    again = AgeVlmForConditionalGeneration.from_pretrained(tmp_path, device_map="cpu")
+    with torch.no_grad():
+        assert torch.equal(again(**batch()).logits, model(**batch()).logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_checkpointing_changes_no_gradient(kind: str) -> None:
+    model, inputs = tiny_model(trained=True, cross_attention=kind).double().train(), guided_batch()
+    grads = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.activation_checkpointing_enable()
+            assert model.model.vision_tower.trunk.stages[0].grad_checkpointing
+        model.zero_grad()
+        model(**inputs, use_cache=True).loss.backward()
+        grads.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-14) for a, b in zip(*grads, strict=True))
+
+
+def test_the_trainer_trains_it(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    rows = [{k: v[0] for k, v in guided_batch(rows=1, seed=seed % 2).items()} for seed in range(12)]
+    model = tiny_model()
+    options = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=6, per_device_train_batch_size=2, gradient_accumulation_steps=2,
+        learning_rate=3e-3, logging_steps=1, save_steps=6, report_to=[], use_cpu=True, dataloader_num_workers=0,
+    )  # fmt: skip
+    trainer = Trainer(model=model, args=options, train_dataset=rows)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 6
+    assert losses[-1] < losses[0]
+    saved = AgeVlmForConditionalGeneration.from_pretrained(tmp_path / "checkpoint-6")
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), trainer.model.cpu().parameters(), strict=True))
+
+
+STRANGER = """
+import sys
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+try:
+    import model
+    sys.exit("the project is importable here")
+except ImportError:
+    pass
+folder = sys.argv[1]
+net = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+chat = [{"role": "user", "content": [{"type": "image", "image": Image.open(folder + "/photo.png")},
+                                     {"type": "text", "text": "is it red"}]}]
+inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True,
+                                       return_tensors="pt")
+out = net.generate(**inputs, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+print("IDS", out[0].tolist())
+net.save_pretrained(folder + "/again")
+"""
+
+
+def test_an_export_opens_where_this_project_is_not(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    model = tiny_model(trained=True)
+    processor = AgeVlmProcessor.from_backbones(word_tokenizer(), model.config.vision_config)
+    lineage = {
+        "name": "tiny", "license": "apache-2.0", "artifact": "checkpoint/stage4/abc",
+        "stages": [{"stage": "stage1", "lm loss": 2.5}, {"stage": "stage3", "guidance loss": 1.25}],
+        "scores": {"held-out accuracy": 0.5},
+    }  # fmt: skip
+    write_export(model, processor, folder, lineage)
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8))
+    photo.save(folder / "photo.png")
+    card = (folder / "README.md").read_text()
+    for fact in ('license: "apache-2.0"', "| stage1 | 2.5 |", "held-out accuracy", "checkpoint/stage4/abc", "4 layers"):
+        assert fact in card
+    assert f"{sum(p.numel() for p in model.parameters()):,}" in card
+    assert json.loads((folder / "lineage.json").read_text()) == lineage
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", STRANGER, str(folder)],
+        cwd=tmp_path, env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "Do you wish" not in run.stdout  # trusted once is trusted for all parts
+    chat = [{"role": "user", "content": [{"type": "image", "image": photo}, {"type": "text", "text": "is it red"}]}]
+    inputs = processor.apply_chat_template(
+        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    expected = model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, do_sample=False)
+    assert f"IDS {expected[0].tolist()}" in run.stdout
+    assert (folder / "again" / "modeling_agevlm.py").is_file()  # and what a stranger saves carries the code on
+
+
+def test_the_export_carries_every_file_that_it_needs() -> None:
+    """Files of the package import nothing of the project but each other, and all of them in a way exports can follow."""
+    package = Path(__file__).parents[3] / "model" / "agevlm"
+    for file in package.glob("*.py"):
+        for line in file.read_text().splitlines():
+            assert not line.startswith(("from model", "import model", "from ..")), f"{file.name}: {line}"
