@@ -1,0 +1,80 @@
+"""The three questions of the analysis: answers, hidden states, attention maps and their picture."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.agevlm.analysis import AgeVlm
+from model.agevlm.processing_agevlm import AgeVlmProcessor
+from model.interface import VisionLanguageModel
+from tests.model.agevlm.tiny import tiny_model
+from tests.model.agevlm.words import word_tokenizer
+
+WIDE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def vlm() -> AgeVlm:
+    model = tiny_model(trained=True)
+    return AgeVlm(model, AgeVlmProcessor.from_backbones(word_tokenizer(), model.config.vision_config))
+
+
+def test_answers_do_not_depend_on_their_neighbours(vlm: AgeVlm) -> None:
+    asked: VisionLanguageModel = vlm  # it is one, for mypy too
+    images, prompts = [WIDE, None, WIDE], ["is it red", "what is the red circle", "where is it"]
+    together = asked.answer(images, prompts, max_new_tokens=6)
+    alone = [asked.answer([i], [p], max_new_tokens=6)[0] for i, p in zip(images, prompts, strict=True)]
+    assert together == alone
+    assert len(asked.answer([WIDE], ["is it red"], max_new_tokens=4, num_beams=2)) == 1
+    with pytest.raises(ValueError, match="1 images for 2 prompts"):
+        asked.answer([WIDE], prompts[:2])
+
+
+def test_hidden_states_are_the_models_own(vlm: AgeVlm) -> None:
+    states = vlm.hidden_states([WIDE], ["is it red"])[0]
+    inputs = vlm._inputs([WIDE], [vlm._ask("is it red")])
+    with torch.no_grad():
+        out = vlm.model(**inputs, output_hidden_states=True)
+        logits = vlm.model.lm_head(torch.from_numpy(states.text))
+    assert torch.equal(logits, out.logits[0])
+    assert states.image.shape == (16, 32)
+    assert len(out.hidden_states) == 1 + 6  # embedding, and every layer of the expanded stack
+    assert states.valid.tolist() == [False] * 4 + [True] * 8 + [False] * 4
+
+
+def test_maps_are_distributions_over_the_picture(vlm: AgeVlm) -> None:
+    maps = vlm.attention_maps(WIDE, "is it red", span=(6, 9))
+    assert maps.maps.shape == (2, 4, 4)
+    assert maps.layers == (1, 4)
+    assert np.allclose(maps.maps.sum((1, 2)), 1, atol=1e-6)
+    assert (maps.maps[:, ~maps.valid] == 0).all()
+    whole = vlm.attention_maps(WIDE, "is it red")
+    parts = [vlm.attention_maps(WIDE, "is it red", span=span).maps for span in ((0, 2), (3, 5), (6, 9))]
+    assert np.allclose(whole.maps, np.mean(parts, axis=0), atol=1e-6)  # a mean over tokens
+    said = vlm.attention_maps(WIDE, "is it red", answer="yes")
+    assert not np.allclose(said.maps, whole.maps, atol=1e-3)
+    for wrong, message in (({"span": (0, 2), "answer": "yes"}, "both given"), ({"span": (2, 2)}, "no token")):
+        with pytest.raises(ValueError, match=message):
+            vlm.attention_maps(WIDE, "is it red", **wrong)
+
+
+def test_the_heat_map_lies_on_the_picture(vlm: AgeVlm) -> None:
+    maps = vlm.attention_maps(WIDE, "is it red")
+    grid = np.zeros((2, 4, 4), dtype=np.float32)
+    grid[:, 1, 3] = 1  # the upper right end of the picture, which fills rows 1 and 2
+    lit = type(maps)(grid, maps.valid, maps.layers, maps.geometry)
+    heat = lit.on_image(1)
+    assert heat.shape == (20, 50)
+    assert heat.max() == 1
+    y, x = np.unravel_index(heat.argmax(), heat.shape)
+    assert y < 10
+    assert x > 37
+    assert heat[:, :20].max() < 0.05
+    laid = lit.heat_map(WIDE)
+    assert laid.size == WIDE.size
+    red = np.asarray(laid, dtype=int)
+    assert red[y, x, 0] > red[y, x, 2] + 60  # red where it looks, blue where it does not
+    assert red[15, 5, 2] > np.asarray(WIDE, dtype=int)[15, 5, 2] * 0.7
+    with pytest.raises(ValueError, match="image is"):
+        lit.heat_map(Image.new("RGB", (9, 9)))
