@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 NODE_W, NODE_H, GAP_X, GAP_Y, SEEN_NOT_H = 126.0, 68.0, 34.0, 16.0, 8.0
-SWEEPS = 24
+SWEEPS, MAX_STARTS = 24, 8
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,24 @@ def layout(boxes: Sequence[Box]) -> tuple[dict[Node, float], dict[Node, set[Node
         for target in targets:
             before[target].add(node)
     seen = {(key, level) for key, level in column.items()}
-    heights = _relax(levels, before, after, seen)
-    return heights, after
+    # Where relaxing ends depends on where it begins: begin with each turn of the first column and keep the tidiest.
+    first = levels[0]
+    starts = [{**levels, 0: first[i:] + first[:i]} for i in range(len(first))]
+    starts += [{**levels, 0: list(reversed(start[0]))} for start in starts]
+    tries = (_relax({k: list(v) for k, v in start.items()}, before, after, seen) for start in starts[:MAX_STARTS])
+    return min(tries, key=lambda heights: _untidiness(heights, after)), after
+
+
+def _untidiness(heights: dict[Node, float], after: dict[Node, set[Node]]) -> float:
+    """Crossings of edges, and their climb in boxes as a tie-break."""
+    spans: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for node, targets in after.items():
+        spans[node[1]] += [(heights[node], heights[target]) for target in targets]
+    crossings = sum(
+        (a[0] - b[0]) * (a[1] - b[1]) < 0 for group in spans.values() for i, a in enumerate(group) for b in group[:i]
+    )
+    climb = sum(abs(a - b) for group in spans.values() for a, b in group)
+    return crossings + climb / (NODE_H * 10)
 
 
 def _relax(

@@ -144,10 +144,10 @@ def guidance_finding(stage: Stage) -> str:
     if not stage.final_mass or any(v is None for v in starts):
         return ""
     moves = ", ".join(
-        f"{name} {100 * (start or 0):.0f} \u2192 {100 * end:.0f}\u202f%"
+        f"{name} from {100 * (start or 0):.0f} to {100 * end:.0f}\u202f%"
         for name, start, end in zip(stage.layers, starts, stage.final_mass, strict=True)
     )
-    return f"Attention inside the teachers' masks, first to last record of {stage.row} ({stage.label}): {moves}."
+    return f"Attention inside the teachers' masks while {stage.row} trained ({stage.label}): {moves}."
 
 
 def limits(
