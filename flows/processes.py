@@ -67,11 +67,15 @@ def process_of(record: ProcessRecord, stack_id: str) -> psutil.Process | None:
 
 
 def mark_of(process: psutil.Process) -> str | None:
-    """The stack id in a process's environment; '' if it has none, None if its environment cannot be read."""
+    """The stack id in a process's environment; '' if it has none, None if its environment cannot be read.
+
+    For a moment after a program was started its environment reads as empty: that is not yet known, either.
+    """
     try:
-        return process.environ().get(MARK, "")
+        environment = process.environ()
     except (psutil.Error, OSError):
         return None
+    return environment.get(MARK, "") if environment else None
 
 
 def family(state: StackState, roles: Iterable[str] | None = None) -> list[psutil.Process]:
@@ -113,8 +117,8 @@ def end(processes: Iterable[psutil.Process], grace: float) -> int:
 def _signal(process: psutil.Process, kill: bool) -> None:
     try:
         process.kill() if kill else process.terminate()
-    except psutil.NoSuchProcess:
-        return
+    except psutil.Error:
+        return  # it ended meanwhile; one that may not be ended is found again by the caller
 
 
 def _wait(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:

@@ -11,17 +11,18 @@ import psutil
 from flows import services
 from flows.deployments import deploy
 from flows.home import home, ray_folder
-from flows.processes import end, family, is_running, log_tail, process_of
+from flows.processes import end, family, log_tail, process_of
 from flows.reaper import crash_lost_runs, flow_run_of
 from flows.state import ROLES, StackError, StackState, forget, load, lock, save
 
 Say = Callable[[str], None]
 NAMES = {"prefect": "Prefect server", "ray": "Ray head", "worker": "Prefect worker"}
 START_SECONDS = {"prefect": 240.0, "ray": 180.0, "worker": 120.0}
-RAY_ATTEMPTS = 3
+RAY_ATTEMPTS = 5
 """Ray's raylet gives up if its agents are not up within a time fixed in its code, as on a busy machine: try again."""
 GRACE = {"worker": 15.0, "ray": 15.0, "prefect": 10.0}
 """Seconds to end by themselves, in this order: a flow's last words need the server, its jobs need Ray."""
+SEARCHES = 5
 KEPT_SESSIONS = 3
 
 
@@ -71,9 +72,6 @@ def down(say: Say) -> int:
         if state is None:
             return 0
         count = _end_everything(state)
-        left = family(state)
-        if left:
-            raise StackError(f"these processes would not end: {', '.join(str(p.pid) for p in left)}; try again")
         _prune_sessions()
         forget()
         say(f"ended {count} processes")
@@ -213,7 +211,10 @@ def _end_roles(state: StackState, roles: list[str]) -> int:
 
 
 def _end_everything(state: StackState) -> int:
-    """End the roles in their order, then whatever else carries the stack's mark."""
+    """End the roles in their order, then whatever else carries the stack's mark.
+
+    Raises StackError if processes cannot be ended (they belong to another user, or hang in the kernel).
+    """
     count = 0
     for role in GRACE:
         members = family(state, [role])
@@ -222,8 +223,15 @@ def _end_everything(state: StackState) -> int:
         end(members if role == "worker" else heads, GRACE[role])
         end(members, 3)
         count += len(members)
-    rest = [process for process in family(state) if is_running(process)]
-    return count + end(rest, 5)
+    for _ in range(SEARCHES):  # again, for one may have been started while we looked
+        rest = family(state)
+        if not rest:
+            return count
+        count += end(rest, 5)
+    left = family(state)
+    if left:
+        raise StackError(f"these processes do not end: {', '.join(str(p.pid) for p in left)}; end them by hand")
+    return count
 
 
 def _prune_sessions() -> None:

@@ -94,6 +94,16 @@ def test_a_role_has_its_descendants_but_not_those_of_another(stack: StackState) 
     assert len(family(stack)) == 3
 
 
+def test_a_process_whose_environment_is_not_there_yet_is_known_by_its_start(
+    stack: StackState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack, record = started(stack, "ray", SLEEP)
+    # As it reads for a moment between fork and the new program's first instruction.
+    monkeypatch.setattr(psutil.Process, "environ", lambda process: {})
+    assert process_of(record, stack.id) is not None
+    assert process_of(record.model_copy(update={"created": record.created - 5}), stack.id) is None
+
+
 def test_what_does_not_listen_is_killed(stack: StackState) -> None:
     stack, record = started(stack, "ray", STUBBORN)
     wait_for(lambda: last_line(record) == "up")
