@@ -1,0 +1,242 @@
+"""inventory: every record is accounted for, whatever is in it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pipeline.sources.inspection as inspection
+import pipeline.steps.inventory as inventory
+from model.errors import DataError, StepError
+from pipeline.artifacts.store import Artifact
+from pipeline.schemas import RECORDS, TRUTH
+from pipeline.sources.config import FolderSource, MiniatureSource
+from pipeline.sources.images import ImageFacts
+from pipeline.steps.context import work_folder
+from tests.pipeline.sources.pictures import animated, bomb, encoded, halves, rotated_by_exif
+from tests.pipeline.steps.workshop import Workshop, cambrian, chat, rejects, table
+
+CHAT = chat(("<image>\nWhat is it?", "Two halves."))
+
+
+def messy(folder: Path) -> Workshop:
+    """Good records, and one of each bad kind."""
+    images = folder / "images"
+    images.mkdir(parents=True)
+    files: dict[str, bytes] = {
+        "good.jpg": encoded(halves(), "JPEG"),
+        "really_a_png.jpg": encoded(halves()),
+        "turned.jpg": rotated_by_exif(6),
+        "moving.gif": animated(),
+        "empty.jpg": b"",
+        "cut.jpg": encoded(halves(300, 300), "JPEG")[:900],
+        "page.jpg": b"<html>not found</html>",
+        "bomb.png": bomb(),
+    }
+    for name, content in files.items():
+        (images / name).write_bytes(content)
+    (images / "out.jpg").symlink_to("/etc/hostname")
+    names = [*files, "out.jpg", "../x.jpg", "/etc/passwd", "http://h/x.jpg", "missing.jpg"]
+    lines: list[dict[str, Any] | str] = [{"id": name, "image": name, "conversations": CHAT} for name in names]
+    lines += [
+        "{ not json",
+        {"id": "talk", "conversations": chat(("Hi", "Hello"))},
+        {"id": "silent", "image": "good.jpg", "conversations": chat(("<image>", " "))},
+        {"id": "again", "image": "./good.jpg", "conversations": chat(("What colour?", "Red and blue."), ("Q", "A"))},
+        {"id": "a copy", "image": "good.jpg", "conversations": CHAT},
+    ]
+    return Workshop(folder, cambrian(folder, lines))
+
+
+def test_every_line_is_a_row_or_a_reject_with_its_reason(tmp_path: Path) -> None:
+    workshop = messy(tmp_path)
+    artifact = workshop.inventory(max_reject_share=0.7)
+    counts = artifact.manifest.counts
+    assert (counts.unit, counts.rows_in, counts.rows_out, counts.not_selected) == ("record", 18, 7, 0)
+    assert counts.rejected == {
+        "empty_file": 1,
+        "truncated": 1,
+        "not_an_image": 1,
+        "too_many_pixels": 1,
+        "unsafe_path": 4,
+        "missing_image": 1,
+        "malformed_json": 1,
+        "empty_answer": 1,
+    }
+    assert {reason: len(details) for reason, details in rejects(artifact).items()} == counts.rejected
+    assert rejects(artifact)["malformed_json"][0].startswith("line 14: ")
+    records = table(artifact, "records/")
+    assert records.schema.equals(RECORDS)
+    rows = {row["given_id"]: row for row in records.to_pylist()}
+    assert list(rows) == ["good.jpg", "really_a_png.jpg", "turned.jpg", "moving.gif", "talk", "again", "a copy"]
+    assert (rows["turned.jpg"]["width"], rows["turned.jpg"]["height"]) == (20, 40)
+    good = rows["good.jpg"]
+    assert good["image_sha256"] == hashlib.sha256((tmp_path / "images" / "good.jpg").read_bytes()).hexdigest()
+    assert good["turns"] == [{"question": "What is it?", "answer": "Two halves."}]
+    assert rows["again"]["image"] == "good.jpg"
+    assert rows["again"]["image_sha256"] == good["image_sha256"]
+    assert rows["a copy"]["sample_id"] == good["sample_id"] + "#1"
+    talk = rows["talk"]
+    assert (talk["has_image"], talk["image"], talk["image_sha256"], talk["width"]) == (False, None, None, None)
+    assert not artifact.matching("truth/")
+    assert artifact.manifest.statistics == {
+        "turns": 8,
+        "with_image": 6,
+        "text_only": 1,
+        "exact_copies": 1,
+        "images_named": 13,
+    }
+
+
+def test_too_many_rejects_fail_with_counts_examples_and_remedy(tmp_path: Path) -> None:
+    workshop = messy(tmp_path)
+    with pytest.raises(StepError) as caught:
+        workshop.inventory(max_reject_share=0.3)
+    message = str(caught.value)
+    assert "data.pretrain: 11 of 18 records cannot be used, more than max_reject_share = 0.3" in message
+    assert "  unsafe_path: 4" in message
+    assert "empty.jpg" in message
+    assert "allow more with max_reject_share" in message
+    assert workshop.store.get(workshop.job("inventory", _params(workshop, 0.3)).ref) is None
+
+
+def _params(workshop: Workshop, share: float) -> dict[str, Any]:
+    source = {"kind": "cambrian"}
+    return {"source": source, "limit": None, "seed": 0, "max_reject_share": share, "fingerprint": "raw"}
+
+
+def test_a_limit_takes_some_and_counts_the_rest(tmp_path: Path) -> None:
+    artifact = messy(tmp_path).inventory(limit=5, max_reject_share=1.0)
+    counts = artifact.manifest.counts
+    assert (counts.rows_in, counts.not_selected) == (18, 13)
+    assert counts.rows_out + counts.total_rejected == 5
+
+
+def test_an_empty_data_set_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data\.pretrain holds no records"):
+        Workshop(tmp_path, cambrian(tmp_path, [])).inventory()
+
+
+def test_a_data_set_without_a_good_record_is_published_if_that_is_allowed(tmp_path: Path) -> None:
+    artifact = Workshop(tmp_path, cambrian(tmp_path, ["{", "{"])).inventory(max_reject_share=1.0)
+    assert artifact.manifest.counts.rows_out == 0
+    assert len(table(artifact, "records/")) == 0
+
+
+def many(folder: Path) -> Workshop:
+    """Forty records in several shards; images repeat across them, some are missing."""
+    images = folder / "images"
+    images.mkdir(parents=True)
+    for n in range(9):
+        (images / f"{n}.jpg").write_bytes(encoded(halves(20 + n, 10), "JPEG"))
+    lines: list[dict[str, Any] | str] = [
+        {"id": n, "image": f"{n % 11}.jpg", "conversations": chat((f"Q{n}", "A"))} for n in range(40)
+    ]
+    return Workshop(folder, cambrian(folder, lines))
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inventory, "RECORDS_PER_SHARD", 6)
+    monkeypatch.setattr(inspection, "BATCH", 2)
+    monkeypatch.setattr(inventory, "BATCH", 2)
+
+
+def content(artifact: Artifact) -> dict[str, str]:
+    return {entry.path: entry.sha256 for entry in artifact.manifest.files}
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_a_killed_inventory_continues_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = many(tmp_path / "a").inventory()
+    assert len(undisturbed.matching("records/")) == 7
+    workshop = many(tmp_path / "b")
+    opened: list[str] = []
+    really = inspection.inspect_images
+
+    def dies_later(root: Path, references: list[str]) -> list[ImageFacts]:
+        opened.extend(references)
+        if len(opened) > 9:
+            raise KeyboardInterrupt
+        return really(root, references)
+
+    monkeypatch.setattr(inspection, "inspect_images", dies_later)
+    with pytest.raises(KeyboardInterrupt):
+        workshop.inventory()
+    job = workshop.job("inventory", _params(workshop, 0.5))
+    notes = list((work_folder(job) / "notes").iterdir())
+    assert 0 < len(notes) < 7
+    again: list[str] = []
+
+    def counts(root: Path, references: list[str]) -> list[ImageFacts]:
+        again.extend(references)
+        return really(root, references)
+
+    monkeypatch.setattr(inspection, "inspect_images", counts)
+    resumed = workshop.inventory()
+    assert content(resumed) == content(undisturbed)
+    assert resumed.manifest.counts == undisturbed.manifest.counts
+    assert resumed.manifest.statistics == undisturbed.manifest.statistics
+    assert len(again) == len(set(again))
+    assert not work_folder(job).exists()
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_an_image_is_opened_once_over_all_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    really = inspection.inspect_images
+
+    def counts(root: Path, references: list[str]) -> list[ImageFacts]:
+        opened.extend(references)
+        return really(root, references)
+
+    monkeypatch.setattr(inspection, "inspect_images", counts)
+    many(tmp_path).inventory()
+    assert sorted(opened) == sorted({f"{n}.jpg" for n in range(11)})
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_hopeless_data_stops_early(tmp_path: Path) -> None:
+    lines: list[dict[str, Any] | str] = [{"image": f"{n}.jpg", "conversations": CHAT} for n in range(60)]
+    with pytest.raises(StepError, match=r"12 of 12 records cannot be used \(stopped after 12 of 60\)"):
+        Workshop(tmp_path, cambrian(tmp_path, lines)).inventory(max_reject_share=0.1)
+
+
+def test_truth_of_the_rendered_world(tmp_path: Path) -> None:
+    source = MiniatureSource(records="questions", scenes=4, seed=5_000_000)
+    artifact = Workshop(tmp_path, source).inventory()
+    records, truth = table(artifact, "records/"), table(artifact, "truth/")
+    assert truth.schema.equals(TRUTH)
+    turns = {(row["sample_id"], number) for row in records.to_pylist() for number in range(len(row["turns"]))}
+    assert {(row["sample_id"], row["turn"]) for row in truth.to_pylist()} == turns
+    sizes = {row["sample_id"]: (row["height"], row["width"]) for row in records.to_pylist()}
+    for row in truth.to_pylist():
+        assert (row["height"], row["width"]) == sizes[row["sample_id"]]
+        assert row["present"] == (row["rle"] is not None)
+
+
+def test_a_mask_for_a_frame_of_another_size_is_left_out_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.jpg").write_bytes(rotated_by_exif(6))  # stored 40 x 20, shown 20 x 40
+    marks = [{"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9, 0, 9]], "iscrowd": 0}]
+    instances = {
+        "images": [{"id": 1, "file_name": "1.jpg", "height": 20, "width": 40}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": marks,
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    source = FolderSource(
+        images=str(tmp_path / "images"), instances=str(tmp_path / "instances.json"), records="existence"
+    )
+    artifact = Workshop(tmp_path, source).inventory()
+    assert artifact.manifest.statistics["truth_of_another_size"] == 1
+    assert len(table(artifact, "truth/")) == 0
+
+
+@pytest.mark.system
+def test_ray_tasks_make_the_same_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = many(tmp_path / "threads").inventory()
+    monkeypatch.setattr(inventory, "RAY_FROM", 0)
+    assert content(many(tmp_path / "ray").inventory()) == content(threads)

@@ -1,0 +1,93 @@
+"""Running single steps on small data, as a Ray job would, without a plan."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.artifacts.spec import ArtifactRef, StepSpec
+from pipeline.artifacts.store import Artifact, ArtifactStore
+from pipeline.job import JobSpec
+from pipeline.recipe import Resources
+from pipeline.site import Site
+from pipeline.sources.config import CambrianSource, Source, identity
+from pipeline.steps.context import run_job
+from pipeline.steps.table import STEPS
+
+
+@dataclass
+class Workshop:
+    """A store, a source and the weights that steps ask the site for."""
+
+    folder: Path
+    source: Source
+    weights: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def store(self) -> ArtifactStore:
+        """The artifact store."""
+        return ArtifactStore(str(self.folder / "store"))
+
+    def run(self, step_name: str, params: dict[str, Any], **inputs: Artifact) -> Artifact:
+        """Run one step and return its artifact."""
+        return run_job(self.job(step_name, params, **inputs))
+
+    def job(self, step_name: str, params: dict[str, Any], **inputs: Artifact) -> JobSpec:
+        """The job of one step of the data set 'pretrain'."""
+        step = STEPS[step_name]
+        checked = step.params.model_validate(params).model_dump(mode="json")
+        spec = StepSpec(
+            step=step_name, revision=step.revision, params=checked, inputs={k: a.ref.id for k, a in inputs.items()}
+        )
+        site = Site(
+            root=str(self.folder / "store"),
+            scratch=str(self.folder / "scratch"),
+            sources={"pretrain": self.source},
+            weights=self.weights,
+        )
+        return JobSpec(
+            key=f"{step_name}-pretrain",
+            spec=spec,
+            ref=ArtifactRef(kind=step.kind, name="pretrain", id=spec.id()),
+            inputs={name: artifact.ref for name, artifact in inputs.items()},
+            site=site,
+            resources=Resources(),
+        )
+
+    def inventory(self, **changes: Any) -> Artifact:
+        """The inventory of the source."""
+        params = {"limit": None, "seed": 0, "max_reject_share": 0.5, "fingerprint": "raw"}
+        return self.run("inventory", {"source": identity(self.source), **params, **changes})
+
+
+def table(artifact: Artifact, prefix: str = "part-") -> pa.Table:
+    """All parts of a table of an artifact."""
+    return pa.concat_tables([pq.read_table(artifact.path(file)) for file in artifact.matching(prefix, ".parquet")])
+
+
+def rejects(artifact: Artifact) -> dict[str, list[str]]:
+    """Details of the rejected rows by reason."""
+    found: dict[str, list[str]] = {}
+    for row in pq.read_table(artifact.path("rejects.parquet")).to_pylist():
+        found.setdefault(row["reason"], []).append(row["detail"])
+    return found
+
+
+def cambrian(folder: Path, lines: list[dict[str, Any] | str]) -> CambrianSource:
+    """A Cambrian data set of these lines; images are put into `folder / 'images'` by the caller."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    (folder / "records.jsonl").write_text(text, encoding="utf-8")
+    return CambrianSource(annotations=str(folder / "records.jsonl"), images=str(folder / "images"))
+
+
+def chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
+    """A raw conversation."""
+    return [
+        {"from": role, "value": value}
+        for question, answer in turns
+        for role, value in (("human", question), ("gpt", answer))
+    ]
