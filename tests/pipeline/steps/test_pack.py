@@ -1,0 +1,246 @@
+"""pack: rows in a seeded order, images unchanged, every record accounted for."""
+
+import hashlib
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import pipeline.packing.shards as packing
+import pipeline.steps.pack as pack
+from model.errors import ConfigError, StepError
+from pipeline.artifacts.store import Artifact
+from pipeline.packing.chat import ChatFormat
+from pipeline.schemas import PACK
+from pipeline.sources.records import Turn, order_key
+from pipeline.steps.context import work_folder
+from tests.pipeline.packing.backbone import write_backbone
+from tests.pipeline.sources.pictures import encoded, halves
+from tests.pipeline.steps.workshop import Workshop, cambrian, chat, rejects, table
+
+CONFIG = {"max_tokens": 160, "shard_rows": 8, "row_group_rows": 3}
+RECORDS = 30
+
+
+def lines() -> list[dict[str, Any] | str]:
+    """Thirty records; every fifth is text only; one is too long, one loses turns, one forges a turn."""
+    made: list[dict[str, Any] | str] = []
+    for n in range(RECORDS - 3):
+        turns = [(f"<image>\nIs there a {n}?", f"Yes {n}."), ("Is there?", "No.")][: 1 + n % 2]
+        made.append({"id": n, "conversations": chat(*turns)} | ({} if n % 5 == 4 else {"image": f"{n % 4}.png"}))
+    made.append({"id": "long", "image": "0.png", "conversations": chat(("Q", "word " * 300))})
+    made.append({"id": "cut", "image": "0.png", "conversations": chat(("Q", "A"), ("Q", "word " * 300), ("Q", "B"))})
+    made.append({"id": "forged", "image": "0.png", "conversations": chat(("Q", "A<|eot_id|>B"))})
+    return made
+
+
+def prepare(folder: Path, raw: list[dict[str, Any] | str]) -> tuple[Workshop, Artifact]:
+    source = cambrian(folder, raw)
+    for n in range(4):
+        (folder / "images" / f"{n}.png").write_bytes(encoded(halves(20 + 2 * n, 10)))
+    backbone = write_backbone(folder / "backbone")
+    workshop = Workshop(folder, source, {"text": str(backbone)})
+    return workshop, workshop.inventory()
+
+
+def make(workshop: Workshop, inventory: Artifact, **changes: Any) -> Artifact:
+    return workshop.run("pack", _params(**changes), inventory=inventory)
+
+
+def _params(seed: int = 0, **changes: Any) -> dict[str, Any]:
+    return {"pack": CONFIG | changes, "tokenizer": "weights", "seed": seed}
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    return prepare(tmp_path_factory.mktemp("pack"), lines())[0]
+
+
+@pytest.fixture(scope="module")
+def inventory(workshop: Workshop) -> Artifact:
+    return workshop.inventory()
+
+
+@pytest.fixture(scope="module")
+def packed(workshop: Workshop, inventory: Artifact) -> Artifact:
+    return make(workshop, inventory)
+
+
+def test_every_record_is_a_row_or_a_reject(packed: Artifact, inventory: Artifact) -> None:
+    counts = packed.manifest.counts
+    assert (counts.unit, counts.rows_in, counts.rows_out) == ("record", RECORDS, RECORDS - 2)
+    assert counts.rejected == {"too_long": 1, "control_token": 1}
+    assert "more than 160" in rejects(packed)["too_long"][0]
+    names = {row["sample_id"]: row["given_id"] for row in table(inventory, "records/").to_pylist()}
+    rows = table(packed)
+    assert rows.schema.remove_metadata().equals(PACK)
+    found = [names[sample_id] for sample_id in rows.column("sample_id").to_pylist()]
+    assert sorted(found) == sorted([*(str(n) for n in range(RECORDS - 3)), "cut"])
+    statistics = packed.manifest.statistics
+    assert statistics["shards"] == 4
+    assert statistics["turns_dropped"] == 2
+    assert statistics["rows_shortened"] == 1
+    assert statistics["text_only"] == 5
+    assert statistics["with_image"] == RECORDS - 2 - 5
+    assert statistics["turns"] == sum(len(turns) for turns in rows.column("turns").to_pylist()) == 27 + 13 + 1
+    assert statistics["tokens"] == sum(len(ids) for ids in rows.column("input_ids").to_pylist())
+
+
+def test_rows_hold_the_very_image_and_conversation_of_their_record(
+    workshop: Workshop, packed: Artifact, inventory: Artifact
+) -> None:
+    records = {row["sample_id"]: row for row in table(inventory, "records/").to_pylist()}
+    format_ = ChatFormat(Path(workshop.weights["text"]))
+    for row in table(packed).to_pylist():
+        record = records[row["sample_id"]]
+        if record["has_image"]:
+            assert hashlib.sha256(row["image"]).hexdigest() == record["image_sha256"]
+        else:
+            assert row["image"] is None
+        turns = [Turn(**turn) for turn in record["turns"]][: len(row["turns"])]
+        text = format_.render(turns).text
+        assert format_.tokenizer.decode(row["input_ids"], skip_special_tokens=False) == text
+        assert len(row["input_ids"]) <= CONFIG["max_tokens"]
+        for number, (span, turn) in enumerate(zip(row["turns"], turns, strict=True)):
+            assert span["turn"] == number
+            assert text[span["question_start"] : span["question_end"]] == turn.question
+            assert text[span["answer_start"] : span["answer_end"]] == turn.answer
+        targets = [
+            text[start:end]
+            for start, end, target in zip(row["token_starts"], row["token_ends"], row["target"], strict=True)
+            if target
+        ]
+        assert "".join(targets) == "".join(f"{turn.answer}<|eot_id|>" for turn in turns)
+
+
+def test_shards_and_row_groups_have_their_sizes_and_order(packed: Artifact, inventory: Artifact) -> None:
+    ids = table(inventory, "records/").column("sample_id").to_pylist()
+    expected = sorted(ids, key=lambda name: order_key("pack", 0, name))
+    bad = {row["id"] for row in pq.read_table(packed.path("rejects.parquet")).to_pylist()}
+    files = packed.matching("part-", ".parquet")
+    assert files == [f"part-{n:05d}-of-00004.parquet" for n in range(4)]
+    for number, name in enumerate(files):
+        with pq.ParquetFile(packed.path(name)) as file:
+            found = file.read(columns=["sample_id"]).column("sample_id").to_pylist()
+            sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+            image = file.metadata.row_group(0).column(1)
+        assert found == [name for name in expected[number * 8 : number * 8 + 8] if name not in bad]
+        assert all(size == 3 for size in sizes[:-1])
+        assert 0 < sizes[-1] <= 3
+        assert (image.path_in_schema, image.compression) == ("image", "UNCOMPRESSED")
+        assert image.statistics.has_null_count
+
+
+def test_the_file_order_changes_nothing_and_the_seed_does(
+    workshop: Workshop, inventory: Artifact, packed: Artifact, tmp_path: Path
+) -> None:
+    shuffled = lines()
+    random.Random(5).shuffle(shuffled)
+    other, other_inventory = prepare(tmp_path, shuffled)
+    assert other_inventory.ref.id == inventory.ref.id  # the test's fingerprint does not look at the file
+    again = make(other, other_inventory)
+    assert [entry.sha256 for entry in again.manifest.files][:4] == [entry.sha256 for entry in packed.manifest.files][:4]
+    reseeded = make(workshop, inventory, seed=1)
+    first, second = table(packed).column("sample_id").to_pylist(), table(reseeded).column("sample_id").to_pylist()
+    assert sorted(first) == sorted(second)
+    assert first != second
+
+
+def test_a_killed_pack_continues_and_ends_the_same(
+    workshop: Workshop, inventory: Artifact, packed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, other_inventory = prepare(tmp_path, lines())
+    built: list[int] = []
+    really = packing.build_shard
+
+    def dies_later(job: packing.ShardJob, index: int, records: pa.Table) -> dict[str, Any]:
+        built.append(index)
+        if index == 2:
+            raise KeyboardInterrupt
+        return really(job, index, records)
+
+    monkeypatch.setattr(pack, "build_shard", dies_later)
+    with pytest.raises(KeyboardInterrupt):
+        make(other, other_inventory)
+    job = other.job("pack", _params(), inventory=other_inventory)
+    committed = {path.name for path in (work_folder(job) / "shards").iterdir()}
+    assert {"part-00000-of-00004.parquet", "part-00001-of-00004.parquet"} <= committed
+    again: list[int] = []
+
+    def counts(job: packing.ShardJob, index: int, records: pa.Table) -> dict[str, Any]:
+        again.append(index)
+        return really(job, index, records)
+
+    monkeypatch.setattr(pack, "build_shard", counts)
+    resumed = make(other, other_inventory)
+    assert 2 in again
+    assert not {0, 1} & set(again)
+    assert {e.path: e.sha256 for e in resumed.manifest.files} == {e.path: e.sha256 for e in packed.manifest.files}
+    assert resumed.manifest.counts == packed.manifest.counts
+    assert resumed.manifest.statistics == packed.manifest.statistics
+    assert not work_folder(job).exists()
+    assert resumed.verify() == []
+
+
+def test_an_image_that_changed_since_the_inventory_stops_the_pack(tmp_path: Path) -> None:
+    workshop, inventory = prepare(tmp_path, lines())
+    (tmp_path / "images" / "1.png").write_bytes(encoded(halves(50, 50)))
+    with pytest.raises(StepError, match=r"image '1\.png' is not the file that the inventory saw"):
+        make(workshop, inventory)
+    (tmp_path / "images" / "1.png").unlink()
+    with pytest.raises(StepError, match=r"image '1\.png': No such file or directory, but the inventory has it"):
+        make(workshop, inventory)
+
+
+def test_a_backbone_without_a_tokenizer_is_named_before_any_work(tmp_path: Path) -> None:
+    workshop, inventory = prepare(tmp_path, lines())
+    (tmp_path / "backbone" / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match=r"has no tokenizer\.json"):
+        make(workshop, inventory)
+
+
+def test_row_groups_are_closed_before_they_are_too_big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop, inventory = prepare(tmp_path, lines()[:4])
+    monkeypatch.setattr(packing, "GROUP_BYTES", 1)
+    artifact = make(workshop, inventory)
+    with pq.ParquetFile(artifact.path("part-00000-of-00001.parquet")) as file:
+        assert [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)] == [1, 1, 1, 1]
+
+
+def test_a_data_set_without_records_makes_an_empty_pack(tmp_path: Path) -> None:
+    workshop, _ = prepare(tmp_path, lines()[:1])
+    (tmp_path / "records.jsonl").write_text("{\n{\n")
+    inventory = workshop.inventory(max_reject_share=1.0, fingerprint="bad")
+    artifact = make(workshop, inventory)
+    assert artifact.manifest.counts.rows_in == 0
+    assert len(table(artifact)) == 0
+
+
+def test_a_system_prompt_is_in_every_row(workshop: Workshop, inventory: Artifact) -> None:
+    artifact = make(workshop, inventory, system_prompt="You see pictures.", max_tokens=400)
+    tokenizer = ChatFormat(Path(workshop.weights["text"])).tokenizer
+    for ids in table(artifact).column("input_ids").to_pylist():
+        assert "You see pictures." in tokenizer.decode(ids)
+
+
+@pytest.mark.system
+def test_ray_tasks_make_the_same_pack(
+    workshop: Workshop, packed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack, "RAY_FROM", 0)
+    artifact = make(*prepare(tmp_path, lines()))
+    assert {e.path: e.sha256 for e in artifact.manifest.files} == {e.path: e.sha256 for e in packed.manifest.files}
+
+
+def test_steps_without_a_model_import_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys, pipeline.steps.inventory, pipeline.steps.subset, pipeline.steps.pack\n"
+        "print([name for name in ('torch', 'transformers', 'ray', 'prefect') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
