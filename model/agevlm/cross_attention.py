@@ -187,7 +187,7 @@ class CrossAttention(nn.Module):
         out_BTD = self.o_proj(out_BTHE.reshape(batch, tokens, -1))
         map_GS = None
         if image.plan is not None:
-            map_GS = query_averaged_map(q_BHTE, k_BKSE, image.key_mask_BS, image.plan, self.scaling)
+            map_GS = query_averaged_map(q_BHTE, k_BKSE, image.plan, self.scaling)
         return image.only_images(out_BTD), map_GS
 
 

@@ -15,6 +15,7 @@ E head dimension.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +35,13 @@ class GuidancePlan:
     rows: row numbers in the batch, length G.
     tokens: per guided row, the positions of its query's text tokens, int64 (N,).
     mask_GS: M' of eq. 3, bool; every row of it has at least one cell.
+    cells: per guided row, the cells that attention may look at, int64; None if every row looks at all of them.
     """
 
     rows: tuple[int, ...]
     tokens: tuple[torch.Tensor, ...]
     mask_GS: torch.Tensor
+    cells: tuple[torch.Tensor, ...] | None = None
 
 
 def plan_guidance(
@@ -58,22 +61,36 @@ def plan_guidance(
     # The only point where the host waits for the device: about 3 % of rows are guided, so their sizes must be known.
     rows = usable_B.nonzero().flatten().tolist()
     index_G = torch.tensor(rows, dtype=torch.long, device=mask_BS.device)
-    owner, position = query_mask_BT[index_G].nonzero(as_tuple=True)
-    counts = torch.bincount(owner, minlength=len(rows)).tolist() if rows else []
-    tokens = tuple(torch.split(position, counts)) if rows else ()
-    return GuidancePlan(tuple(rows), tokens, mask_BS[index_G])
+    tokens = _positions(query_mask_BT[index_G])
+    cells = None if cell_mask_BS is None else _positions(cell_mask_BS[index_G])
+    return GuidancePlan(tuple(rows), tokens, mask_BS[index_G], cells)
 
 
-def _weights(q_KME: torch.Tensor, k_KSE: torch.Tensor, key_mask_S: torch.Tensor | None, scaling: float) -> torch.Tensor:
-    """Softmax weights (K, M, S) of a chunk; cells outside `key_mask_S` get exactly zero."""
-    scores_KMS = torch.bmm(q_KME, k_KSE.transpose(1, 2)).mul_(scaling)
-    if key_mask_S is not None:
-        scores_KMS.masked_fill_(~key_mask_S, float("-inf"))
-    return torch.softmax(scores_KMS, dim=-1)
+def _positions(mask_GX: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Per row of a bool matrix, where it is true."""
+    owner, position = mask_GX.nonzero(as_tuple=True)
+    counts = torch.bincount(owner, minlength=len(mask_GX)).tolist()
+    return tuple(torch.split(position, counts)) if counts else ()
 
 
-def _chunks(tokens_N: torch.Tensor, heads: int, cells: int) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.split(tokens_N, max(1, CHUNK_ELEMENTS // max(1, heads * cells))))
+class _Row:
+    """One guided row in fp32: its keys (only the cells that it may look at) and its query tokens, chunk by chunk."""
+
+    def __init__(self, q_BHTE: torch.Tensor, k_BKSE: torch.Tensor, plan: GuidancePlan, g: int, scaling: float) -> None:
+        self.precise = torch.promote_types(q_BHTE.dtype, torch.float32)
+        self.row, self.tokens_N, self.scaling = plan.rows[g], plan.tokens[g], scaling
+        self.cells = slice(None) if plan.cells is None else plan.cells[g]
+        self.q_HTE = q_BHTE[self.row]
+        self.k_KSE = k_BKSE[self.row][:, self.cells].to(self.precise)
+        self.k_KES = self.k_KSE.transpose(1, 2).contiguous()
+
+    def chunks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Token positions (n,), their scaled queries by key head (K, H / K * n, E), and softmax weights (K, ., S)."""
+        heads, (key_heads, width, cells) = len(self.q_HTE), self.k_KES.shape
+        for chunk_n in torch.split(self.tokens_N, max(1, CHUNK_ELEMENTS // max(1, heads * cells))):
+            # Grouped-query attention without repeating keys: (H, n, E) is (K, H / K * n, E).
+            q_KME = self.q_HTE[:, chunk_n].reshape(key_heads, -1, width).to(self.precise) * self.scaling
+            yield chunk_n, q_KME, torch.softmax(torch.bmm(q_KME, self.k_KES), dim=-1)
 
 
 class _QueryAveragedMap(torch.autograd.Function):
@@ -81,73 +98,55 @@ class _QueryAveragedMap(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        q_BHTE: torch.Tensor,
-        k_BKSE: torch.Tensor,
-        key_mask_BS: torch.Tensor | None,
-        plan: GuidancePlan,
-        scaling: float,
+        ctx: Any, q_BHTE: torch.Tensor, k_BKSE: torch.Tensor, plan: GuidancePlan, scaling: float
     ) -> torch.Tensor:
-        ctx.save_for_backward(q_BHTE, k_BKSE, key_mask_BS)
+        ctx.save_for_backward(q_BHTE, k_BKSE)
         ctx.plan, ctx.scaling = plan, scaling
-        heads, cells = q_BHTE.shape[1], k_BKSE.shape[2]
         precise = torch.promote_types(q_BHTE.dtype, torch.float32)
-        map_GS = torch.zeros(len(plan.rows), cells, dtype=precise, device=q_BHTE.device)
-        for g, (row, tokens_N) in enumerate(zip(plan.rows, plan.tokens, strict=True)):
-            k_KSE = k_BKSE[row].to(precise)
-            valid_S = None if key_mask_BS is None else key_mask_BS[row]
-            for chunk_n in _chunks(tokens_N, heads, cells):
-                q_KME = _by_key_head(q_BHTE[row, :, chunk_n], k_KSE.shape[0]).to(precise)
-                map_GS[g] += _weights(q_KME, k_KSE, valid_S, scaling).sum((0, 1))
-            map_GS[g] /= heads * len(tokens_N)
+        map_GS = torch.zeros(len(plan.rows), k_BKSE.shape[2], dtype=precise, device=q_BHTE.device)
+        for g in range(len(plan.rows)):
+            row = _Row(q_BHTE, k_BKSE, plan, g, scaling)
+            sum_S = map_GS.new_zeros(row.k_KSE.shape[1])
+            for _, _, weights_KMS in row.chunks():
+                sum_S += weights_KMS.flatten(0, 1).sum(0)
+            map_GS[g, row.cells] = sum_S / (q_BHTE.shape[1] * len(row.tokens_N))
         return map_GS
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_GS: torch.Tensor) -> tuple[Any, ...]:
-        q_BHTE, k_BKSE, key_mask_BS = ctx.saved_tensors
-        plan, scaling = ctx.plan, ctx.scaling
-        heads, cells = q_BHTE.shape[1], k_BKSE.shape[2]
-        precise = torch.promote_types(q_BHTE.dtype, torch.float32)
+        q_BHTE, k_BKSE = ctx.saved_tensors
+        plan: GuidancePlan = ctx.plan
         grad_q_BHTE, grad_k_BKSE = torch.zeros_like(q_BHTE), torch.zeros_like(k_BKSE)
-        for g, (row, tokens_N) in enumerate(zip(plan.rows, plan.tokens, strict=True)):
-            k_KSE = k_BKSE[row].to(precise)
-            valid_S = None if key_mask_BS is None else key_mask_BS[row]
-            grad_S = grad_GS[g].to(precise) * (scaling / (heads * len(tokens_N)))
-            grad_k_KSE = torch.zeros_like(k_KSE)
-            for chunk_n in _chunks(tokens_N, heads, cells):
-                q_KME = _by_key_head(q_BHTE[row, :, chunk_n], k_KSE.shape[0]).to(precise)
-                weights_KMS = _weights(q_KME, k_KSE, valid_S, scaling)
+        for g in range(len(plan.rows)):
+            row = _Row(q_BHTE, k_BKSE, plan, g, ctx.scaling)
+            heads = q_BHTE.shape[1]
+            grad_S = grad_GS[g, row.cells].to(row.precise) / (heads * len(row.tokens_N))
+            grad_k_KSE = torch.zeros_like(row.k_KSE)
+            for chunk_n, q_KME, weights_KMS in row.chunks():
                 # Softmax's backward with one upstream gradient for all heads and tokens: A (g - <A, g>).
                 grad_scores_KMS = weights_KMS.mul_(grad_S - (weights_KMS @ grad_S)[..., None])
-                grad_q_KME = torch.bmm(grad_scores_KMS, k_KSE)
-                grad_q_BHTE[row, :, chunk_n] = grad_q_KME.reshape(heads, len(chunk_n), -1).to(q_BHTE.dtype)
+                grad_q_KME = torch.bmm(grad_scores_KMS, row.k_KSE) * ctx.scaling
+                grad_q_BHTE[row.row, :, chunk_n] = grad_q_KME.reshape(heads, len(chunk_n), -1).to(q_BHTE.dtype)
                 grad_k_KSE += torch.bmm(grad_scores_KMS.transpose(1, 2), q_KME)
-            grad_k_BKSE[row] = grad_k_KSE.to(k_BKSE.dtype)
-        return grad_q_BHTE, grad_k_BKSE, None, None, None
-
-
-def _by_key_head(q_HNE: torch.Tensor, key_heads: int) -> torch.Tensor:
-    """(H, N, E) to (K, H / K * N, E): grouped-query attention without repeating the keys."""
-    heads, tokens, width = q_HNE.shape
-    return q_HNE.reshape(key_heads, heads // key_heads * tokens, width)
+            grad_k_BKSE[row.row, :, row.cells] = grad_k_KSE.to(k_BKSE.dtype)
+        return grad_q_BHTE, grad_k_BKSE, None, None
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def query_averaged_map(
     q_BHTE: torch.Tensor,
     k_BKSE: torch.Tensor,
-    key_mask_BS: torch.Tensor | None,
     plan: GuidancePlan,
     scaling: float,
 ) -> torch.Tensor:
     """A_l^q of section 3.2.2 for the plan's rows: mean over heads and query tokens of the softmax weights.
 
-    Returns (G, S), fp32 (fp64 for fp64 input); each row sums to 1, and is exactly 0 outside `key_mask_BS`.
+    Returns (G, S), fp32 (fp64 for fp64 input); each row sums to 1, and is exactly 0 outside the plan's cells.
     Not compiled: its sizes follow the data.
     """
     with torch.autocast(q_BHTE.device.type, enabled=False):
-        out: torch.Tensor = _QueryAveragedMap.apply(q_BHTE, k_BKSE, key_mask_BS, plan, scaling)
+        out: torch.Tensor = _QueryAveragedMap.apply(q_BHTE, k_BKSE, plan, scaling)
     return out
 
 

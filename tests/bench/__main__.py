@@ -1,4 +1,4 @@
-"""`python -m tests.bench NAME [options]`: every module beside this one with a `main(arguments) -> int` is a benchmark."""
+"""`python -m tests.bench NAME [options]`: a benchmark is a module beside this one with `main(arguments) -> int`."""
 
 import importlib
 import sys

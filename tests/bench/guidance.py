@@ -1,4 +1,4 @@
-"""What the guidance loss costs: one cross-attention layer at the paper's width, every row guided, beside itself unguided.
+"""What the guidance loss costs: a cross-attention layer at the paper's width, every row guided, beside itself unguided.
 
 Run: `python -m tests.bench guidance`. Every variant is timed in the same process, alternating, so that a busy machine
 slows all of them alike; the figure is the ratio of the fastest runs.
@@ -20,7 +20,7 @@ import torch
 from model.agevlm import cross_attention
 from model.agevlm.configuration_agevlm import AgeVlmConfig
 from model.agevlm.cross_attention import CrossAttentionLayer, ImageContext
-from model.agevlm.guidance import GuidancePlan, guidance_loss, query_averaged_map
+from model.agevlm.guidance import GuidancePlan, guidance_loss, plan_guidance, query_averaged_map
 
 LEAN_TIME, LEAN_BYTES = 1.15, 1.10  # what the lean way may cost, times the unguided layer
 Run = Callable[[], None]
@@ -29,15 +29,16 @@ Run = Callable[[], None]
 def naive_map(
     q_BHTE: torch.Tensor,
     k_BKSE: torch.Tensor,
-    key_mask_BS: torch.Tensor | None,
     plan: GuidancePlan,
     scaling: float,
 ) -> torch.Tensor:
     """The plain way: all weights at once, in fp32, kept by autograd for its backward pass."""
     k_BHSE = k_BKSE.repeat_interleave(q_BHTE.shape[1] // k_BKSE.shape[1], dim=1)
     scores_BHTS = (q_BHTE @ k_BHSE.transpose(2, 3)).float() * scaling
-    if key_mask_BS is not None:
-        scores_BHTS = scores_BHTS.masked_fill(~key_mask_BS[:, None, None, :], float("-inf"))
+    allowed_BS = torch.zeros(q_BHTE.shape[0], k_BKSE.shape[2], dtype=torch.bool, device=q_BHTE.device)
+    for row, cells in zip(plan.rows, plan.cells or (), strict=True):
+        allowed_BS[row, cells] = True
+    scores_BHTS = scores_BHTS.masked_fill(~allowed_BS[:, None, None, :], float("-inf"))
     weights_BHTS = scores_BHTS.softmax(-1)
     return torch.stack([weights_BHTS[r][:, t].mean((0, 1)) for r, t in zip(plan.rows, plan.tokens, strict=True)])
 
@@ -57,8 +58,9 @@ class Case:
         self.key_mask_BS[:, : cells // 4] = False  # a quarter is padding, as in photographs
         mask_GS = torch.zeros(rows, cells, dtype=torch.bool, device=device)
         mask_GS[:, cells // 2 : cells // 2 + 60] = True
-        everything = tuple(torch.arange(tokens, device=device) for _ in range(rows))
-        self.plan = GuidancePlan(tuple(range(rows)), everything, mask_GS)
+        everyone = torch.ones(rows, dtype=torch.bool, device=device)
+        query_BT = torch.ones(rows, tokens, dtype=torch.bool, device=device)
+        self.plan = plan_guidance(everyone, mask_GS, query_BT, everyone, self.key_mask_BS)
         self.cuda = device == "cuda"
 
     def forward(self, guided: bool) -> torch.Tensor:

@@ -13,37 +13,33 @@ from model.agevlm.guidance import GuidancePlan, guidance_loss, plan_guidance, qu
 B, H, K, T, S, E = 3, 4, 2, 7, 10, 5
 
 
-def naive_map(
-    q: torch.Tensor, k: torch.Tensor, key_mask: torch.Tensor | None, plan: GuidancePlan, scaling: float
-) -> torch.Tensor:
+def naive_map(q: torch.Tensor, k: torch.Tensor, plan: GuidancePlan, scaling: float) -> torch.Tensor:
     """What autograd would do on its own: every weight at once."""
     scores = q @ k.repeat_interleave(q.shape[1] // k.shape[1], dim=1).transpose(2, 3) * scaling
-    if key_mask is not None:
-        scores = scores.masked_fill(~key_mask[:, None, None, :], float("-inf"))
+    for row, cells in zip(plan.rows, plan.cells or (), strict=bool(plan.cells)):
+        hidden = torch.ones(k.shape[2], dtype=torch.bool)
+        hidden[cells] = False
+        scores = torch.where(hidden & (torch.arange(len(q))[:, None, None, None] == row), float("-inf"), scores)
     weights = scores.softmax(-1)
     rows = [weights[row][:, tokens].mean((0, 1)) for row, tokens in zip(plan.rows, plan.tokens, strict=True)]
     return torch.stack(rows) if rows else weights.new_zeros(0, k.shape[2])
 
 
-def setup(
-    seed: int = 0, dtype: torch.dtype = torch.float64
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, GuidancePlan]:
+def setup(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor, GuidancePlan]:
     draw = torch.Generator().manual_seed(seed)
     q = torch.randn(B, H, T, E, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
     k = torch.randn(B, K, S, E, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
-    key_mask = torch.ones(B, S, dtype=torch.bool)
-    key_mask[0, 7:] = False
     mask = torch.zeros(2, S, dtype=torch.bool)
     mask[:, 2:5] = True
-    plan = GuidancePlan((0, 2), (torch.tensor([1, 2, 5]), torch.tensor([0])), mask)
-    return q, k, key_mask, plan
+    plan = GuidancePlan((0, 2), (torch.tensor([1, 2, 5]), torch.tensor([0])), mask, (torch.arange(7), torch.arange(S)))
+    return q, k, plan
 
 
 def test_map_and_gradient_equal_the_naive_way() -> None:
-    q, k, key_mask, plan = setup()
+    q, k, plan = setup()
     grads = []
     for way in (naive_map, query_averaged_map):
-        got = way(q, k, key_mask, plan, 0.4)
+        got = way(q, k, plan, 0.4)
         loss, _ = guidance_loss(got, plan.mask_GS)
         grads.append((got.detach(), *torch.autograd.grad(loss.sum(), (q, k))))
     for one, other in zip(*grads, strict=True):
@@ -54,25 +50,25 @@ def test_map_and_gradient_equal_the_naive_way() -> None:
 @pytest.mark.parametrize("normalisation", ["sum", "max"])
 def test_gradcheck_in_fp64(chunk: int, normalisation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guidance, "CHUNK_ELEMENTS", chunk)
-    q, k, key_mask, plan = setup()
+    q, k, plan = setup()
 
     def loss(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
-        return guidance_loss(query_averaged_map(q, k, key_mask, plan, 0.4), plan.mask_GS, normalisation)[0]
+        return guidance_loss(query_averaged_map(q, k, plan, 0.4), plan.mask_GS, normalisation)[0]
 
     assert torch.autograd.gradcheck(loss, (q, k))
 
 
 def test_rows_sum_to_one_and_masked_cells_are_exactly_zero() -> None:
-    q, k, key_mask, plan = setup()
-    got = query_averaged_map(q, k, key_mask, plan, 0.4)
+    q, k, plan = setup()
+    got = query_averaged_map(q, k, plan, 0.4)
     assert torch.allclose(got.sum(-1), torch.ones(2, dtype=got.dtype))
     assert (got[0, 7:] == 0).all()
     assert (got[1] > 0).all()
 
 
 def test_unguided_rows_and_other_tokens_get_no_gradient() -> None:
-    q, k, key_mask, plan = setup()
-    guidance_loss(query_averaged_map(q, k, key_mask, plan, 0.4), plan.mask_GS)[0].sum().backward()
+    q, k, plan = setup()
+    guidance_loss(query_averaged_map(q, k, plan, 0.4), plan.mask_GS)[0].sum().backward()
     assert q.grad is not None
     assert k.grad is not None
     assert (q.grad[1] == 0).all()
@@ -82,13 +78,13 @@ def test_unguided_rows_and_other_tokens_get_no_gradient() -> None:
 
 
 def test_half_precision_is_computed_in_fp32() -> None:
-    q, k, key_mask, plan = setup(dtype=torch.bfloat16)
-    got = query_averaged_map(q, k, key_mask, plan, 0.4)
+    q, k, plan = setup(dtype=torch.bfloat16)
+    got = query_averaged_map(q, k, plan, 0.4)
     assert got.dtype == torch.float32
-    wide = query_averaged_map(q.float(), k.float(), key_mask, plan, 0.4)
+    wide = query_averaged_map(q.float(), k.float(), plan, 0.4)
     assert torch.equal(got, wide)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(query_averaged_map(q.float(), k.float(), key_mask, plan, 0.4), wide)
+        assert torch.equal(query_averaged_map(q.float(), k.float(), plan, 0.4), wide)
     guidance_loss(got, plan.mask_GS)[0].sum().backward()
     assert q.grad is not None
     assert q.grad.dtype == torch.bfloat16
@@ -96,14 +92,14 @@ def test_half_precision_is_computed_in_fp32() -> None:
 
 
 def test_nothing_of_heads_x_tokens_x_cells_is_saved_for_backward() -> None:
-    q, k, key_mask, plan = setup()
+    q, k, plan = setup()
     saved: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
-        query_averaged_map(q, k, key_mask, plan, 0.4)
-    assert sorted(saved) == sorted([q.numel(), k.numel(), key_mask.numel()])  # what attention keeps anyway
+        query_averaged_map(q, k, plan, 0.4)
+    assert sorted(saved) == sorted([q.numel(), k.numel()])  # what attention keeps anyway
     saved.clear()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
-        naive_map(q, k, key_mask, plan, 0.4)
+        naive_map(q, k, plan, 0.4)
     assert max(saved) >= B * H * T * S
 
 
@@ -142,12 +138,12 @@ def test_one_cell_mask_has_floor_zero_and_a_full_mask_no_gradient() -> None:
 @pytest.mark.parametrize("normalisation", ["sum", "max"])
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_never_nan(normalisation: str, scale: float) -> None:
-    q, k, _, _ = setup(dtype=torch.float32)
+    q, k, _ = setup(dtype=torch.float32)
     far = (q.detach() * scale).requires_grad_()  # softmax saturates: masks hold no attention at all
     masks = torch.zeros(4, S, dtype=torch.bool)  # empty, one cell, full, one other cell
     masks[1, 3], masks[2], masks[3, 9] = True, True, True
     plan = GuidancePlan((0, 1, 2, 0), tuple(torch.arange(T) for _ in range(4)), masks)
-    loss, mass = guidance_loss(query_averaged_map(far, k, None, plan, 1.0), masks, normalisation)
+    loss, mass = guidance_loss(query_averaged_map(far, k, plan, 1.0), masks, normalisation)
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert torch.isfinite(mass).all()
@@ -159,9 +155,9 @@ def test_never_nan(normalisation: str, scale: float) -> None:
 
 
 def test_no_guided_row_is_an_empty_map_with_zero_gradient() -> None:
-    q, k, key_mask, _ = setup()
+    q, k, _ = setup()
     plan = GuidancePlan((), (), torch.zeros(0, S, dtype=torch.bool))
-    got = query_averaged_map(q, k, key_mask, plan, 0.4)
+    got = query_averaged_map(q, k, plan, 0.4)
     assert got.shape == (0, S)
     loss, mass = guidance_loss(got, plan.mask_GS)
     assert loss.sum() == 0
@@ -185,19 +181,21 @@ def test_only_usable_rows_count() -> None:
     plan = plan_guidance(guided, mask, query, has_image, cells)
     assert plan.rows == (0,)
     assert torch.equal(plan.tokens[0], torch.arange(T))
+    assert plan.cells is not None
+    assert torch.equal(plan.cells[0], torch.arange(S))
     assert plan_guidance(guided & False, mask, query, has_image, None).rows == ()
 
 
 @given(st.integers(0, 10_000), st.integers(1, S - 1), st.sampled_from([1, 17, 1 << 20]))
 @settings(max_examples=30, deadline=None)
 def test_loss_is_mass_and_floor(seed: int, cells: int, chunk: int) -> None:
-    q, k, key_mask, plan = setup(seed)
+    q, k, plan = setup(seed)
     mask = torch.zeros(2, S, dtype=torch.bool)
     mask[:, :cells] = True
     before = guidance.CHUNK_ELEMENTS
     guidance.CHUNK_ELEMENTS = chunk
     try:
-        got = query_averaged_map(q, k, key_mask, plan, 0.4)
+        got = query_averaged_map(q, k, plan, 0.4)
     finally:
         guidance.CHUNK_ELEMENTS = before
     loss, mass = guidance_loss(got, mask)

@@ -1,4 +1,4 @@
-"""What users of transformers expect: save and load, generate, checkpointing, the Trainer, an export that stands alone."""
+"""What users of transformers expect: save, load, generate, checkpointing, the Trainer, an export that stands alone."""
 
 import json
 import os
@@ -216,7 +216,7 @@ def test_an_export_opens_where_this_project_is_not(tmp_path: Path) -> None:
 
 
 def test_the_export_carries_every_file_that_it_needs() -> None:
-    """Files of the package import nothing of the project but each other, and all of them in a way exports can follow."""
+    """Files of the package import nothing of the project but each other, relatively."""
     package = Path(__file__).parents[3] / "model" / "agevlm"
     for file in package.glob("*.py"):
         for line in file.read_text().splitlines():
