@@ -118,11 +118,16 @@ def draw_map(student: "Student", picture: Image.Image, question: str, reply: Rep
     sheet.paste(Image.fromarray(ramp.round().astype(np.uint8)), (26, top + 2))
     pen.text((8, top), "0", fill="black", font=font)
     pen.text((122, top), f"{100 * float(reply.maps[layer].max()):.1f} % per cell", fill="black", font=font)
-    words = f"layer {layer}: {question}"
+    words = f"{layer_name(student, layer)}: {question}"
     while len(words) > 1 and pen.textlength(words, font=font) > sheet.width - 16:
         words = words[:-2] + "\N{HORIZONTAL ELLIPSIS}"
     pen.text((8, top + 18), words, fill="black", font=font)
     return sheet
+
+
+def layer_name(student: "Student", layer: int) -> str:
+    """'layer 0 (position 2)': its number among the cross-attention layers, and its place in the student's stack."""
+    return f"layer {layer} (position {student.model.config.cross_attention_layers[layer]})"
 
 
 def mass_lines(student: "Student", picture: Image.Image, reply: Reply) -> list[str]:
@@ -136,7 +141,7 @@ def mass_lines(student: "Student", picture: Image.Image, reply: Reply) -> list[s
         x = ((column + 0.5) * stride - geometry.left) / geometry.inner_width
         y = ((row + 0.5) * stride - geometry.top) / geometry.inner_height
         lines.append(
-            f"layer {layer}: {100 * tenth:.0f} % on the tenth of the cells that gets most, peak at "
+            f"{layer_name(student, layer)}: {100 * tenth:.0f} % on the tenth of the cells that gets most, peak at "
             f"{100 * min(max(x, 0), 1):.0f} % from left, {100 * min(max(y, 0), 1):.0f} % from top, "
             f"{100 * float(share[~reply.valid].sum()):.1f} % on padding"
         )
@@ -173,7 +178,7 @@ def main(
         if map_file is not None:
             map_file.parent.mkdir(parents=True, exist_ok=True)
             draw_map(student, picture, question, reply, layer).save(map_file, "PNG")
-            print(f"attention of layer {layer}: {map_file}")
+            print(f"attention of {layer_name(student, layer)}: {map_file}")
     except AgevlmError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise typer.Exit(1) from error

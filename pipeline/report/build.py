@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
 from model.errors import DataError
@@ -18,7 +17,8 @@ from pipeline.report.evaluation import evaluation_of
 from pipeline.report.findings import headline, limits, quality_sentences
 from pipeline.report.masks import MaskSet, Row, examples, mask_sets
 from pipeline.report.overlays import images_of, overlay
-from pipeline.report.page import duration, plural, render
+from pipeline.report.page import plural, render, short_duration
+from pipeline.report.reproduce import commands, parameters
 from pipeline.report.training import Stage, guidance_charts, loss_charts, mass_charts, stages_of
 
 PICTURES = {"accepted": 6, "rejected": 4, "no_region": 2}
@@ -81,7 +81,7 @@ def build(run: Run, report_id: str, made: datetime, miniature_weights: Mapping[s
     """
     masks, stages = mask_sets(run), stages_of(run)
     evaluation = evaluation_of(run, EXAMPLES)
-    sources = {v.artifact.ref.name: str(v.params["source"].get("kind")) for v in run.of_kind("inventory")}
+    sources = {v.artifact.ref.name: str((v.params.get("source") or {}).get("kind")) for v in run.of_kind("inventory")}
     miniature = miniature_teachers(run, miniature_weights)
     head = headline(run, masks, stages, evaluation)
     definition = available().get(run.recipe)
@@ -148,7 +148,7 @@ def _subtitle(run: Run, view: StepView) -> str:
 
 
 def _brief(view: StepView) -> str:
-    return f"{plural(view.counts.rows_out, view.counts.unit)}, {duration(view.provenance.seconds)}"
+    return f"{plural(view.counts.rows_out, view.counts.unit)}, {short_duration(view.provenance.seconds)}"
 
 
 def mask_section(run: Run, masks: MaskSet, foreign: bool) -> MaskSection:
@@ -234,37 +234,6 @@ def chart_groups(stages: list[Stage]) -> list[ChartGroup]:
 
 def _no_padding(stages: list[Stage]) -> bool:
     return all(value == 0 or value != value for s in stages for layer in s.padding for value in layer)
-
-
-def commands(run: Run, report_id: str) -> list[tuple[str, str]]:
-    """What to type to make the run again and to look behind its numbers."""
-    variants = "[" + ", ".join(f'"{v}"' for v in run.variants) + "]"
-    ends = run.of_kind("evaluation") or run.of_kind("checkpoint") or list(run.steps)
-    lines = [
-        (
-            f"prefect deployment run agevlm/full-recipe -p recipe={run.recipe} -p 'variants={variants}'",
-            "the same run; steps whose artifacts exist are not run again",
-        )
-    ]
-    if ends:
-        lines.append((f"agevlm show {ends[-1].short_id}", f"what {ends[-1].key} holds and how it was made"))
-        lines.append((f"agevlm lineage {ends[-1].short_id}", "from it back to the raw data"))
-    lines.append(("agevlm verify --all", "hash every file of every artifact again"))
-    trained = run.of_kind("checkpoint")
-    if trained:
-        lines.append(
-            (
-                f'agevlm ask {trained[-1].short_id} IMAGE "Is there a red circle?" --map map.png',
-                f"ask {trained[-1].key} yourself",
-            )
-        )
-    lines.append((f"agevlm show {report_id[:12]}", "this page's own artifact"))
-    return lines
-
-
-def parameters(run: Run) -> str:
-    """All steps' parameters as YAML: what the ids were made from, locations and machines left out."""
-    return yaml.safe_dump({v.key: v.params for v in run.steps}, sort_keys=False, allow_unicode=True, width=110)
 
 
 def miniature_teachers(run: Run, miniature_weights: Mapping[str, str]) -> bool:

@@ -48,7 +48,8 @@ def headline(run: Run, masks: list[MaskSet], stages: list[Stage], evaluation: Ev
     if evaluation:
         findings += score_findings(evaluation)
     findings += [s for stage in stages if (s := guidance_finding(stage))]
-    return Headline(f"Recipe \u201c{run.recipe}\u201d, from raw data to answers", tiles, findings)
+    reach = "from raw data to answers" if evaluation and records else f"{plural(len(run.steps), 'step')}"
+    return Headline(f"Recipe \u201c{run.recipe}\u201d, {reach}", tiles, findings)
 
 
 def grade(iou: float) -> str:

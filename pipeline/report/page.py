@@ -59,6 +59,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def short_duration(seconds: float) -> str:
+    """As `duration`, in one unit."""
+    if seconds < 120:
+        return duration(seconds) if seconds < 60 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def size(number: float) -> str:
     """Bytes in kB, MB or GB."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -64,7 +64,7 @@ def test_answers_and_says_where_it_looked(model_folder: Path, picture: Path, tmp
     result = run(model_folder, picture, QUESTION, "--map", target, "--mass", "--max-new-tokens", "4")
     assert result.exit_code == 0, result.output
     assert "2 cross-attention layers" in result.output
-    assert re.search(r"layer 1: \d+ % on the tenth", result.output)
+    assert re.search(r"layer 1 \(position 3\): \d+ % on the tenth", result.output)
     with Image.open(target) as drawn:
         assert drawn.format == "PNG"
         colours = np.asarray(drawn.convert("RGB"))

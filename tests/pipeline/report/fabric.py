@@ -75,7 +75,7 @@ class Fabric:
         steps = self.plan()
         for step in steps:
             if step.key != "report":
-                self._make(step)
+                self.make(step)
         site = Site(root=str(self.root / "store"), scratch=str(self.root / "scratch"), sources={}, weights={})
         job = job_of(steps["report"], steps, site, "f" * 40)
         if keep is not None:
@@ -90,15 +90,17 @@ class Fabric:
         with self.made[f"masks-{name}"].open(part_name(0, 1)) as stream:
             return pq.ParquetFile(stream).read().to_pylist()
 
-    def _make(self, step: PlannedStep) -> None:
+    def make(self, step: PlannedStep) -> Artifact:
+        """Publish one step's made-up artifact, once; its inputs must be there."""
         if step.key in self.made:
-            return
+            return self.made[step.key]
         parents = {name: self.made[key] for name, key in step.inputs.items()}
         job = f"{self.recipe.name}-{step.key}-{step.id[:12]}-r0"
         staging = Staging(self.store, step.ref, step.spec, step.attempt, parents, "a" * 40, job)
         counts = getattr(self, f"_{step.step.kind}")(staging, step)
         staging._clock -= float(self.rng.gamma(2.0, 8.0))  # a made-up duration
         self.made[step.key] = staging.publish(counts)
+        return self.made[step.key]
 
     # -- one method per kind of artifact
 
