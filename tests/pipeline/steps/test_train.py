@@ -1,0 +1,131 @@
+"""The step train: what is refused before any worker starts, and a whole stage with Ray Train (system tier)."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from model.errors import ConfigError, DataError, StepError
+from pipeline.artifacts.spec import ArtifactRef
+from pipeline.recipe import Resources
+from pipeline.steps.context import run_job
+from pipeline.steps.train import _explained, _row
+from pipeline.training.build import build_student, join_backbones
+from pipeline.training.checkpoint import load_student
+from pipeline.training.config import StageConfig, StudentConfig
+from pipeline.training.metrics import METRICS
+from tests.pipeline.steps.stores import Bench, read_json
+from tests.pipeline.training.world import ExactGuide, make_pack
+
+STUDENT = StudentConfig(cross_attention_layers=(1, 4))
+CONFIG = StageConfig(global_batch=6, learning_rate=1e-3, precision="fp32", log_every=1, max_steps=2)
+
+
+@pytest.fixture
+def bench(backbones: dict[str, str], tmp_path: Path) -> Bench:
+    return Bench(tmp_path, backbones)
+
+
+@pytest.fixture
+def pack(bench: Bench, backbones: dict[str, str]) -> tuple[ArtifactRef, ExactGuide]:
+    _, processor = join_backbones(STUDENT, backbones["text"], backbones["vision"], 0)
+    guide = make_pack(bench.root / "pack", processor, 20, text_only=9, guided_every=2)
+    return bench.publish("pack", "pretrain", bench.root / "pack", {"pack": {"system_prompt": "Be short."}}), guide
+
+
+def params(row: str, first: bool = False, **config: Any) -> dict[str, Any]:
+    return {
+        "row": row,
+        "config": CONFIG.model_copy(update=config).model_dump(mode="json"),
+        "student": STUDENT.model_dump(mode="json") if first else None,
+        "text": "t" if first else None,
+        "vision": "v" if first else None,
+        "seed": 0,
+    }
+
+
+def test_a_row_and_its_inputs_must_agree() -> None:
+    assert _row("stage1", {"pack"}).name == "stage1"
+    with pytest.raises(ConfigError, match="stage3 needs input 'masks'"):
+        _row("stage3", {"pack", "parent"})
+    with pytest.raises(ConfigError, match="stage4_baseline takes no input 'masks'"):
+        _row("stage4_baseline", {"pack", "parent", "masks"})
+    with pytest.raises(ConfigError, match="choose one of stage1"):
+        _row("stage9", {"pack"})
+
+
+def test_too_small_a_pack_is_refused_before_any_worker_starts(
+    bench: Bench, pack: tuple[ArtifactRef, ExactGuide]
+) -> None:
+    job = bench.job("stage1", "checkpoint", params("stage1", True, global_batch=64), {"pack": pack[0]})
+    with pytest.raises(ConfigError, match="17 usable rows in 1 epochs do not fill one step of global_batch = 64"):
+        run_job(job)
+    assert bench.store.get(job.ref) is None
+
+
+def test_masks_of_which_none_was_accepted_are_refused(
+    bench: Bench, pack: tuple[ArtifactRef, ExactGuide], backbones: dict[str, str]
+) -> None:
+    from pipeline.training.checkpoint import save_student
+
+    model, processor = join_backbones(STUDENT, backbones["text"], backbones["vision"], 0)
+    save_student(model, processor, bench.root / "parent" / "model")
+    parent = bench.publish("checkpoint", "stage2", bench.root / "parent")
+    inputs = {"pack": pack[0], "parent": parent, "masks": bench.masks(pack[1], status="no_region")}
+    with pytest.raises(DataError, match=r"stage3: none of the \d+ masks was accepted"):
+        run_job(bench.job("stage3", "checkpoint", params("stage3"), inputs))
+
+
+def test_an_error_that_a_worker_raised_on_purpose_comes_back_as_itself() -> None:
+    class Failed(Exception):
+        def __init__(self, failures: dict[int, Exception]) -> None:
+            super().__init__("training failed")
+            self.worker_failures = failures
+
+    own = DataError("pack row s1: its image cannot be decoded")
+    wrapped = RuntimeError("task failed")
+    wrapped.cause = own  # type: ignore[attr-defined]
+    assert _explained("stage1", Failed({1: wrapped})) is own
+    other = _explained("stage1", Failed({1: RuntimeError("out of memory")}))
+    assert isinstance(other, StepError)
+    assert str(other).startswith("stage1: training failed on worker 1: RuntimeError: out of memory")
+
+
+def test_a_stage_without_parent_and_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="stage 1 has it"):
+        build_student(None, "t", "v", 0, None)
+    with pytest.raises(ConfigError, match="the student cannot be built"):
+        build_student(STUDENT, str(tmp_path), str(tmp_path), 0, None)
+
+
+@pytest.mark.system
+def test_two_stages_with_ray_train(bench: Bench, pack: tuple[ArtifactRef, ExactGuide]) -> None:
+    """Stage 1 on one worker, then a guided row on two: artifacts, counts, metrics, and who was trained."""
+    first = run_job(bench.job("stage1", "checkpoint", params("stage1", True), {"pack": pack[0]}))
+    counts = first.manifest.counts
+    assert (counts.rows_in, counts.rows_out, counts.rejected, counts.not_selected) == (20, 12, {"text_only": 3}, 5)
+    assert len(pq.read_table(first.local() / "rejects.parquet")) == 3
+    stage = read_json(first.local() / "stage.json")
+    assert stage["trainable"]["language model"] == 0 < stage["trainable"]["adapter"]
+    assert stage["system_prompt"] == "Be short."
+    metrics = pq.read_table(first.local() / "metrics.parquet")
+    assert metrics.schema.equals(METRICS)
+    assert metrics["step"].to_pylist() == [1, 2]
+
+    inputs = {"pack": pack[0], "parent": first.ref, "masks": bench.masks(pack[1])}
+    two = Resources(cpus=1, threads=1, micro_batch=2, workers=2)
+    third = run_job(bench.job("stage3", "checkpoint", params("stage3"), inputs, two))
+    stage = read_json(third.local() / "stage.json")
+    assert stage["guided_rows"] > 0
+    assert len(pq.read_table(third.local() / "metrics.parquet")["attention_in_mask"][0].as_py()) == 2
+    before, after = (load_student(a.local() / "model")[0].state_dict() for a in (first, third))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(
+        "cross_att" in n or ".adapter." in n or ".stages.3." in n or ".layers.1." in n or ".layers.4." in n
+        for n in changed
+    )
+    assert third.manifest.provenance.device == "cpu"
+    assert not third.verify()
