@@ -4,7 +4,9 @@ Blocks must never be split or merged, because rows that are computed in other gr
 one read task, its block is kept whole whatever its size, and the actor refuses a block that is not a whole shard.
 """
 
+import re
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from model.errors import AgevlmError, StepError
+from model.errors import StepError
 from pipeline.masks.pictures import pictures_of, read_pictures
 from pipeline.masks.setup import TeacherSetup
 from pipeline.masks.shards import Commits, commit
@@ -23,7 +25,9 @@ from pipeline.recipe import Resources
 
 DECODE_CPUS = 0.5  # of a decoding task; not what an actor asks, else Ray would fuse the two and overlap nothing
 ACTOR_RESTARTS = 2  # of one actor: a row that kills its process must not do so for ever
-WHOLE_BLOCKS = 1 << 40  # bytes: no shard is larger, so none is split
+RAISED = re.compile(r"^[\w.]+(Error|Exception|Exit|Died|Crashed)\w*: ")  # last line of a traceback
+CAUSE_LENGTH = 1000  # characters
+LEAST_BLOCK = 128 << 20  # bytes: Ray's own limit of a block, raised where a shard's pictures need more
 
 
 @dataclass(frozen=True)
@@ -104,20 +108,26 @@ def segment_missing(
         return
     _check_room(resources)
     context = DataContext.get_current()
-    context.target_max_block_size = WHOLE_BLOCKS
+    # Above this a block is split. Ray also sets this much memory aside for each task, so it must not be arbitrary.
+    context.target_max_block_size = max(LEAST_BLOCK, *(block_bytes(shards[index]) for index in missing))
     context.enable_progress_bars = False
     source = ShardSource(root, {index: shards[index] for index in missing})
-    stream = ray.data.read_datasource(source, num_cpus=DECODE_CPUS).map_batches(
-        TeacherActor,
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=min(resources.workers, len(missing))),
-        num_cpus=resources.cpus,
-        num_gpus=resources.gpus,
-        fn_constructor_args=(setup, {index: str(commits.path(index)) for index in missing}),
-        max_restarts=ACTOR_RESTARTS,
-        max_task_retries=ACTOR_RESTARTS,
-    )
+    # With fewer read tasks than it would like, Ray cuts their blocks up; asking for just as many keeps them whole.
+    blocks = ray.data.read_datasource(source, num_cpus=DECODE_CPUS, override_num_blocks=len(missing))
+    with warnings.catch_warnings():
+        # Restarts can only be bounded by what Ray 2.60 calls deprecated; by default they are unlimited.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        stream = blocks.map_batches(
+            TeacherActor,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=min(resources.workers, len(missing))),
+            num_cpus=resources.cpus,
+            num_gpus=resources.gpus,
+            fn_constructor_args=(setup, {index: str(commits.path(index)) for index in missing}),
+            max_restarts=ACTOR_RESTARTS,
+            max_task_retries=ACTOR_RESTARTS,
+        )
     try:
         for row in stream.iter_rows():
             yield ShardDone(**row)
@@ -127,6 +137,14 @@ def segment_missing(
             f"segment stopped with {len(left)} of {len(shards)} shards left (next: {left[:3]}): {_cause(error)}; "
             "what is committed is kept, so run the step again once the cause is gone"
         ) from error
+
+
+def block_bytes(queries: pa.Table) -> int:
+    """An upper bound of the size of a shard's decoded block, from the sizes that the inventory saw."""
+    columns = ("image_sha256", "image", "height", "width")
+    pictures = set(zip(*(queries[name].to_pylist() for name in columns), strict=True))
+    pixels: int = sum(3 * height * width + 4096 for _, _, height, width in pictures)
+    return 2 * int(queries.nbytes) + pixels
 
 
 def _check_room(resources: Resources) -> None:
@@ -142,10 +160,8 @@ def _check_room(resources: Resources) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """The message of the innermost error of ours, or else of the innermost one at all."""
-    chain = [error]
-    while (inner := chain[-1].__cause__ or getattr(chain[-1], "cause", None)) is not None and inner not in chain:
-        chain.append(inner)
-    ours = [item for item in chain if isinstance(item, AgevlmError)]
-    last = (ours or chain)[-1]
-    return " ".join(f"{type(last).__name__}: {last}".split())[:1000]
+    """What a worker raised, in one line. Ray hands it over as the text of a traceback; the first error is the cause."""
+    lines = str(error).splitlines()
+    raised = [line.strip() for line in lines if RAISED.match(line.strip())]
+    ours = [line for line in raised if line.startswith("model.errors.")]
+    return (ours or raised or [f"{type(error).__name__}: {error}"])[0][:CAUSE_LENGTH]
