@@ -19,16 +19,17 @@ INTERRUPTED = 130
 Say = Callable[[str], None]
 
 
-def demo(recipe: str, say: Say) -> int:
+def demo(recipe: str, until: str | None, limit: int | None, say: Say) -> int:
     """Start the stack, run the whole recipe with all its variants, and show it. Returns the exit code."""
     from pipeline.recipe import load_recipe
 
-    variants = list(load_recipe(recipe).variants)
+    parameters: dict[str, Any] = {"recipe": recipe, "variants": list(load_recipe(recipe).variants)}
+    parameters |= {name: value for name, value in (("until", until), ("limit", limit)) if value is not None}
     _interruptible()
     was_up = all(row.state == "ready" for row in stack.status()) and bool(stack.status())
     try:
         state = stack.up(say)
-        run = flow_runs.start(state, "agevlm/full-recipe", {"recipe": recipe, "variants": variants})
+        run = flow_runs.start(state, "agevlm/full-recipe", parameters)
     except KeyboardInterrupt:
         if not was_up:
             stack.down(say)

@@ -1,13 +1,16 @@
 """Flow runs of the stack: start one, ask how it is, cancel it. Prefect's REST API, without its slow package."""
 
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
 from flows.deployments import deployed
 from flows.state import StackError, StackState
-from flows.web import Refused, call
+from flows.web import Refused, call, insist
 from model.errors import ConfigError
 
+PATIENCE = 90.0
+"""Seconds for which a busy server is asked again."""
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 
 
@@ -42,7 +45,7 @@ def start(state: StackState, deployment: str, parameters: dict[str, Any]) -> Flo
     api = state.url("prefect") + "/api"
     try:
         flow, _, name = deployment.partition("/")
-        found = call(f"{api}/deployments/name/{flow}/{name}") if flow and name else None
+        found = insist(f"{api}/deployments/name/{flow}/{name}", patience=PATIENCE) if flow and name else None
     except Refused as error:
         if error.status != 404:
             raise StackError(f"Prefect did not find '{deployment}': {error.detail}") from error
@@ -53,11 +56,12 @@ def start(state: StackState, deployment: str, parameters: dict[str, Any]) -> Flo
         raise ConfigError(f"there is no deployment '{deployment}'; there are: {', '.join(deployed(state)) or 'none'}")
     _check_names(deployment, parameters, found.get("parameter_openapi_schema") or {})
     try:
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-        run = call(f"{api}/deployments/{found['id']}/create_flow_run", body, timeout=60)
-    except Refused as error:
-        raise ConfigError(f"{deployment} refuses these parameters: {error.detail}") from error
+        # The key makes two requests one run, should the first one's answer have been lost.
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": uuid.uuid4().hex}
+        run = insist(f"{api}/deployments/{found['id']}/create_flow_run", body, timeout=60, patience=PATIENCE)
     except OSError as error:
+        if isinstance(error, Refused) and error.status < 500:
+            raise ConfigError(f"{deployment} refuses these parameters: {error.detail}") from error
         raise StackError(f"Prefect did not start {deployment}: {error}") from error
     return FlowRun(run["id"], run["name"], deployment)
 
@@ -79,7 +83,7 @@ def flow_state(state: StackState, run_id: str) -> FlowState:
 def cancel(state: StackState, run_id: str) -> None:
     """Ask Prefect to cancel a run; its flow then stops its jobs. Raises OSError if the server does not answer."""
     wanted = {"type": "CANCELLING", "name": "Cancelling", "message": "cancelled from the terminal"}
-    call(f"{state.url('prefect')}/api/flow_runs/{run_id}/set_state", {"state": wanted})
+    insist(f"{state.url('prefect')}/api/flow_runs/{run_id}/set_state", {"state": wanted}, patience=PATIENCE)
 
 
 def page(state: StackState, run_id: str) -> str:

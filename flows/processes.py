@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -112,6 +113,15 @@ def end(processes: Iterable[psutil.Process], grace: float) -> int:
         _signal(process, kill=True)
     _wait(left, 5)
     return len(living)
+
+
+def set_priority(processes: Iterable[psutil.Process], niceness: int) -> None:
+    """Give processes a priority, which their children inherit; where that is not allowed they keep theirs."""
+    for process in processes:
+        with suppress(psutil.Error, OSError):
+            # Raising it needs root, which one often is in a container.
+            if process.nice() != niceness:
+                process.nice(niceness)
 
 
 def _signal(process: psutil.Process, kill: bool) -> None:

@@ -11,7 +11,7 @@ import psutil
 from flows import services
 from flows.deployments import deploy
 from flows.home import home, ray_folder
-from flows.processes import end, family, log_tail, process_of
+from flows.processes import end, family, log_tail, process_of, set_priority
 from flows.reaper import crash_lost_runs, flow_run_of
 from flows.state import ROLES, StackError, StackState, forget, load, lock, save
 
@@ -22,6 +22,9 @@ RAY_ATTEMPTS = 5
 """Ray's raylet gives up if its agents are not up within a time fixed in its code, as on a busy machine: try again."""
 GRACE = {"worker": 15.0, "ray": 15.0, "prefect": 10.0}
 """Seconds to end by themselves, in this order: a flow's last words need the server, its jobs need Ray."""
+POLL_SECONDS = 0.5
+HURRIED, NORMAL = -10, 0
+"""Priorities (niceness) of Ray while it starts for the second time, and afterwards."""
 SEARCHES = 5
 KEPT_SESSIONS = 3
 
@@ -173,7 +176,7 @@ def _await(state: StackState, role: str, say: Say) -> None:
         if waited - told >= 15:
             say(f"waiting for {NAMES[role]} ({waited:.0f} s)")
             told = waited
-        time.sleep(0.2)
+        time.sleep(POLL_SECONDS)
     say(f"{NAMES[role]} is ready {services.url(role, state)}".rstrip())
 
 
@@ -181,7 +184,7 @@ def _await_ray(state: StackState, say: Say) -> StackState:
     for attempt in range(1, RAY_ATTEMPTS + 1):
         try:
             _await(state, "ray", say)
-            return state
+            break
         except StackError as error:
             if attempt == RAY_ATTEMPTS:
                 raise
@@ -189,6 +192,8 @@ def _await_ray(state: StackState, say: Say) -> StackState:
             _end_roles(state, ["ray"])
             _sweep(state, "ray")
             state = _launch(services.with_ports(state, "ray"), "ray", say)
+            set_priority(family(state, ["ray"]), HURRIED)
+    set_priority(family(state, ["ray"]), NORMAL)
     return state
 
 

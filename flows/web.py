@@ -1,11 +1,15 @@
 """JSON over HTTP to the stack's own servers on the loopback interface, with nothing that is slow to import."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 from typing import Any
 
 from flows.home import ray_token_file
+
+PAUSE = 1.0
+"""Seconds between two tries."""
 
 # Never through a proxy: these servers are on this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -38,6 +42,24 @@ def call(url: str, body: Any = None, *, method: str = "", timeout: float = 10, t
     except urllib.error.HTTPError as error:
         raise Refused(url, error.code, _detail(error.read())) from error
     return json.loads(content) if content else None
+
+
+def insist(url: str, body: Any = None, *, patience: float = 90, **options: Any) -> Any:
+    """As `call`, but again for `patience` seconds while the server is not there or is too busy to answer.
+
+    What is asked must do no harm when it is done twice. Raises as `call` does.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return call(url, body, **options)
+        except Refused as error:
+            if error.status < 500 or time.monotonic() > deadline:  # a busy database answers 503
+                raise
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(PAUSE)
 
 
 def answers(url: str, **options: Any) -> Any | None:

@@ -10,6 +10,8 @@ from flows.terminal import say
 
 def demo(
     recipe: Annotated[str, typer.Option(help="a recipe's name or file ('agevlm recipes')")] = "miniature",
+    until: Annotated[str | None, typer.Option(help="stop after this step: a key or a step's name")] = None,
+    limit: Annotated[int | None, typer.Option(help="only the first N records of each data set")] = None,
 ) -> None:
     """Start the local stack and run the whole recipe on it, with live progress.
 
@@ -18,7 +20,7 @@ def demo(
     """
     from flows.demo import demo as run_demo
 
-    raise typer.Exit(run_demo(recipe, say()))
+    raise typer.Exit(run_demo(recipe, until, limit, say()))
 
 
 def run(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flows import flow_runs
+from flows import flow_runs, web
 from flows.ports import free_ports
 from flows.reaper import crash_lost_runs
 from flows.state import StackError, StackState
@@ -85,7 +85,26 @@ def test_a_wrong_value_is_refused_in_prefects_words(state: StackState) -> None:
         flow_runs.start(state, "agevlm/full-recipe", {"limit": "many"})
 
 
-def test_no_server_is_an_error_with_a_remedy() -> None:
+def test_a_busy_server_is_asked_again_for_the_same_run(prefect: FakePrefect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "PAUSE", 0.01)
+    keys: list[str] = []
+
+    def busy(method: str, path: str, body: Any, headers: dict[str, str]) -> tuple[int, Any]:
+        if path.endswith("create_flow_run"):
+            keys.append(body["idempotency_key"])
+            if len(keys) < 3:
+                return 503, {"exception_message": "Service Unavailable"}
+        return prefect(method, path, body, headers)
+
+    with serving(busy) as port:
+        flow_runs.start(StackState(id="x", ports={"prefect": port}), "agevlm/full-recipe", {})
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+
+
+def test_no_server_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_runs, "PATIENCE", 0.1)
+    monkeypatch.setattr(web, "PAUSE", 0.01)
     with pytest.raises(StackError, match="agevlm status"):
         flow_runs.start(StackState(id="x", ports={"prefect": free_ports(1)[0]}), "agevlm/full-recipe", {})
 

@@ -1,0 +1,194 @@
+"""The real local stack: Prefect's server, Ray's head and a worker, brought up, hurt and ended."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.home import ROOT
+from flows.processes import family, process_of
+from flows.state import StackState
+from flows.web import Refused, answers, call
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+
+
+@dataclass(frozen=True)
+class Home:
+    """A stack of its own, driven by the command line as a user does."""
+
+    path: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "RAY_", "AGEVLM_"))}
+        return {**kept, "AGEVLM_HOME": str(self.path), "PYTHONPATH": str(ROOT)}
+
+    def agevlm(self, *arguments: str, timeout: float = 800) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "flows", *arguments]
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=timeout, cwd="/", check=False
+        )
+
+    def shell(self, script: str) -> subprocess.CompletedProcess[str]:
+        text = f'set -e; eval "$({sys.executable} -P -m flows env)"; {script}'
+        return subprocess.run(
+            ["bash", "-c", text], env=self.environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    @property
+    def state(self) -> StackState:
+        return StackState.model_validate_json((self.path / "stack.json").read_text())
+
+    @property
+    def token(self) -> str:
+        return (self.path / "ray_token").read_text()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def ended(home: Home, before: StackState) -> bool:
+    return not family(before) and not (home.path / "stack.json").exists()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """A stack that is up."""
+    found = Home(tmp_path_factory.mktemp("stack") / "home")
+    result = found.agevlm("up")
+    assert result.returncode == 0, result.stdout + result.stderr
+    yield found
+    found.agevlm("down")
+
+
+def test_it_is_up_and_up_again_changes_nothing(home: Home) -> None:
+    before = home.state
+    status = home.agevlm("status")
+    assert status.returncode == 0, status.stdout
+    assert status.stdout.count(" ready ") == 3
+    again = home.agevlm("up")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "starting" not in again.stdout
+    assert home.state == before
+
+
+def test_another_shell_sees_the_deployments_and_the_jobs(home: Home) -> None:
+    result = home.shell("cd /; prefect deployment ls; ray job list")
+    assert result.returncode == 0, result.stderr
+    for name in ("agevlm/full-recipe", "mask-generation/pretrain", "mask-generation/instruct", "training/stages"):
+        assert name in result.stdout
+    # The variables alone are enough, for the project's programs come first on the path.
+    assert str(ROOT / ".venv") in home.shell("command -v prefect").stdout or sys.prefix not in str(ROOT)
+
+
+def test_ray_asks_for_its_token(home: Home) -> None:
+    jobs = home.state.url("ray_dashboard") + "/api/jobs/"
+    with pytest.raises(Refused) as refused:
+        call(jobs)
+    assert refused.value.status == 401
+    assert call(jobs, token=home.token) is not None
+
+
+def test_nothing_listens_outside_of_this_machine(home: Home) -> None:
+    listening = {
+        (process.name(), connection.laddr.ip)
+        for process in family(home.state)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening
+    outside = {pair for pair in listening if pair[1] not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")}
+    assert not outside
+
+
+def test_a_real_run_is_followed_to_its_end(home: Home) -> None:
+    result = home.agevlm("run", "agevlm/full-recipe", "-p", "until=inventory", "-p", "limit=8", "--watch")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len(re.findall(r"^inventory-\w+ +[0-9a-f]{12} +completed", result.stdout, re.MULTILINE)) == 3
+    assert home.agevlm("verify", "--all").returncode == 0
+    again = home.agevlm("demo", "--until", "inventory", "--limit", "8")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert len(re.findall(r"^inventory-\w+ +[0-9a-f]{12} +cached", again.stdout, re.MULTILINE)) == 3
+    assert home.state.url("ray_dashboard") in again.stdout
+
+
+def test_a_run_that_fails_fails_the_command(home: Home) -> None:
+    result = home.agevlm("run", "agevlm/full-recipe", "-p", "recipe=no-such-recipe", "--watch")
+    assert result.returncode == 1
+    assert "no-such-recipe" in result.stdout
+
+
+def test_prefect_refuses_a_wrong_parameter_before_anything_runs(home: Home) -> None:
+    result = home.agevlm("run", "mask-generation/pretrain", "-p", "min_sam_iou=7")
+    assert result.returncode == 1
+    assert "min_sam_iou" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_killed_ray_head_is_replaced(home: Home) -> None:
+    before = home.state
+    os.kill(before.processes["ray"].pid, signal.SIGKILL)
+    wait_for(lambda: process_of(before.processes["ray"], before.id) is None)
+    assert home.agevlm("status").returncode == 1
+    result = home.agevlm("up")
+    assert result.returncode == 0, result.stdout + result.stderr
+    after = home.state
+    assert after.processes["ray"].pid != before.processes["ray"].pid
+    assert after.processes["prefect"] == before.processes["prefect"]
+    assert call(after.url("ray_dashboard") + "/api/jobs/", token=home.token) is not None
+
+
+def test_two_stacks_live_side_by_side_and_down_ends_only_its_own(home: Home, tmp_path: Path) -> None:
+    other = Home(tmp_path / "other")
+    result = other.agevlm("up")
+    assert result.returncode == 0, result.stdout + result.stderr
+    second = other.state
+    assert not set(second.ports.values()) & set(home.state.ports.values())
+    down = other.agevlm("down")
+    assert down.returncode == 0, down.stderr
+    assert ended(other, second)
+    assert home.agevlm("status").returncode == 0
+
+
+def test_ctrl_c_of_the_demo_leaves_nothing(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    log = tmp_path / "demo.log"
+    with open(log, "wb") as output:
+        demo = subprocess.Popen(
+            [sys.executable, "-P", "-m", "flows", "demo"],
+            env=home.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    wait_for(lambda: demo.poll() is not None or "inventory-pretrain" in log.read_text(), 700)
+    before = home.state
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(300) == 130, log.read_text()
+    assert ended(home, before)
+    assert "Traceback" not in log.read_text()
+
+
+def test_down_after_everything_was_killed(home: Home) -> None:
+    before = home.state
+    for record in before.processes.values():
+        os.kill(record.pid, signal.SIGKILL)
+    result = home.agevlm("down")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert ended(home, before)
+    assert answers(before.url("prefect") + "/api/health", timeout=2) is None
+    assert json.loads((home.path / "prefect" / "deployed.json").read_text())["deployments"]  # what was made stays
