@@ -9,7 +9,7 @@ Shapes: B rows, T text tokens, S image cells, D hidden size, V vocabulary, L cro
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -333,7 +333,7 @@ class AgeVlmForConditionalGeneration(BackbonesMixin, AgeVlmPreTrainedModel, Gene
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, pixel_values, cell_mask, has_image,
             guidance_mask, query_mask, guided, use_cache, output_hidden_states,
         )  # fmt: skip
-        hidden_BTD: torch.Tensor = outputs.last_hidden_state
+        hidden_BTD = cast(torch.Tensor, outputs.last_hidden_state)
         result = AgeVlmOutput(
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
