@@ -57,14 +57,14 @@ def live_table(view: View, height: int) -> Group:
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("step", no_wrap=True, min_width=max((len(step.key) for step in view.steps), default=4))
     table.add_column("state", no_wrap=True, min_width=9)
-    table.add_column("", width=16)
+    table.add_column("", width=10)
     table.add_column("progress", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("time", no_wrap=True, justify="right", min_width=12)
+    table.add_column("time", no_wrap=True, justify="right", min_width=6)
     for step in visible(view.steps, max(5, height - MARGIN)):
         found = view.progress.get(step.key) if step.state == "running" else None
         bar: ProgressBar | str = ""
         if found and found.get("total"):
-            bar = ProgressBar(total=float(found["total"]), completed=float(found.get("done", 0)), width=16)
+            bar = ProgressBar(total=float(found["total"]), completed=float(found.get("done", 0)), width=10)
         seconds = view.since.get(step.key) if step.state == "running" else step.seconds
         text = progress_text(found) if step.state == "running" else outcome_text(step)
         table.add_row(
