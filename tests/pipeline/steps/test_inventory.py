@@ -233,10 +233,3 @@ def test_a_mask_for_a_frame_of_another_size_is_left_out_and_counted(tmp_path: Pa
     artifact = Workshop(tmp_path, source).inventory()
     assert artifact.manifest.statistics["truth_of_another_size"] == 1
     assert len(table(artifact, "truth/")) == 0
-
-
-@pytest.mark.system
-def test_ray_tasks_make_the_same_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = many(tmp_path / "threads").inventory()
-    monkeypatch.setattr(inventory, "RAY_FROM", 0)
-    assert content(many(tmp_path / "ray").inventory()) == content(threads)

@@ -228,15 +228,6 @@ def test_a_system_prompt_is_in_every_row(workshop: Workshop, inventory: Artifact
         assert "You see pictures." in tokenizer.decode(ids)
 
 
-@pytest.mark.system
-def test_ray_tasks_make_the_same_pack(
-    workshop: Workshop, packed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pack, "RAY_FROM", 0)
-    artifact = make(*prepare(tmp_path, lines()))
-    assert {e.path: e.sha256 for e in artifact.manifest.files} == {e.path: e.sha256 for e in packed.manifest.files}
-
-
 def test_steps_without_a_model_import_neither_torch_nor_ray() -> None:
     code = (
         "import sys, pipeline.steps.inventory, pipeline.steps.subset, pipeline.steps.pack\n"
