@@ -58,7 +58,7 @@ def watch(state: StackState, run: FlowRun, say: Say, cancel: bool) -> int:
     Args:
         cancel: whether Ctrl-C cancels the run, or only ends the watching.
     """
-    watcher = Watcher(state, ArtifactStore(store_root()), run)
+    watcher = Watcher(state, ArtifactStore(state.store or store_root()), run)
     try:
         view = watcher.follow(_screen(say))
     except KeyboardInterrupt:

@@ -35,7 +35,7 @@ def environment(state: StackState | None = None) -> dict[str, str]:
     programs = str(ROOT / ".venv" / "bin")
     variables = {
         "AGEVLM_HOME": str(home()),
-        "AGEVLM_STORE": store_root(),
+        "AGEVLM_STORE": (state.store if state is not None else "") or store_root(),
         "PREFECT_HOME": str(prefect_home()),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",

@@ -10,7 +10,7 @@ import psutil
 
 from flows import services
 from flows.deployments import deploy
-from flows.home import home, ray_folder
+from flows.home import home, ray_folder, store_root
 from flows.processes import end, family, log_tail, process_of, set_priority
 from flows.reaper import crash_lost_runs, flow_run_of
 from flows.state import ROLES, StackError, StackState, forget, load, lock, save
@@ -49,6 +49,12 @@ def up(say: Say) -> StackState:
     with lock():
         state = load() or StackState(id=secrets.token_hex(16), cpus=services.logical_cpus())
         missing = [role for role in ROLES if _living(state, role) is None]
+        if len(missing) < len(ROLES) and state.store != store_root():
+            raise StackError(
+                f"the stack is up and works on the store {state.store}, but here the store is {store_root()}: "
+                "set AGEVLM_STORE as it was, or end the stack with 'agevlm down' first"
+            )
+        state = state.model_copy(update={"store": store_root()})
         if missing and len(missing) < len(ROLES):
             say(f"not running: {', '.join(NAMES[role] for role in missing)}")
         try:

@@ -37,6 +37,7 @@ class StackState(Config):
     id: str = Field(description="random; every process of the stack carries it in its environment")
     ports: dict[str, int] = Field(default_factory=dict)
     processes: dict[str, ProcessRecord] = Field(default_factory=dict)
+    store: str = Field(default="", description="root of the artifact store that its flows work on")
     cpus: int = Field(default=0, description="logical CPUs given to Ray")
     worker: str = Field(default="", description="name of the Prefect worker")
 

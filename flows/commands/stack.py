@@ -13,7 +13,10 @@ def up() -> None:
     from flows import stack
 
     state = stack.up(say())
-    console().print(f"\nPrefect  {state.url('prefect')}\nRay      {state.url('ray_dashboard')}", highlight=False)
+    console().print(
+        f"\nPrefect  {state.url('prefect')}\nRay      {state.url('ray_dashboard')}\nstore    {state.store}",
+        highlight=False,
+    )
     console().print('Another shell: eval "$(agevlm env)"     To end it: agevlm down', highlight=False)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows import services, stack
+from flows.environment import environment
 from flows.home import ray_folder
 from flows.processes import end, family, process_of, spawn
 from flows.state import ROLES, ProcessRecord, StackError, StackState, load, lock
@@ -39,6 +40,7 @@ class Fake:
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     monkeypatch.setenv("AGEVLM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("AGEVLM_STORE", raising=False)
     found = Fake()
     monkeypatch.setattr(services, "start", found.start)
     monkeypatch.setattr(services, "ready", lambda role, state: found.ready(role, state))
@@ -193,6 +195,19 @@ def test_a_failed_repair_leaves_the_living_alone(fake: Fake, monkeypatch: pytest
         stack.up(silent)
     assert process_of(first.processes["prefect"], first.id) is not None
     assert process_of(first.processes["ray"], first.id) is not None
+
+
+def test_a_living_stack_is_not_bent_to_another_store(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = stack.up(silent)
+    assert first.store == str(tmp_path / "home" / "artifacts")
+    monkeypatch.setenv("AGEVLM_STORE", str(tmp_path / "elsewhere"))
+    assert environment()["AGEVLM_STORE"] == first.store  # what its flows use
+    with pytest.raises(StackError, match=r"works on the store .*artifacts, but here the store is .*elsewhere"):
+        stack.up(silent)
+    stack.down(silent)
+    assert stack.up(silent).store == str(tmp_path / "elsewhere")
 
 
 def test_up_and_down_do_not_mix(fake: Fake) -> None:
