@@ -127,8 +127,10 @@ def test_the_worker_is_started_anew_when_an_address_changes(fake: Fake) -> None:
 def test_down_after_parents_were_killed(fake: Fake, everything: bool) -> None:
     state = stack.up(silent)
     wait_for(lambda: len(family(state)) == 6)
-    for role in ROLES if everything else ("ray",):
+    killed = ROLES if everything else ("ray",)
+    for role in killed:
         os.kill(state.processes[role].pid, signal.SIGKILL)
+    wait_for(lambda: not any(process_of(state.processes[role], state.id) for role in killed))
     assert stack.down(silent) == (3 if everything else 5)
     assert family(state) == []
 
