@@ -22,7 +22,10 @@ def stop_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> Non
     try:
         settings = read_settings()
         store = ArtifactStore(settings.store)
-        for job in stop_jobs_of(RayJobs(settings.jobs_url), read_run(store, str(flow_run.id)), str(flow_run.id)):
+        record = read_run(store, str(flow_run.id))
+        if record is not None and record.state == "cancelled":
+            return  # the flow's own process stopped its jobs
+        for job in stop_jobs_of(RayJobs(settings.jobs_url), record, str(flow_run.id)):
             log.info("stopped Ray job %s", job)
         close_run_file(store, str(flow_run.id), "cancelled", "the flow run was cancelled")
     except AgevlmError as error:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+import psutil
+
 from flows.settings import REMEDY, Settings, Totals
 from model.errors import StepError
 from pipeline.artifacts.spec import short
@@ -151,7 +153,11 @@ class RayJobs:
             loop.close()
 
     def totals(self) -> Totals:
-        """CPUs and GPUs of the whole cluster."""
+        """CPUs and GPUs of the whole cluster.
+
+        A node that is this machine counts with the CPUs it really has: a laptop's Ray may be told of more, so that
+        Ray Data and Ray Train find room for their helpers, but two heavy steps at once would only slow each other down.
+        """
         from ray.util.state import list_nodes
         from ray.util.state.exception import RayStateApiException
 
@@ -159,11 +165,24 @@ class RayJobs:
             nodes = self._ask(lambda _: list_nodes(address=self._url, detail=True, filters=[("state", "=", "ALIVE")]))
         except RayStateApiException as error:
             raise StepError(f"Ray at {self._url} does not list its nodes: {_first_line(error)}") from error
-        resources = [node.resources_total or {} for node in nodes]
-        return Totals(
-            cpus=sum(float(of_node.get("CPU", 0)) for of_node in resources),
-            gpus=sum(float(of_node.get("GPU", 0)) for of_node in resources),
-        )
+        here = own_addresses()
+        cpus = gpus = 0.0
+        for node in nodes:
+            resources = node.resources_total or {}
+            declared = float(resources.get("CPU", 0))
+            cpus += min(declared, usable_cpus()) if node.node_ip in here else declared
+            gpus += float(resources.get("GPU", 0))
+        return Totals(cpus=cpus, gpus=gpus)
+
+
+def own_addresses() -> set[str]:
+    """The IP addresses of this machine."""
+    return {address.address for interface in psutil.net_if_addrs().values() for address in interface}
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _job(details: Any) -> Job:

@@ -65,7 +65,7 @@ def run_recipe(
             run.update(state="failed", message=message)
         return Failed(message=message)
     except BaseException as error:
-        if run is not None:
+        if run is not None and run.record.state == "running":
             cancelled = isinstance(error, TerminationSignal | KeyboardInterrupt)
             run.update(state="cancelled" if cancelled else "crashed", message=f"{type(error).__name__}: {error}")
         raise
@@ -240,16 +240,22 @@ class Walk:
     def _cancel(self) -> None:
         """Stop the jobs of this run, then wake its threads."""
         self._stop.cancelled = True  # first: a thread that is just submitting its job then stops it itself
+        left = []
         for key in sorted(self._schedule.running):
             job = self._runs[key].job
             if job is not None:
                 self._log.info(f"stopping Ray job {job}")
                 try:
                     self._client.stop(job)
-                except StepError as error:  # the cancellation hook tries again
+                except StepError as error:
                     self._log.warning(str(error))
+                    left.append(job)
             self._run.step(key, state="cancelled", message="the flow run was cancelled")
         self._stop.set()
+        if left:  # the cancellation hook, which trusts 'cancelled', tries again
+            self._run.update(state="crashed", message=f"cancelled, but these jobs did not stop: {', '.join(left)}")
+        else:
+            self._run.update(state="cancelled", message="the flow run was cancelled and its jobs were stopped")
 
     def _finish(self) -> State[Any]:
         record = self._run.record

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from flows.ray_jobs import Job, JobState
 from flows.settings import Settings, Totals
+from pipeline.artifacts.manifest import Counts
+from pipeline.artifacts.staging import Staging
+from pipeline.artifacts.store import ArtifactStore
 from pipeline.job import JobSpec, read_job
 
 
@@ -64,3 +67,23 @@ class FakeRay:
 def fake_settings(root: Path) -> Settings:
     """Settings of a store in a folder."""
     return Settings(store=str(root), scratch=root / "scratch", jobs_url="http://ray.test", repo=Path.cwd())
+
+
+def publish_plainly(ray: FakeRay, fail: frozenset[str] = frozenset()) -> Callable[[str, JobSpec], None]:
+    """An `on_submit` that makes any step's artifact in a thread: one small file, three rows in, two out."""
+
+    def make(job: str, spec: JobSpec) -> None:
+        store = ArtifactStore(spec.site.root)
+        parents = {name: store.require(ref) for name, ref in spec.inputs.items()}
+        if spec.key in fail:
+            ray.output[job] = [f"StepError: {spec.key} was told to fail\n"]
+            return ray.end(job, "failed", "exit code 1")
+        staging = Staging(store, spec.ref, spec.spec, spec.attempt, parents, spec.git_commit, job)
+        staging.write_bytes("report.html" if spec.ref.kind == "report" else "line.txt", spec.key.encode())
+        staging.publish(Counts(unit="row", rows_in=3, rows_out=2, rejected={"odd": 1}), {"mean": 0.5})
+        return ray.end(job, "succeeded")
+
+    def start(job: str, spec: JobSpec) -> None:
+        threading.Thread(target=make, args=(job, spec)).start()
+
+    return start
