@@ -11,10 +11,11 @@ from typing import Any
 from model.errors import AgevlmError, ConfigError, DataError, StepError
 from model.stage_table import StageRow, stage_row
 from pipeline.artifacts.manifest import Counts
+from pipeline.masks.cells import build_cells
 from pipeline.ray_session import session
 from pipeline.steps.context import Outcome, StepContext
 from pipeline.steps.params import StageParams
-from pipeline.training.guide import build_guide, canvas_of
+from pipeline.training.geometry import cells_of
 from pipeline.training.layout import MODEL
 from pipeline.training.samples import open_samples
 
@@ -58,15 +59,15 @@ def _row(name: str, inputs: set[str]) -> StageRow:
 
 
 def _cells(context: StepContext, params: StageParams, row: StageRow) -> Path | None:
-    """The masks on the encoder's map, as one file in the work folder; None where the row has no guidance loss."""
+    """The masks on the encoder's map, as a table in the work folder; None where the row has no guidance loss."""
     if not row.guidance_loss:
         return None
     target = context.work() / "cells"
-    canvas = canvas_of(context.input_path("parent") / MODEL)
-    found = build_guide(context.input_path("masks"), canvas, params.config.mask_cells, target)
-    if not found["accepted"]:
+    settings = cells_of(context.input_path("parent") / MODEL, params.config.mask_cells)
+    table = build_cells(context.input_path("masks"), target, settings)
+    if not len(table):
         raise DataError(
-            f"{params.row}: none of the {found.total()} masks was accepted, so there is nothing to be guided by; "
+            f"{params.row}: {context.inputs['masks'].ref} has no accepted mask, so there is nothing to be guided by; "
             "loosen the gates (gates.*) or look at the masks in the report"
         )
     return target

@@ -16,7 +16,7 @@ import torch
 
 from model.errors import DataError
 from model.images import decode_image
-from pipeline.training.guide import GuidedTurn
+from pipeline.masks.cells import Entry
 from pipeline.training.pack_reader import PackRow, Span
 
 IGNORE = -100
@@ -24,9 +24,9 @@ Item = TypeVar("Item")
 
 
 class Guide(Protocol):
-    """Where masks come from: all guided turns of a sample, by turn; an empty list where there is none."""
+    """Where masks come from (`CellTable`): all masks of a sample, by turn; an empty list where there is none."""
 
-    def turns(self, sample_id: str) -> Sequence[GuidedTurn]: ...
+    def lookup(self, sample_id: str) -> Sequence[Entry]: ...
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,8 @@ class Collator:
         for b, row in enumerate(rows):
             if row.image is None:
                 continue
-            turns = self._guide.turns(row.sample_id)
             spans = {span.turn: span for span in row.spans}
-            for turn in turns:
+            for turn in self._guide.lookup(row.sample_id):
                 if guided[b]:
                     notes["further_turn"] += 1  # one guided turn a row: the mean of eq. 3 is over images
                     continue

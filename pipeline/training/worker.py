@@ -16,20 +16,20 @@ from model.stages import StageReport, apply_stage
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.config import validate
 from pipeline.job import JobSpec
+from pipeline.masks.cells import CellTable
 from pipeline.progress import Progress
 from pipeline.steps.params import StageParams
 from pipeline.steps.table import STEPS
 from pipeline.training.batches import Collator
 from pipeline.training.build import build_student
 from pipeline.training.checkpoint import save_student
-from pipeline.training.guide import MaskGuide
 from pipeline.training.layout import METRICS_FILE, MODEL, STAGE_FILE
 from pipeline.training.loop import StageTrainer
 from pipeline.training.samples import open_samples
 
 
 def train(config: dict[str, Any]) -> None:
-    """Train a stage. `config`: 'job' (a JobSpec as plain data) and 'cells' (the guide's file, or None)."""
+    """Train a stage. `config`: 'job' (a JobSpec as plain data) and 'cells' (the folder of a CellTable, or None)."""
     job = validate(JobSpec, config["job"], "the training job")
     params = validate(StageParams, job.spec.params, f"parameters of {job.key}")
     rank = ray.train.get_context().get_world_rank()
@@ -48,7 +48,7 @@ def train(config: dict[str, Any]) -> None:
     model, processor = build_student(params.student, weights["text"], weights["vision"], params.seed, parent)
     model.to(device)
     stage = apply_stage(model, row)
-    guide = MaskGuide(Path(config["cells"])) if config["cells"] else None
+    guide = CellTable.open(Path(config["cells"])) if config["cells"] else None
     trainer = StageTrainer(
         model,
         row,

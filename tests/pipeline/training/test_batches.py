@@ -12,8 +12,8 @@ import torch
 from model.agevlm.image_processing_agevlm import AgeVlmImageProcessor
 from model.errors import DataError
 from model.miniature.world import make_scene, render
+from pipeline.masks.cells import Entry
 from pipeline.training.batches import Collator, prefetched, query_tokens
-from pipeline.training.guide import GuidedTurn
 from pipeline.training.pack_reader import PackRow, Span
 from tests.pipeline.training.world import SIDE, STRIDE, ExactGuide, jpeg
 
@@ -83,16 +83,16 @@ def test_a_text_only_batch_has_no_pixels() -> None:
     assert batch.images == 0
 
 
-def guided(turns: list[GuidedTurn], *rows: PackRow) -> Any:
+def guided(turns: list[Entry], *rows: PackRow) -> Any:
     guide = ExactGuide()
     guide.table["s"] = turns
     return collator(guide)(rows)
 
 
-def turn(cells: list[int], number: int = 0, start: int = 0, end: int = 10) -> GuidedTurn:
+def turn(cells: list[int], number: int = 0, start: int = 0, end: int = 10) -> Entry:
     mask = np.zeros(CELLS, dtype=bool)
     mask[cells] = True
-    return GuidedTurn(number, start, end, mask)
+    return Entry(number, "question", start, end, mask.reshape(SIDE // STRIDE, -1))
 
 
 def test_a_guided_row_carries_its_mask_and_its_query(picture: bytes) -> None:

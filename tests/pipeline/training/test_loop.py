@@ -21,7 +21,14 @@ from pipeline.training.samples import open_samples
 from tests.pipeline.training.world import ExactGuide, make_pack
 
 CONFIG = StageConfig(
-    global_batch=8, learning_rate=3e-3, weight_decay=0.0, warmup_ratio=0.0, precision="fp32", log_every=2, max_steps=3
+    epochs=2,
+    global_batch=8,
+    learning_rate=3e-3,
+    weight_decay=0.0,
+    warmup_ratio=0.0,
+    precision="fp32",
+    log_every=2,
+    max_steps=3,
 )
 STUDENT = StudentConfig(cross_attention_layers=(1, 4), init="normal")
 

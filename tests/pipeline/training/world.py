@@ -16,8 +16,8 @@ from model.miniature.convnext import build_convnext, save_convnext
 from model.miniature.language import questions
 from model.miniature.llama import build_model, build_tokenizer
 from model.miniature.world import make_scene, render
+from pipeline.masks.cells import Entry
 from pipeline.schemas import PACK, part_name
-from pipeline.training.guide import GuidedTurn
 
 SIDE, STRIDE = 64, 16
 
@@ -43,12 +43,12 @@ def jpeg(picture: Any) -> bytes:
 
 
 class ExactGuide:
-    """Guided turns by sample id."""
+    """Masks by sample id, as a CellTable gives them."""
 
     def __init__(self) -> None:
-        self.table: dict[str, list[GuidedTurn]] = {}
+        self.table: dict[str, list[Entry]] = {}
 
-    def turns(self, sample_id: str) -> list[GuidedTurn]:
+    def lookup(self, sample_id: str) -> list[Entry]:
         return self.table.get(sample_id, [])
 
 
@@ -80,8 +80,8 @@ def make_pack(
         )
         if asked.targets and index % guided_every == 0:
             mask = np.any(masks[list(asked.targets)], axis=0)
-            cells = mask_to_cells(mask, fit(scene.height, scene.width, SIDE, STRIDE)).reshape(-1)
-            guide.table[sample_id] = [GuidedTurn(0, 0, len(asked.question), cells)]
+            cells = mask_to_cells(mask, fit(scene.height, scene.width, SIDE, STRIDE))
+            guide.table[sample_id] = [Entry(0, "question", 0, len(asked.question), cells)]
     folder.mkdir(parents=True, exist_ok=True)
     count = -(-rows // shard_rows)
     for shard in range(count):
