@@ -23,7 +23,7 @@ from pipeline.steps.context import Outcome, StepContext
 from pipeline.steps.params import PackParams
 from pipeline.workers import ordered, workers_for
 
-RAY_FROM = 20000  # records; below, this process alone is done before Ray's workers have started
+RAY_FROM = 10000  # records; for fewer, starting Ray's workers takes longer than they save
 Note = dict[str, Any]  # rejects and statistics of a shard
 
 
