@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from flows.terminal import duration, rows_of
+from flows.terminal import duration, plural, rows_of
 from pipeline.artifacts.lineage import lineage
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.spec import short
@@ -65,7 +65,7 @@ def _facts(artifact: Artifact) -> dict[str, str]:
     return {
         "id": manifest.ref.id,
         "step": f"{manifest.spec.step}, revision {manifest.spec.revision}, attempt {manifest.attempt}",
-        f"{counts.unit}s": ", ".join(outcome),
+        plural(counts.unit): ", ".join(outcome),
         "size": f"{size_text(manifest.bytes)} in {len(manifest.files)} files",
         "folder": artifact.path(),
         "manifest": f"sha256 {manifest.sha256}",
@@ -160,7 +160,7 @@ def lineage_tree(store: ArtifactStore, artifact: Artifact) -> Tree:
 
 def _outcome(artifact: Artifact) -> str:
     counts = artifact.manifest.counts
-    return f"{counts.rows_in} -> {counts.rows_out} {counts.unit}s, {artifact.manifest.provenance.started[:16]}"
+    return f"{counts.rows_in} -> {counts.rows_out} {plural(counts.unit)}, {artifact.manifest.provenance.started[:16]}"
 
 
 def _origin(artifact: Artifact, name: str, value: str) -> str:

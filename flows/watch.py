@@ -9,7 +9,7 @@ from flows import flow_runs
 from flows.flow_runs import FlowRun, FlowState
 from flows.run_state import RunRecord, StepRecord, read_run
 from flows.state import StackError, StackState
-from flows.terminal import duration, rows_of
+from flows.terminal import duration, plural, rows_of
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.progress import read_progress
 
@@ -102,11 +102,6 @@ def progress_text(found: dict[str, Any] | None) -> str:
     unit = str(found.get("unit") or "row")
     values = "".join(f"  {name} {value:.4g}" for name, value in (found.get("values") or {}).items())
     return f"{found.get('done', 0)}/{found.get('total', 0)} {plural(unit)}{values}"
-
-
-def plural(unit: str) -> str:
-    """'queries' from 'query'."""
-    return unit[:-1] + "ies" if unit.endswith("y") else unit + "s"
 
 
 def outcome_text(step: StepRecord) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.terminal import console, duration
+from flows.terminal import console, duration, plural
 
 if TYPE_CHECKING:
     from pipeline.artifacts.store import ArtifactStore
@@ -31,7 +31,7 @@ def artifacts(
             artifact.ref.kind,
             artifact.ref.name,
             short(artifact.ref.id) + (f" (attempt {artifact.manifest.attempt})" if artifact.manifest.attempt else ""),
-            f"{counts.rows_out} {counts.unit}",
+            f"{counts.rows_out} {plural(counts.unit)}",
             size_text(artifact.manifest.bytes),
             provenance.started[:16].replace("T", " "),
             duration(provenance.seconds),
