@@ -7,7 +7,6 @@ any chat template.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -138,14 +137,8 @@ def covered(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
     return [any(a < end and b > start for start, end in spans) for a, b in offsets]
 
 
-def clean_question(text: str) -> str:
-    """A prompt without the image placeholder that training data writes into it."""
-    return re.sub(r"\s*<image>\s*", "\n", text).strip() if "<image>" in text else text
-
-
 __all__ = [
     "EncodedChat",
-    "clean_question",
     "covered",
     "find_messages",
     "find_targets",
