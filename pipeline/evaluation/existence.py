@@ -38,7 +38,7 @@ TP, FP, TN, FN, LOST_YES, LOST_NO = range(6)
 
 def yes_or_no(answer: str) -> str:
     """What an answer says: 'yes', 'no' or 'unparsed'."""
-    words = re.findall(r"[a-z']+", re.split(r"[.!?\n]", answer.strip().lower(), maxsplit=1)[0])
+    words: list[str] = re.findall(r"[a-z']+", re.split(r"[.!?\n]", answer.strip().lower(), maxsplit=1)[0])
     if words and words[0] in ("yes", "no"):
         return words[0]
     yes, no = "yes" in words, bool({"no", "not"} & set(words)) or any(w.endswith("n't") for w in words)
@@ -50,7 +50,7 @@ def yes_or_no(answer: str) -> str:
 def expected_answer(reference: str) -> str | None:
     """'yes' or 'no' if the reference begins with it, else None: then the question is an open one."""
     first = re.match(r"\s*(yes|no)\b", reference.lower())
-    return first.group(1) if first else None
+    return str(first.group(1)) if first else None
 
 
 def normalised(text: str) -> str:

@@ -49,7 +49,7 @@ def run(context: StepContext) -> Outcome:
         predictions += _ask(student, batch, pictures)
         context.progress.update(len(predictions) + len(rejected), total)
 
-    results = {name: BENCHMARKS[name].score(predictions) for name in config.benchmarks}
+    results: dict[str, Result] = {name: BENCHMARKS[name].score(predictions) for name in config.benchmarks}
     for name, result in results.items():
         context.staging.write_table(BENCHMARKS[name].table_file, result.table)
     context.staging.write_bytes("scores.json", _scores(results))

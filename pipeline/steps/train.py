@@ -4,6 +4,7 @@ The artifact holds `model/` (a Hugging Face folder), `metrics.parquet` (pipeline
 the rows that were dropped. This driver imports nothing heavy beyond Ray Train itself; the model lives in the workers.
 """
 
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from pipeline.training.geometry import cells_of
 from pipeline.training.layout import MODEL
 from pipeline.training.samples import open_samples
 
+RAY_TRAIN = {
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 by default: too short for the imports on a busy laptop
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process more per stage, for a warning that nobody listens to
+}
 MAX_FAILURES = 2  # of the worker group: a preempted or killed worker starts the stage again
 
 
@@ -82,6 +87,8 @@ def train_worker(config: dict[str, Any]) -> None:
 
 def _fit(context: StepContext, cells: Path | None) -> Any:
     """Run the workers and return Ray Train's result. Raises StepError, or the error that a worker raised on purpose."""
+    for name, value in RAY_TRAIN.items():
+        os.environ.setdefault(name, value)
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 

@@ -80,7 +80,7 @@ class Window:
         numbers = all_reduce(numbers.to(device)).cpu()
         total = Window(self.layers)
         total.scalars = dict(zip(SCALARS, numbers[: len(SCALARS)].tolist(), strict=True))
-        for name, part in zip(LAYERS, numbers[len(SCALARS) :].split(self.layers), strict=True):
+        for name, part in zip(LAYERS, torch.split(numbers[len(SCALARS) :], self.layers), strict=True):
             total.per_layer[name] = part
         return total
 
