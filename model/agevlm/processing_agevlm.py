@@ -24,6 +24,9 @@ from .chat_text import (
 from .configuration_agevlm import AgeVlmVisionConfig
 from .image_processing_agevlm import AgeVlmImageProcessor, flatten_images
 
+# Llama 3.2's template writes a day: its own default, not today's, so that answering renders what training rendered.
+TEMPLATE_DATE = "26 Jul 2024"
+
 
 class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
     """An image processor and a tokenizer with a chat template.
@@ -112,6 +115,7 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
             chat_template=self.chat_template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
+            date_string=TEMPLATE_DATE,
         )
         return text
 
@@ -135,6 +139,7 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         chats = list(conversation) if batched else [conversation]
         wanted = {"chat_template": chat_template or self.chat_template, "add_generation_prompt": add_generation_prompt}
         template_kwargs = {name: kwargs.pop(name) for name in ("continue_final_message", "documents") if name in kwargs}
+        template_kwargs["date_string"] = kwargs.pop("date_string", TEMPLATE_DATE)
         texts = [
             self.tokenizer.apply_chat_template(plain_messages(chat), tokenize=False, **wanted, **template_kwargs)
             for chat in chats

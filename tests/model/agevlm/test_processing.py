@@ -189,3 +189,16 @@ def test_saved_and_opened_again(processor: AgeVlmProcessor, tmp_path: Path) -> N
     assert again.encode_chat(CHAT) == processor.encode_chat(CHAT)
     one, two = (p(images=picture(), text="red", return_tensors="pt") for p in (processor, again))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_template_that_writes_the_day_renders_the_same_every_day(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Llama 3.2's template falls back to today's date, which would differ from what was trained on."""
+    dated = (
+        "{%- if date_string is not defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
+        "{{ date_string }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    )
+    processor = AgeVlmProcessor.from_backbones(tokenizer, VISION)
+    processor.chat_template = dated
+    chat = [{"role": "user", "content": "hello"}]
+    assert processor.render(chat) == processor.apply_chat_template(chat) == "26 Jul 2024hello"
+    assert processor.apply_chat_template(chat, date_string="1 Jan 2020") == "1 Jan 2020hello"
