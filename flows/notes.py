@@ -17,7 +17,7 @@ from prefect.exceptions import PrefectException
 from flows.run_state import RunRecord
 from flows.settings import Settings
 from flows.step_run import Log, StepResult
-from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.manifest import Manifest, plural
 from pipeline.artifacts.spec import short
 from pipeline.plan import PlannedStep
 
@@ -57,10 +57,11 @@ def step_note(step: PlannedStep, result: StepResult, settings: Settings) -> str:
 
 def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
     counts, made = manifest.counts, manifest.provenance
-    rows = [("in", f"{counts.rows_in} {counts.unit}s"), ("out", f"{counts.rows_out} {counts.unit}s")]
-    rows.append(("rejected", f"{counts.total_rejected} {counts.unit}s"))
+    units = plural(counts.unit)
+    rows = [("in", f"{counts.rows_in} {units}"), ("out", f"{counts.rows_out} {units}")]
+    rows.append(("rejected", f"{counts.total_rejected} {units}"))
     if counts.not_selected:
-        rows.append(("not selected", f"{counts.not_selected} {counts.unit}s"))
+        rows.append(("not selected", f"{counts.not_selected} {units}"))
     return [
         *rows,
         ("seconds", f"{made.seconds:.1f}"),
@@ -72,7 +73,7 @@ def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
 def _details(manifest: Manifest) -> list[str]:
     lines: list[str] = []
     if manifest.counts.rejected:
-        lines += ["", "### Rejected", "", f"| reason | {manifest.counts.unit}s |", "|---|---|"]
+        lines += ["", "### Rejected", "", f"| reason | {plural(manifest.counts.unit)} |", "|---|---|"]
         by_count = sorted(manifest.counts.rejected.items(), key=lambda item: (-item[1], item[0]))
         lines += [f"| {_cell(reason)} | {number} |" for reason, number in by_count]
     shown = {name: text for name, value in manifest.statistics.items() if (text := _statistic(value))}

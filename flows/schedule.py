@@ -7,8 +7,6 @@ from flows.settings import Totals
 from model.errors import ConfigError
 from pipeline.plan import Plan, PlannedStep
 
-TRAINING_KIND = "checkpoint"
-
 
 @dataclass(frozen=True)
 class Demand:
@@ -19,13 +17,12 @@ class Demand:
 
 
 def demand(step: PlannedStep) -> Demand:
-    """What a step keeps busy: its workers' CPUs (or threads, if more), and one CPU for Ray Train's controller.
+    """What a step keeps busy: its workers' CPUs, or their threads if these are more, and GPUs.
 
     Counting threads makes a step with a model fill a laptop, so that one such step runs there at a time.
     """
     asked = step.resources
-    controller = 1 if step.ref.kind == TRAINING_KIND else 0
-    return Demand(asked.workers * max(asked.cpus, asked.threads) + controller, asked.workers * asked.gpus)
+    return Demand(asked.workers * max(asked.cpus, asked.threads), asked.workers * asked.gpus)
 
 
 def check_feasible(plan: Plan, totals: Totals) -> None:

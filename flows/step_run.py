@@ -14,6 +14,7 @@ from flows.preparation import Prepared
 from flows.ray_jobs import Job, JobClient, Launch, join_or_submit
 from flows.run_state import RunFile
 from model.errors import AgevlmError, StepError
+from pipeline.artifacts.manifest import plural
 from pipeline.artifacts.spec import short
 from pipeline.artifacts.store import Artifact
 from pipeline.plan import PlannedStep
@@ -132,9 +133,7 @@ class StepRun:
     def _result(self, job: Job | None, tail: "LogTail") -> StepResult:
         artifact = self._prepared.store.get(self._step.ref)
         if artifact is not None:
-            counts = artifact.manifest.counts
-            rejected = f", {counts.total_rejected} rejected" if counts.total_rejected else ""
-            message = f"{artifact.ref}: {counts.rows_out} of {counts.rows_in} {counts.unit}s{rejected}"
+            message = f"{artifact.ref}: {artifact.manifest.counts.summary}"
             return StepResult("completed", message, artifact, self.job)
         if job is None:
             fate = "was stopped" if self._stop.cancelled else "lives on; run again to join it"
@@ -198,16 +197,13 @@ def progress_line(state: dict[str, object]) -> str:
     """'120/800 records  loss 2.31' from what a step reported."""
     values = state.get("values")
     shown = values.items() if isinstance(values, dict) else ()
-    return f"{state['done']}/{state['total']} {state['unit']}s" + "".join(f"  {k} {float(v):.4g}" for k, v in shown)
+    return f"{state['done']}/{state['total']} {plural(str(state['unit']))}" + "".join(
+        f"  {k} {float(v):.4g}" for k, v in shown
+    )
 
 
 def cached(artifact: Artifact) -> StepResult:
     """The result of a step whose artifact exists."""
-    counts = artifact.manifest.counts
-    return StepResult(
-        "cached",
-        f"{artifact.ref} exists (manifest {short(artifact.manifest.sha256)}): "
-        f"{counts.rows_out} of {counts.rows_in} {counts.unit}s",
-        artifact,
-        artifact.manifest.provenance.job,
-    )
+    manifest = artifact.manifest
+    message = f"{artifact.ref} exists (manifest {short(manifest.sha256)}): {manifest.counts.summary}"
+    return StepResult("cached", message, artifact, manifest.provenance.job)

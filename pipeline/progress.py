@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from pipeline.artifacts.manifest import plural
 from pipeline.artifacts.store import ArtifactStore
 
 WRITE_SECONDS = 0.5
@@ -32,7 +33,7 @@ class Progress:
             self._written = now
         if last or now - self._printed >= PRINT_SECONDS:
             shown = "".join(f"  {name} {value:.4g}" for name, value in values.items())
-            print(f"{done}/{total} {self._unit}s{shown}", flush=True)
+            print(f"{done}/{total} {plural(self._unit)}{shown}", flush=True)
             self._printed = now
 
 

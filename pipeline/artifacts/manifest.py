@@ -11,6 +11,11 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 
 
+def plural(unit: str) -> str:
+    """'queries' from 'query', 'records' from 'record'."""
+    return f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
+
+
 class FileEntry(BaseModel):
     """One data file of an artifact."""
 
@@ -36,6 +41,12 @@ class Counts(BaseModel):
     def total_rejected(self) -> int:
         """Rows rejected, over all reasons."""
         return sum(self.rejected.values())
+
+    @property
+    def summary(self) -> str:
+        """'240 of 320 queries, 80 rejected'."""
+        rejected = f", {self.total_rejected} rejected" if self.total_rejected else ""
+        return f"{self.rows_out} of {self.rows_in} {plural(self.unit)}{rejected}"
 
     @model_validator(mode="after")
     def _conserve(self) -> Self:

@@ -35,9 +35,11 @@ def test_a_step_larger_than_the_cluster_counts_as_all_of_it() -> None:
     assert [s.key for s in schedule.ready(Totals(cpus=2))] == ["big"]
 
 
-def test_training_needs_a_cpu_for_its_controller() -> None:
-    (step,) = toy_plan({"a": ({}, ())}, resources={"a": Resources(cpus=2, gpus=1, workers=4)})
-    assert (demand(step).cpus, demand(step).gpus) == (8, 4)
+@pytest.mark.parametrize(("threads", "cpus"), [(1, 8), (2, 8), (3, 12)])
+def test_a_step_keeps_its_workers_cpus_or_threads_busy(threads: int, cpus: float) -> None:
+    given = Resources(cpus=2, gpus=1, workers=4, threads=threads)
+    (step,) = toy_plan({"a": ({}, ())}, resources={"a": given})
+    assert (demand(step).cpus, demand(step).gpus) == (cpus, 4)
 
 
 def test_what_follows_a_failure_is_skipped_and_the_rest_goes_on() -> None:
