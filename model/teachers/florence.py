@@ -51,7 +51,6 @@ class FlorenceTeacher:
         self.model = model.eval()
         self.settings = settings
         self._images, self._tokenizer = processor.image_processor, processor.tokenizer
-        self._tokenizer.padding_side = "right"  # left padding would move BART's absolute positions
         self._parser = Florence2PostProcessor({"polygons": {}}, self._tokenizer)
         self._marks = _marks(processor)
 
@@ -118,7 +117,7 @@ class FlorenceTeacher:
             raise ValueError(f"{len(queries)} queries need as many pictures, got {len(seen)}")
         prompts = [self._ids(query) for query in queries]
         longest = max(len(ids) for ids in prompts)
-        pad = self._tokenizer.pad_token_id
+        pad = self._tokenizer.pad_token_id  # always at the right: BART's positions are absolute
         ids = torch.tensor([p + [pad] * (longest - len(p)) for p in prompts], device=self.device)
         text_mask = torch.tensor([[1] * len(p) + [0] * (longest - len(p)) for p in prompts], device=self.device)
         embedded = self.model.get_input_embeddings()(ids)

@@ -137,6 +137,12 @@ def segment_missing(
             f"segment stopped with {len(left)} of {len(shards)} shards left (next: {left[:3]}): {_cause(error)}; "
             "what is committed is kept, so run the step again once the cause is gone"
         ) from error
+    lost = commits.missing()
+    if lost:
+        raise StepError(
+            f"{len(lost)} of {len(shards)} shards were computed but are not in {commits.folder} (first: {lost[:3]}); "
+            "that folder must be one that all machines of the cluster share: set the site's root or scratch so"
+        )
 
 
 def block_bytes(queries: pa.Table) -> int:

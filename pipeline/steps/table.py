@@ -73,7 +73,16 @@ STEPS: dict[str, Step] = {
             entry="pipeline.steps.segment:run",
             inputs={"subset": "subset", "inventory": "inventory"},
             resources=Resources(cpus=1, workers=1, threads=2),
-            sources=("pipeline/steps/segment.py", "pipeline/masks", "model/teachers"),
+            sources=(
+                "pipeline/steps/segment.py",
+                "pipeline/masks/evidence.py",
+                "pipeline/masks/pictures.py",
+                "pipeline/masks/shards.py",
+                "pipeline/masks/stream.py",
+                "model/teachers",
+                "model/miniature/sam.py",
+                "model/images.py",
+            ),
         ),
         Step(
             name="masks",
@@ -83,7 +92,7 @@ STEPS: dict[str, Step] = {
             params=MasksParams,
             entry="pipeline.steps.masks:run",
             inputs={"segments": "segments"},
-            sources=("pipeline/steps/masks.py", "pipeline/masks/gates.py"),
+            sources=("pipeline/steps/masks.py", "pipeline/masks/gates.py", "model/teachers/rle.py"),
         ),
         Step(
             name="pack",
@@ -111,7 +120,13 @@ STEPS: dict[str, Step] = {
                 inputs={"pack": "pack", "masks": "masks"} | ({"parent": "checkpoint"} if number > 1 else {}),
                 optional=frozenset({"masks"}),
                 resources=Resources(cpus=1, workers=1, threads=2),
-                sources=("pipeline/steps/train.py", "pipeline/training", "model/agevlm", "model/stages.py"),
+                sources=(
+                    "pipeline/steps/train.py",
+                    "pipeline/training",
+                    "pipeline/masks/cells.py",
+                    "model/agevlm",
+                    "model/stages.py",
+                ),
             )
             for number, summary in (
                 (1, "align: adapter and cross-attention"),

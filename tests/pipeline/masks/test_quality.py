@@ -1,0 +1,78 @@
+"""Masks against the truth, by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model.teachers import rle
+from pipeline.masks.quality import iou_against_truth
+from pipeline.masks.statistics import distribution, reason_name
+from pipeline.schemas import MASKS, TRUTH
+
+
+def square(side: int) -> str:
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[:side, :side] = True
+    return rle.encode(mask)
+
+
+def test_iou_silence_and_hallucination_are_told_apart(tmp_path: Path) -> None:
+    def mask(turn: int, status: str, counts: str | None, kind: str = "question") -> dict[str, Any]:
+        return {
+            **dict.fromkeys(MASKS.names),
+            "sample_id": "s",
+            "turn": turn,
+            "query_kind": kind,
+            "height": 20,
+            "width": 20,
+            "status": status,
+            "rle": counts,
+        }
+
+    def fact(turn: int, counts: str | None) -> dict[str, Any]:
+        return {
+            "sample_id": "s",
+            "turn": turn,
+            "present": counts is not None,
+            "height": 20,
+            "width": 20,
+            "rle": counts,
+        }
+
+    masks = [
+        mask(0, "accepted", square(10)),  # IoU 1
+        mask(1, "accepted", square(5)),  # of a square of 10: IoU 0.25
+        mask(2, "rejected", None),  # present, missed
+        mask(3, "accepted", square(4), "caption"),  # absent: a mistake
+        mask(4, "no_region", None, "caption"),  # absent: right
+        mask(5, "accepted", square(3), "caption"),  # the truth says nothing
+    ]
+    truth = [fact(0, square(10)), fact(1, square(10)), fact(2, square(8)), fact(3, None), fact(4, None)]
+    for name, rows, schema in (("masks", masks, MASKS), ("truth", truth, TRUTH)):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / name / "part-00000-of-00001.parquet")
+    found = iou_against_truth(tmp_path / "masks", tmp_path / "truth")
+    overall = found["overall"]
+    assert [overall[k] for k in ("queries", "present", "absent", "unknown")] == [6, 3, 2, 1]
+    assert overall["iou"]["mean"] == pytest.approx(0.625)
+    assert overall["mean_iou_present"] == pytest.approx(1.25 / 3, abs=1e-6)
+    assert overall["accepted_present"] == pytest.approx(2 / 3, abs=1e-6)
+    assert overall["accepted_absent"] == 0.5
+    assert found["kinds"]["caption"]["accepted_present"] is None
+    assert found["kinds"]["question"]["accepted_absent"] is None
+    assert found["statuses"]["rejected"]["mean_iou_present"] == 0
+
+
+def test_distributions_and_reasons() -> None:
+    assert distribution([]) == {"count": 0} == distribution([None])
+    summary = distribution([0.0, 0.5, 1.0, None, 1.7])
+    assert summary["count"] == 4
+    assert sum(summary["histogram"]) == 4
+    assert summary["quantiles"]["0.5"] == 0.75
+    assert reason_name("image_changed: sha256 is x: y") == "image_changed"
+    assert reason_name("min_area") == "min_area"
+    assert reason_name("") == "unknown"

@@ -1,0 +1,101 @@
+"""The step masks: evidence in, one row out for every row, and the counts that say so."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model.errors import DataError
+from model.miniature.world import make_scene, render
+from model.teachers import rle
+from pipeline.artifacts.manifest import Counts
+from pipeline.artifacts.spec import ArtifactRef, StepSpec
+from pipeline.artifacts.staging import Staging
+from pipeline.artifacts.store import Artifact
+from pipeline.masks.config import MaskGates
+from pipeline.schemas import EVIDENCE, part_name
+from pipeline.steps.context import run_job
+from tests.pipeline.masks.dataset import NAME, Dataset, make_dataset, parts, read
+
+OPEN = MaskGates(min_sam_iou=0, min_agreement_iou=0, min_area=0, max_area=1)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return make_dataset(tmp_path, scenes=6)
+
+
+def publish_segments(dataset: Dataset, change: dict[int, dict[str, Any]], parts: int = 3) -> Artifact:
+    """Evidence as perfect teachers would give it, some rows changed by position."""
+    rows = []
+    for position, query in enumerate(dataset.queries.to_pylist()):
+        scene = make_scene(int(query["sample_id"].split("-")[1]))
+        _, masks = render(scene)
+        row = {name: query[name] for name in EVIDENCE.names if name in query}
+        row |= {"status": "no_region", "reason": "", "polygon_score": 0.9, "instances": [], "teacher": "t"}
+        if query["turn"] < len(masks):
+            mask = masks[query["turn"]]
+            instance = {
+                "polygons": [[0.0, 0.0, 1.0, 0.0, 1.0, 1.0]],
+                "box": [0.0, 0.0, 1.0, 1.0],
+                "rle": rle.encode(mask),
+                "area": int(mask.sum()),
+                "sam_iou": 0.8,
+                "agreement_iou": 0.7,
+            }
+            row |= {"status": "segmented", "instances": [instance]}
+        rows.append(row | change.get(position, {}))
+    parents = {"subset": dataset.subset, "inventory": dataset.inventory}
+    spec = StepSpec(step="segment", revision=1, params={}, inputs={k: a.ref.id for k, a in parents.items()})
+    staging = Staging(dataset.store, ArtifactRef(kind="segments", name=NAME, id=spec.id()), spec, 0, parents)
+    for index in range(parts):
+        table = pa.Table.from_pylist(rows[index::parts], schema=EVIDENCE)
+        staging.write_table(part_name(index, parts), table)
+    return staging.publish(Counts(unit="query", rows_in=len(rows), rows_out=len(rows)))
+
+
+def test_every_row_is_accounted_for_by_name(dataset: Dataset) -> None:
+    error = {"status": "error", "reason": "image_changed: gone: x", "polygon_score": None, "instances": []}
+    segments = publish_segments(dataset, {0: error})
+    artifact = run_job(dataset.masks_job(segments, MaskGates()))
+    rows = read(artifact)
+    counts = artifact.manifest.counts
+    objects = sum(len(make_scene(seed).objects) for seed in range(6))
+    assert counts.rows_in == len(rows) == len(dataset.queries) == objects + 6
+    assert counts.rows_out == objects - 1 == sum(row["status"] == "accepted" for row in rows)
+    assert counts.rejected == {"image_changed": 1, "no_region": 6}
+    assert len(artifact.matching("part-")) == 3
+    rejects = pq.read_table(artifact.path("rejects.parquet")).to_pylist()
+    assert len(rejects) == 7
+    assert {"id": "sample-000/0/caption", "reason": "image_changed", "detail": "image_changed: gone: x"} in rejects
+    truth = artifact.manifest.statistics["truth"]["overall"]
+    assert truth["iou"]["mean"] == 1.0
+    assert (truth["present"], truth["absent"], truth["accepted_absent"]) == (objects, 6, 0.0)
+
+
+def test_changing_a_gate_makes_another_artifact_without_another_segment(dataset: Dataset) -> None:
+    segments = publish_segments(dataset, {})
+    open_masks = run_job(dataset.masks_job(segments, OPEN))
+    strict = run_job(dataset.masks_job(segments, MaskGates(min_sam_iou=0.81)))
+    assert open_masks.ref.id != strict.ref.id
+    assert strict.manifest.counts.rows_out == 0
+    assert strict.manifest.counts.rejected["min_sam_iou"] == open_masks.manifest.counts.rows_out
+    assert strict.manifest.statistics["truth"]["overall"]["mean_iou_present"] == 0
+
+
+def test_the_same_evidence_gives_the_same_bytes(dataset: Dataset, tmp_path: Path) -> None:
+    first = run_job(dataset.masks_job(publish_segments(dataset, {}), OPEN))
+    other = make_dataset(tmp_path / "again", scenes=6)
+    second = run_job(other.masks_job(publish_segments(other, {}), OPEN))
+    assert parts(first) == parts(second)
+
+
+def test_segments_without_parts_are_refused(dataset: Dataset) -> None:
+    spec = StepSpec(step="segment", revision=1, params={}, inputs={})
+    staging = Staging(dataset.store, ArtifactRef(kind="segments", name=NAME, id=spec.id()), spec, 0, {})
+    staging.write_rejects([])
+    segments = staging.publish(Counts(unit="query", rows_in=0, rows_out=0))
+    with pytest.raises(DataError, match="run segment again"):
+        run_job(dataset.masks_job(segments, OPEN))

@@ -1,0 +1,233 @@
+"""The step segment: shard by shard, resumable, the same bytes whoever computes them.
+
+Most of it is tested without Ray: the actor's own code runs in this process, on the blocks that the reading tasks give.
+One test runs the whole through Ray and compares the bytes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from model.errors import DataError, StepError
+from model.miniature.world import make_scene
+from pipeline.artifacts.store import Artifact
+from pipeline.masks import stream
+from pipeline.masks.config import TeacherConfig
+from pipeline.masks.pictures import read_pictures
+from pipeline.masks.setup import TeacherSetup
+from pipeline.masks.shards import Commits, cut, facts_of
+from pipeline.ray_session import session
+from pipeline.recipe import Resources
+from pipeline.schemas import EVIDENCE, QUERIES
+from pipeline.steps import segment
+from pipeline.steps.context import run_job, work_folder
+from tests.model.teachers.tiny import LOCATIONS, write_florence, write_sam
+from tests.pipeline.masks.dataset import Dataset, break_image, make_dataset, parts, read
+
+SCENES = 8
+TEACHER = TeacherConfig(max_new_tokens=LOCATIONS, shard_images=3, batch_queries=4)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("weights")
+    return write_florence(folder / "florence", talkative=True), write_sam(folder / "sam")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return make_dataset(tmp_path, SCENES)
+
+
+def local_stream(computed: list[int], stop_after: int | None = None) -> Callable[..., Iterator[stream.ShardDone]]:
+    """`segment_missing` in this process: the same reading, actor and commits, one shard after the other."""
+
+    def segment_missing(
+        commits: Commits, shards: Sequence[pa.Table], root: Path, setup: TeacherSetup, resources: Resources
+    ) -> Iterator[stream.ShardDone]:
+        missing = [index for index in commits.missing() if len(shards[index])]
+        actor = stream.TeacherActor(setup, {index: str(commits.path(index)) for index in missing})
+        for number, index in enumerate(missing):
+            if number == stop_after:
+                raise KeyboardInterrupt
+            computed.append(index)
+            yield stream.ShardDone(**actor(read_pictures(root, index, shards[index])).to_pylist()[0])
+
+    return segment_missing
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Run without Ray; the list fills with the shards that were computed."""
+    shards: list[int] = []
+    monkeypatch.setattr(stream, "segment_missing", local_stream(shards))
+    monkeypatch.setattr(segment, "session", _no_session)
+    return shards
+
+
+class _no_session:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def test_every_query_has_evidence_and_parts_follow_the_subset(
+    dataset: Dataset, weights: tuple[Path, Path], computed: list[int]
+) -> None:
+    artifact = run_job(dataset.segment_job(*weights, TEACHER))
+    rows = read(artifact)
+    columns = [name for name in QUERIES.names if name in EVIDENCE.names]
+    assert [{name: row[name] for name in columns} for row in rows] == dataset.queries.select(columns).to_pylist()
+    assert {row["status"] for row in rows} == {"segmented"}
+    assert all(len(row["instances"]) == 1 for row in rows)
+    assert artifact.matching("part-") == [f"part-0000{i}-of-00003.parquet" for i in range(3)]
+    assert artifact.manifest.counts.rows_out == len(dataset.queries)
+    assert artifact.verify() == []
+    facts = facts_of(Path(artifact.path("part-00000-of-00003.parquet")))
+    assert facts["pictures"] == [3]
+    assert sum(facts["queries"]) == sum(len(make_scene(s).objects) + 1 for s in range(3))
+
+
+def test_a_killed_run_is_continued_where_it_stopped_and_ends_in_the_same_bytes(
+    dataset: Dataset, weights: tuple[Path, Path], computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_job(dataset.segment_job(*weights, TEACHER))
+    assert computed == [0, 1, 2]
+    job = dataset.segment_job(*weights, TEACHER, salt="again-")
+    first: list[int] = []
+    monkeypatch.setattr(stream, "segment_missing", local_stream(first, stop_after=2))
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job)
+    assert first == [0, 1]
+    left = work_folder(job) / "shards"
+    assert sorted(file.name for file in left.iterdir()) == [f"part-0000{i}-of-00003.parquet" for i in (0, 1)]
+    (left / "part-00000-of-00003.parquet").write_bytes(b"torn")
+    rest: list[int] = []
+    monkeypatch.setattr(stream, "segment_missing", local_stream(rest))
+    resumed = run_job(job)
+    assert rest == [0, 2]
+    strip = {"teacher"}  # the salted checksum is part of the teacher's name
+    assert [{k: v for k, v in row.items() if k not in strip} for row in read(resumed)] == [
+        {k: v for k, v in row.items() if k not in strip} for row in read(whole)
+    ]
+    assert not work_folder(job).exists()
+
+
+def test_the_same_input_twice_gives_the_same_bytes(
+    dataset: Dataset, weights: tuple[Path, Path], computed: list[int], tmp_path: Path
+) -> None:
+    other = make_dataset(tmp_path / "again", SCENES)
+    assert parts(run_job(dataset.segment_job(*weights, TEACHER))) == parts(
+        run_job(other.segment_job(*weights, TEACHER))
+    )
+
+
+def test_a_picture_that_changed_is_an_error_of_its_own_rows(
+    tmp_path: Path, weights: tuple[Path, Path], computed: list[int]
+) -> None:
+    dataset = make_dataset(tmp_path, scenes=24)
+    good = read(run_job(dataset.segment_job(*weights, TEACHER)))
+    break_image(dataset.images / "5.jpg")
+    artifact = run_job(dataset.segment_job(*weights, TEACHER, salt="changed-"))
+    found = read(artifact)
+    lost = len(make_scene(5).objects) + 1
+    assert artifact.manifest.counts.rejected == {"image_changed": lost}
+    assert pq.read_table(artifact.path("rejects.parquet")).num_rows == lost
+    for a, b in zip(good, found, strict=True):
+        if a["sample_id"] == "sample-005":
+            assert (b["status"], b["instances"]) == ("error", [])
+            assert b["reason"].startswith("image_changed: sha256 is")
+        else:
+            assert [i["polygons"] for i in a["instances"]] == [i["polygons"] for i in b["instances"]]
+
+
+def test_too_many_errors_fail_loudly_and_are_tried_again(
+    dataset: Dataset, weights: tuple[Path, Path], computed: list[int]
+) -> None:
+    hidden = dataset.images / "4.jpg"
+    hidden.rename(dataset.images / "away")
+    job = dataset.segment_job(*weights, TEACHER)
+    with pytest.raises(StepError, match=r"image_changed \d+ times.*run the step again"):
+        run_job(job)
+    (dataset.images / "away").rename(hidden)
+    computed.clear()
+    assert run_job(job).manifest.counts.total_rejected == 0
+    assert computed == [1], "only the shard with errors is repeated"
+
+
+def test_a_long_query_is_cut_and_its_offsets_with_it(
+    dataset: Dataset, weights: tuple[Path, Path], computed: list[int]
+) -> None:
+    teacher = TEACHER.model_copy(update={"max_query_characters": 16})
+    rows = read(run_job(dataset.segment_job(*weights, teacher)))
+    full = dataset.queries["query"].to_pylist()
+    assert any(len(text) > 16 for text in full)
+    for row, text in zip(rows, full, strict=True):
+        assert row["query"] == text[:16].rstrip()
+        assert row["char_end"] - row["char_start"] == len(row["query"])
+
+
+def test_an_empty_subset_is_an_empty_artifact(tmp_path: Path, weights: tuple[Path, Path], computed: list[int]) -> None:
+    artifact = run_job(make_dataset(tmp_path, scenes=0).segment_job(*weights, TEACHER))
+    assert artifact.matching("part-") == ["part-00000-of-00001.parquet"]
+    assert artifact.manifest.counts.rows_in == 0
+    assert computed == []
+
+
+def test_a_block_that_is_not_a_whole_shard_is_refused(
+    dataset: Dataset, weights: tuple[Path, Path], tmp_path: Path
+) -> None:
+    setup = TeacherSetup(str(weights[0]), str(weights[1]), "t", TEACHER, "cpu", 1)
+    actor = stream.TeacherActor(setup, {0: str(tmp_path / "0"), 1: str(tmp_path / "1")})
+    one, two = (read_pictures(dataset.images, i, shard) for i, shard in enumerate(cut(dataset.queries, 3)[:2]))
+    for block in (one.slice(0, 2), pa.concat_tables([one, two])):
+        with pytest.raises(StepError, match="regrouped"):
+            actor(block)
+
+
+def test_a_blocks_size_is_bounded_from_what_the_inventory_saw(dataset: Dataset) -> None:
+    for index, shard in enumerate(cut(dataset.queries, 3)):
+        assert read_pictures(dataset.images, index, shard).nbytes < stream.block_bytes(shard)
+
+
+def test_through_ray_the_bytes_are_the_same_and_what_cannot_be_is_said(
+    dataset: Dataset, weights: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(stream, "segment_missing", local_stream([]))
+        patch.setattr(segment, "session", _no_session)
+        expected = run_job(dataset.segment_job(*weights, TEACHER))
+    other = make_dataset(tmp_path / "ray", SCENES)
+    job = other.segment_job(*weights, TEACHER)
+    commits = work_folder(job) / "shards"
+    commits.mkdir(parents=True)
+    name = "part-00001-of-00003.parquet"
+    (commits / name).write_bytes(Path(expected.path(name)).read_bytes())  # as if committed before a crash
+    with session(cpus=2):
+        through_ray: Artifact = run_job(job)
+        assert parts(through_ray) == parts(expected)
+        greedy = other.segment_job(*weights, TEACHER, salt="greedy-")
+        with pytest.raises(StepError, match=r"needs 64\.5 CPUs.*lower resources\.segment"):
+            run_job(greedy.model_copy(update={"resources": Resources(cpus=64)}))
+        with pytest.raises(StepError, match=r"3 of 3 shards left.*ConfigError: SAM at .*no such file"):
+            run_job(other.segment_job(weights[0], tmp_path / "no-sam.pth", TEACHER, salt="lost-"))
+
+
+def test_a_subset_without_parts_is_refused(dataset: Dataset, weights: tuple[Path, Path]) -> None:
+    job = dataset.segment_job(*weights, TEACHER)
+    with pytest.raises(DataError, match=r"no part-\*"):
+        run_job(job.model_copy(update={"inputs": {**job.inputs, "subset": _not_a_subset(dataset)}}))
+
+
+def _not_a_subset(dataset: Dataset) -> object:
+    from pipeline.artifacts.manifest import Counts
+    from pipeline.artifacts.spec import ArtifactRef, StepSpec
+    from pipeline.artifacts.staging import Staging
+
+    spec = StepSpec(step="subset", revision=9, params={}, inputs={})
+    staging = Staging(dataset.store, ArtifactRef(kind="subset", name="odd", id=spec.id()), spec, 0, {})
+    staging.write_rejects([])
+    return staging.publish(Counts(unit="record", rows_in=0, rows_out=0)).ref
