@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -18,7 +19,9 @@ def main() -> None:
 
 
 @app.command()
-def run(spec: Path = typer.Argument(help="the step, as JSON ('agevlm plan RECIPE --json FOLDER' writes it)")) -> None:
+def run(
+    spec: Annotated[Path, typer.Argument(help="the step, as JSON ('agevlm plan RECIPE --json FOLDER' writes it)")],
+) -> None:
     """Run a step and publish its artifact; does nothing if the artifact exists."""
     try:
         job = read_job(spec)
@@ -27,10 +30,8 @@ def run(spec: Path = typer.Argument(help="the step, as JSON ('agevlm plan RECIPE
     except AgevlmError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         raise typer.Exit(1) from error
-    counts = artifact.manifest.counts
-    rejected = f", {counts.total_rejected} rejected" if counts.total_rejected else ""
     print(
-        f"{job.key}: published {artifact.ref}: {counts.rows_out} of {counts.rows_in} {counts.unit}s{rejected} "
+        f"{job.key}: published {artifact.ref}: {artifact.manifest.counts.summary} "
         f"in {artifact.manifest.provenance.seconds:.1f} s",
         flush=True,
     )
