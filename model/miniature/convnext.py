@@ -101,9 +101,7 @@ def save_convnext(trunk: nn.Module, folder: Path) -> None:
         "std": list(IMAGE_STD),
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(
-        {name: value.contiguous() for name, value in trunk.state_dict().items()}, folder / "model.safetensors"
-    )
+    save_file({name: value.contiguous() for name, value in trunk.state_dict().items()}, folder / "model.safetensors")
 
 
 def load_convnext(folder: Path) -> nn.Module:
@@ -113,9 +111,7 @@ def load_convnext(folder: Path) -> nn.Module:
         if not path.is_file():
             raise DataError(f"{path} is missing; make it with `python -m model.miniature.train convnext`")
     said = json.loads(config.read_text())
-    trunk: nn.Module = timm.create_model(
-        said["architecture"], pretrained=False, num_classes=0, **said["model_args"]
-    )
+    trunk: nn.Module = timm.create_model(said["architecture"], pretrained=False, num_classes=0, **said["model_args"])
     trunk.head = nn.Identity()
     trunk.load_state_dict(load_file(weights))
     return trunk.eval()

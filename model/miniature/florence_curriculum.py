@@ -72,9 +72,7 @@ class Curriculum:
             points = [np.clip(outline(item) / size, 0.0, 1.0 - 1e-6) for item in scene.objects]
             self.outlines.append(points)
             for k, item in enumerate(scene.objects):
-                self.table[i, k + 1] = torch.tensor(
-                    [colours.index(item.colour) + 1, shapes.index(item.shape) + 1]
-                )
+                self.table[i, k + 1] = torch.tensor([colours.index(item.colour) + 1, shapes.index(item.shape) + 1])
                 box = np.concatenate([points[k].min(axis=0), points[k].max(axis=0)])
                 self.boxes[i, k + 1] = torch.from_numpy(box).float()
 

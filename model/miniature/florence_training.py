@@ -172,9 +172,7 @@ def _step(
     for n, (_, places) in enumerate(answers):
         where[n, : len(places)] = torch.tensor(places)
     given = torch.cat([torch.full((len(labels), 1), EOS), labels[:, :-1]], dim=1)
-    given = _blur(
-        given, torch.cat([torch.full((len(labels), 1), -1.0), where[:, :-1]], dim=1), world.bin_ids, rng
-    )
+    given = _blur(given, torch.cat([torch.full((len(labels), 1), -1.0), where[:, :-1]], dim=1), world.bin_ids, rng)
 
     image = model.model.multi_modal_projector(features).repeat_interleave(count, dim=0)
     embedded = torch.cat([image, model.get_input_embeddings()(text_ids)], dim=1)
@@ -188,9 +186,7 @@ def _step(
     losses, place = location_loss(logits, labels[valid], where[valid], world.bin_ids, sigma)
 
     _, shares = cell_labels(world.bank, chosen, GRID)
-    wanted = torch.stack([shares[n // count, list(t)].sum(dim=0) for n, (_, t) in enumerate(drawn)]).flatten(
-        1
-    )
+    wanted = torch.stack([shares[n // count, list(t)].sum(dim=0) for n, (_, t) in enumerate(drawn)]).flatten(1)
     warmth = heat(out.encoder_last_hidden_state[:, 1 : 1 + GRID * GRID])[..., 0]
     heating = F.binary_cross_entropy_with_logits(warmth, wanted.clamp(0, 1))
     first = losses.new_zeros(()) if not place.any() else losses[_firsts(where)[valid]].mean()
@@ -209,9 +205,7 @@ def _firsts(where: torch.Tensor) -> torch.Tensor:
     return start | torch.cat([torch.zeros_like(start[:, :1]), start[:, :-1]], dim=1)
 
 
-def _blur(
-    given: torch.Tensor, where: torch.Tensor, bin_ids: torch.Tensor, rng: np.random.Generator
-) -> torch.Tensor:
+def _blur(given: torch.Tensor, where: torch.Tensor, bin_ids: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Move three in ten of the decoder's input locations by a bin or two, so that it looks again instead of
     copying.
     """

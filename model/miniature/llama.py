@@ -112,9 +112,7 @@ def conversation(scene: Scene, rng: np.random.Generator) -> list[Message]:
         asked = questions(scene)
         picks = rng.permutation(len(asked))[: int(rng.integers(1, 4))]
         pairs = [(asked[int(i)].question, asked[int(i)].answer) for i in picks]
-    return [
-        m for q, a in pairs for m in ({"role": "user", "content": q}, {"role": "assistant", "content": a})
-    ]
+    return [m for q, a in pairs for m in ({"role": "user", "content": q}, {"role": "assistant", "content": a})]
 
 
 def _batches(

@@ -58,16 +58,12 @@ class Result:
 def probes(scene: Scene) -> list[Probe]:
     """Two captions, a present question, one with its answer, an absent question, one with its answer."""
     said = [caption(scene, 0), caption(scene, 1)]
-    found = [
-        Probe(u.text, u.targets, kind) for u, kind in zip(said, ("caption", "caption of one"), strict=True)
-    ]
+    found = [Probe(u.text, u.targets, kind) for u, kind in zip(said, ("caption", "caption of one"), strict=True)]
     present = [q for q in questions(scene) if q.targets]
     absent = [q for q in questions(scene) if not q.targets]
     for asked, kind in ((present, "question"), (absent, "absent")):
         found.append(Probe(asked[0].question, asked[0].targets, kind))
-        found.append(
-            Probe(f"{asked[-1].question} {asked[-1].answer}", asked[-1].targets, f"{kind} and answer")
-        )
+        found.append(Probe(f"{asked[-1].question} {asked[-1].answer}", asked[-1].targets, f"{kind} and answer"))
     return found
 
 
@@ -186,20 +182,14 @@ def summary(results: list[Result]) -> dict[str, float]:
         if rows[0].chain_iou is None:
             figures[f"silent on {kind}"] = float(np.mean([r.instances == 0 for r in rows]))
         else:
-            figures[f"chain_iou of {kind}"] = float(
-                np.mean([r.chain_iou for r in rows if r.chain_iou is not None])
-            )
+            figures[f"chain_iou of {kind}"] = float(np.mean([r.chain_iou for r in rows if r.chain_iou is not None]))
     return figures
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line: prints one figure a line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m model.miniature.quality", description="Quality on unseen scenes."
-    )
-    parser.add_argument(
-        "--weights", type=Path, default=weights_dir(), help="folder of the weights (default: shipped)"
-    )
+    parser = argparse.ArgumentParser(prog="python -m model.miniature.quality", description="Quality on unseen scenes.")
+    parser.add_argument("--weights", type=Path, default=weights_dir(), help="folder of the weights (default: shipped)")
     parser.add_argument("--scenes", type=int, default=100, help="how many unseen scenes (default: 100)")
     given = parser.parse_args(arguments)
     chain = Chain(given.weights)

@@ -102,9 +102,7 @@ def _prompt(
     return points, boxes, logits
 
 
-def _batch(
-    bank: SceneBank, chosen: npt.NDArray[np.int64], sam: Sam
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _batch(bank: SceneBank, chosen: npt.NDArray[np.int64], sam: Sam) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Pixels (B, 3, S, S) as Sam.preprocess makes them, masks bool (n, S, S) of all objects, their picture
     (n,).
     """
@@ -124,9 +122,7 @@ def _batch(
     return torch.stack(rows), torch.stack(masks), torch.tensor(image)
 
 
-def mask_loss(
-    logits: torch.Tensor, quality: torch.Tensor, target: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def mask_loss(logits: torch.Tensor, quality: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss of the four masks of each prompt and the IoU of the first. logits (n, 4, h, w), target (n, h, w)
     in 0..1.
     """

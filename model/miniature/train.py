@@ -61,21 +61,11 @@ MAKERS: Final[dict[str, Callable[[Path, int], None]]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, or 2 after a message about wrong input."""
-    parser = argparse.ArgumentParser(
-        prog="python -m model.miniature.train", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument(
-        "which", nargs="?", default="all", choices=["all", *MAKERS], help="which model (default: all)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=weights_dir(), help="folder for the weights (default: the shipped)"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of scenes, initial values and order (default: 0)"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads (default: 2 at most)"
-    )
+    parser = argparse.ArgumentParser(prog="python -m model.miniature.train", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("which", nargs="?", default="all", choices=["all", *MAKERS], help="which model (default: all)")
+    parser.add_argument("--out", type=Path, default=weights_dir(), help="folder for the weights (default: the shipped)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of scenes, initial values and order (default: 0)")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads (default: 2 at most)")
     given = parser.parse_args(arguments)
     try:
         if not 0 <= given.seed < 1000:
@@ -89,9 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
                 began, spent = time.monotonic(), time.process_time()
                 make(given.out, given.seed)
                 wall, cpu = time.monotonic() - began, time.process_time() - spent
-                print(
-                    f"{name}: done in {wall:.0f} s ({cpu:.0f} s of CPU), written to {given.out}", flush=True
-                )
+                print(f"{name}: done in {wall:.0f} s ({cpu:.0f} s of CPU), written to {given.out}", flush=True)
     except (AgevlmError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -79,9 +79,7 @@ def build_bank(count: int, seed: int, geometry: str, size: int = PIXEL_SIZE) -> 
         left, top = ((size - w) // 2, (size - h) // 2) if geometry == "centre" else (0, 0)
         frames[i] = left, top, left + w, top + h
         window = np.s_[top : top + h, left : left + w]
-        images[i][window] = np.asarray(
-            _through_jpeg(picture, quality).resize((w, h), Image.Resampling.BICUBIC)
-        )
+        images[i][window] = np.asarray(_through_jpeg(picture, quality).resize((w, h), Image.Resampling.BICUBIC))
         labels[i][window] = np.asarray(Image.fromarray(label).resize((w, h), Image.Resampling.NEAREST))
     return SceneBank(scenes, images, labels, frames)
 

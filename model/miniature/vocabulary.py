@@ -20,9 +20,7 @@ def world_texts(scenes: int) -> Iterator[str]:
             yield asked.answer
 
 
-def byte_level_bpe(
-    texts: Iterable[str], special: list[str], size: int, split: str | None = None
-) -> Tokenizer:
+def byte_level_bpe(texts: Iterable[str], special: list[str], size: int, split: str | None = None) -> Tokenizer:
     """A byte-level BPE tokenizer of at most `size` entries; `special` get the first ids, in order.
 
     split: regular expression of the pieces that are never merged with each other; GPT-2's where None.

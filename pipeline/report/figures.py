@@ -12,7 +12,7 @@ from itertools import pairwise
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 440.0, 232.0
-TOP, BOTTOM, LEFT = 12.0, 40.0, 46.0
+TOP, BOTTOM, LEFT = 12.0, 40.0, 56.0
 CHARACTER = 7.3  # width of a bold label's character: DejaVu Sans, the widest of the page's fonts
 MAX_POINTS = 240
 
@@ -204,7 +204,7 @@ def histogram(x_label: str, counts: Sequence[int]) -> Markup:
     parts.append(
         f'<text class="axis mid" x="{(LEFT + WIDTH - 10) / 2:.1f}" y="{HEIGHT - 7:.1f}">{escape(x_label)}</text>'
     )
-    parts.append(f'<text class="axis mid" transform="translate(26 {(TOP + floor) / 2:.1f}) rotate(-90)">masks</text>')
+    parts.append(f'<text class="axis mid" transform="translate(34 {(TOP + floor) / 2:.1f}) rotate(-90)">masks</text>')
     said = ", ".join(f"{value} from {i / len(counts):g}" for i, value in enumerate(counts) if value)
     return _svg(f"Histogram of {x_label}", said, WIDTH, HEIGHT, parts)
 

@@ -43,7 +43,7 @@ def headline(run: Run, masks: list[MaskSet], stages: list[Stage], evaluation: Ev
         tiles.append(Tile("masks accepted", f"{count(accepted)} of {count(sum(m.total for m in masks))}"))
     if stages:
         tiles.append(Tile("optimiser steps", count(int(sum(s.steps[-1] for s in stages if s.steps)))))
-    tiles += [Tile("rows rejected", count(rejected)), Tile("artifacts' size", size(run.bytes))]
+    tiles += [Tile("rows rejected, all steps", count(rejected)), Tile("artifacts' size", size(run.bytes))]
     findings = [mask_finding(m) for m in masks]
     if evaluation:
         findings += score_findings(evaluation)
@@ -130,7 +130,7 @@ def score_findings(evaluation: Evaluation) -> list[str]:
         if key not in LEADING:
             continue
         group = [s for s in evaluation.table if (s.benchmark, s.metric) == key]
-        values = ", ".join(f"{s.name} {s.value:.2f} \u00b1 {s.error:.2f}" for s in group)
+        values = ", ".join(f"{s.name} {s.value:.2f} \u00b1 {s.error:.{2 if s.error >= 0.005 else 3}f}" for s in group)
         title = f"{group[0].title[:1].upper()}{group[0].title[1:]}"
         chance = f"; {group[0].chance_name}: {group[0].chance:.2f}" if group[0].chance is not None else ""
         words = f"{title}: {values} (n = {count(min(s.n for s in group))}{chance})."

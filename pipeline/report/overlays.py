@@ -66,7 +66,9 @@ def overlay(
         canvas = _dim(canvas, ~np.logical_or.reduce(shapes))
     outlines = [(_edge(shape, 3), colour) for shape in shapes]
     if truth is not None:
-        outlines.append((_edge(_grow(rle.decode(truth, height, width), target), 2), TRUTH))
+        shape = _grow(rle.decode(truth, height, width), target)
+        # Just outside the object, so that a mask that fits it exactly does not hide below this line.
+        outlines.append((_outer(_outer(shape)) & ~shape, TRUTH))
     for line, paint in outlines:
         canvas = _tint(canvas, _outer(line), (0, 0, 0), 0.5)
         canvas = _tint(canvas, line, paint, 1.0)

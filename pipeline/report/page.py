@@ -93,8 +93,12 @@ def plural(number: int, word: str) -> str:
 
 
 def share(part: float | None, whole: float | None = 1) -> str:
-    """A share in per cent; a dash where there is no whole."""
-    return "\u2013" if part is None or not whole else f"{100 * part / whole:.0f}\u202f%"
+    """A share in per cent; a dash where there is no whole. Nothing but all is 100 %, and nothing but none is 0 %."""
+    if part is None or not whole:
+        return "\u2013"
+    percent = 100 * part / whole
+    near_end = 0 < percent < 1 or 99 < percent < 100
+    return f"{min(max(percent, 0.1), 99.9):.1f}\u202f%" if near_end else f"{percent:.0f}\u202f%"
 
 
 def score(value: float | None, digits: int = 2) -> str:

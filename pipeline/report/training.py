@@ -93,14 +93,17 @@ def mass_charts(stages: list[Stage], padding: bool = False) -> list[tuple[str, M
             Series(name, f"c-layer{min(i, LAYER_COLOURS - 1)}", s.steps, values)
             for i, (name, values) in enumerate(zip(s.layers, layers, strict=True))
         ]
-        charts += _chart(_heading(s), series, what)
+        charts += _chart(_heading(s), series, what, from_zero=True)
     return charts
 
 
-def _chart(title: str, series: list[Series], y_label: str) -> list[tuple[str, Markup]]:
+def _chart(title: str, series: list[Series], y_label: str, from_zero: bool = False) -> list[tuple[str, Markup]]:
     """The chart with its heading; nothing where no line has two finite points."""
     kept = [s for s in series if sum(math.isfinite(y) for y in s.ys) > 1]
-    return [(title, line_chart(title, kept, y_label=y_label))] if kept else []
+    if not kept:
+        return []
+    highest = max(y for s in kept for y in s.ys if math.isfinite(y))
+    return [(title, line_chart(title, kept, y_label=y_label, y_range=(0.0, highest) if from_zero else None))]
 
 
 def _heading(stage: Stage) -> str:

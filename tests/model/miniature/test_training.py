@@ -81,9 +81,7 @@ def test_answers_are_polygons_in_the_order_of_the_text(world: Curriculum) -> Non
     assert text.startswith("<s><poly><loc_")
     assert text.endswith("</poly></s>")
     size = (scene.width, scene.height)
-    parsed = world.processor.post_process_generation(
-        text, task="<REFERRING_EXPRESSION_SEGMENTATION>", image_size=size
-    )
+    parsed = world.processor.post_process_generation(text, task="<REFERRING_EXPRESSION_SEGMENTATION>", image_size=size)
     (instances,) = (answer["polygons"] for answer in parsed.values())
     for target, polygons in zip((1, 0), instances, strict=True):
         points = np.array(polygons[0]).reshape(-1, 2)
@@ -106,9 +104,7 @@ def test_location_loss_is_least_at_the_truth() -> None:
     assert losses[0] < losses[1] < losses[2]
     plain, place = location_loss(logits, torch.tensor([1, 1, 1]), torch.full((3,), -1.0), ids, sigma=0.7)
     assert not place.any()
-    assert torch.allclose(
-        plain, torch.nn.functional.cross_entropy(logits, torch.tensor([1, 1, 1]), reduction="none")
-    )
+    assert torch.allclose(plain, torch.nn.functional.cross_entropy(logits, torch.tensor([1, 1, 1]), reduction="none"))
 
 
 def test_absent_texts_are_drawn_at_the_chance_given(world: Curriculum) -> None:

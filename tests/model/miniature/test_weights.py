@@ -121,9 +121,7 @@ def test_llama_knows_the_language_and_only_the_prior() -> None:
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     chat = [{"role": "user", "content": "Is there a red circle in the image?"}]
-    inputs = tokenizer.apply_chat_template(
-        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     made = model.generate(**inputs, max_new_tokens=20, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     answer = tokenizer.decode(made, skip_special_tokens=True)
     assert answer in ("Yes, there is a red circle in the image.", "No, there is no red circle in the image.")

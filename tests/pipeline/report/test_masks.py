@@ -7,6 +7,7 @@ from PIL import Image
 from model.teachers import rle
 from pipeline.report.masks import Quality, Row, examples, quality
 from pipeline.report.overlays import ACCEPTED, LONGEST, REFUSED, overlay
+from pipeline.report.page import share
 from tests.pipeline.report.pictures import as_array, jpeg_of
 
 
@@ -99,3 +100,12 @@ def test_published_and_refused_masks_have_their_own_outline(published: bool, col
     shown = as_array(uri)
     edge = shown[shown.shape[0] // 2, shown.shape[1] // 2 - 2].astype(int)
     assert np.abs(edge - np.array(colour)).max() < 70
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "expected"),
+    [(239, 240, "99.6"), (1, 240, "0.4"), (240, 240, "100"), (0, 240, "0"), (1, 100_000, "0.1"), (1, 3, "33")],
+)
+def test_a_share_is_not_rounded_to_all_or_nothing(part: int, whole: int, expected: str) -> None:
+    assert share(part, whole) == f"{expected}\u202f%"
+    assert share(part, 0) == "\u2013"
