@@ -138,7 +138,8 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         batched = len(conversation) > 0 and not isinstance(conversation[0], dict)
         chats = list(conversation) if batched else [conversation]
         wanted = {"chat_template": chat_template or self.chat_template, "add_generation_prompt": add_generation_prompt}
-        template_kwargs = {name: kwargs.pop(name) for name in ("continue_final_message", "documents") if name in kwargs}
+        own = ("continue_final_message", "documents")
+        template_kwargs: dict[str, Any] = {name: kwargs.pop(name) for name in own if name in kwargs}
         template_kwargs["date_string"] = kwargs.pop("date_string", TEMPLATE_DATE)
         texts = [
             self.tokenizer.apply_chat_template(plain_messages(chat), tokenize=False, **wanted, **template_kwargs)
