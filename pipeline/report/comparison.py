@@ -13,6 +13,7 @@ from pipeline.evaluation.intervals import Clusters, Estimate, ratio
 from pipeline.report.collect import StepView, read_rows, variant_name
 from pipeline.report.figures import Interval, dot_chart
 
+MINUS = "\u2212"
 Values = dict[str, tuple[str, float]]  # question -> its image and the variant's value
 
 
@@ -78,7 +79,7 @@ def difference_charts(found: Sequence[Difference]) -> list[tuple[str, Markup]]:
                 d.estimate.value,
                 d.estimate.low,
                 d.estimate.high,
-                f"{d.estimate.value:+.3f}  n = {d.estimate.n}",
+                f"{signed(d.estimate.value, 3)}  n = {d.estimate.n}",
             )
             for d in group
         ]
@@ -89,12 +90,18 @@ def difference_charts(found: Sequence[Difference]) -> list[tuple[str, Markup]]:
     return charts
 
 
+def signed(value: float, digits: int = 2) -> str:
+    """A difference with its sign; what rounds to zero has none."""
+    text = f"{abs(value):.{digits}f}"
+    return text if float(text) == 0 else f"{'+' if value > 0 else MINUS}{text}"
+
+
 def finding(group: Sequence[Difference]) -> str:
     """A sentence about one measure's differences."""
     base = variant_name(group[0].base)
     parts = [
-        f"{variant_name(d.variant)} {d.estimate.value:+.2f} [{d.estimate.low:+.2f}, {d.estimate.high:+.2f}]"
-        f"{'' if d.clear else ' (not told apart)'}"
+        f"{variant_name(d.variant)} {signed(d.estimate.value)} [{signed(d.estimate.low)}, {signed(d.estimate.high)}]"
+        f"{'' if d.clear else ' (the interval includes 0)'}"
         for d in group
     ]
     return f"Against {base} on the same questions: {', '.join(parts)}."

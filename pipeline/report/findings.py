@@ -43,7 +43,7 @@ def headline(run: Run, masks: list[MaskSet], stages: list[Stage], evaluation: Ev
         tiles.append(Tile("masks accepted", f"{count(accepted)} of {count(sum(m.total for m in masks))}"))
     if stages:
         tiles.append(Tile("optimiser steps", count(int(sum(s.steps[-1] for s in stages if s.steps)))))
-    tiles += [Tile("rows rejected, all steps", count(rejected)), Tile("artifacts' size", size(run.bytes))]
+    tiles += [Tile("rejected rows", count(rejected)), Tile("artifacts' size", size(run.bytes))]
     findings = [mask_finding(m) for m in masks]
     if evaluation:
         findings += score_findings(evaluation)
@@ -140,15 +140,18 @@ def score_findings(evaluation: Evaluation) -> list[str]:
 
 
 def guidance_finding(stage: Stage) -> str:
-    """How attention inside the masks moved over a guided stage; '' where nothing was guided."""
-    starts = [next((v for v in layer if v == v), None) for layer in stage.mass]
-    if not stage.final_mass or any(v is None for v in starts):
+    """How attention inside the masks moved over a guided stage; '' where too little was guided to tell."""
+    ends = stage.first_and_last_mass
+    if not ends:
         return ""
     moves = ", ".join(
-        f"{name} from {100 * (start or 0):.0f} to {100 * end:.0f}\u202f%"
-        for name, start, end in zip(stage.layers, starts, stage.final_mass, strict=True)
+        f"{name} from {100 * start:.0f} to {100 * end:.0f}\u202f%"
+        for name, (start, end) in zip(stage.layers, ends, strict=True)
     )
-    return f"Attention inside the teachers' masks while {stage.row} trained ({stage.label}): {moves}."
+    return (
+        f"Attention inside the teachers' masks while {stage.row} trained ({stage.label}): {moves} "
+        f"(first and last third of {count(stage.guided_rows)} guided rows)."
+    )
 
 
 def limits(

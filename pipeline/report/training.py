@@ -28,8 +28,13 @@ class Stage:
     guidance_loss: tuple[float, ...]
     mass: tuple[tuple[float, ...], ...]  # per CA layer: attention inside the mask
     padding: tuple[tuple[float, ...], ...]  # per CA layer: attention on cells without any image pixel
-    guided_rows: int
+    guided: tuple[int, ...]  # guided rows of each record
     layers: tuple[str, ...]
+
+    @property
+    def guided_rows(self) -> int:
+        """Guided rows that the whole stage saw."""
+        return sum(self.guided)
 
     @property
     def trained(self) -> str:
@@ -54,10 +59,20 @@ class Stage:
         return next((v for v in reversed(self.lm_loss) if math.isfinite(v)), None)
 
     @property
-    def final_mass(self) -> list[float]:
-        """Per CA layer, the last attention mass inside the mask; empty where nothing was guided."""
-        last = [next((v for v in reversed(layer) if math.isfinite(v)), math.nan) for layer in self.mass]
-        return last if last and all(math.isfinite(v) for v in last) else []
+    def first_and_last_mass(self) -> list[tuple[float, float]]:
+        """Per CA layer, attention inside the mask over the first and the last third of the records, by guided rows.
+
+        Single records may hold a handful of guided rows. Empty with fewer than three records that hold any.
+        """
+        records = [i for i, rows in enumerate(self.guided) if rows and all(math.isfinite(m[i]) for m in self.mass)]
+        third = len(records) // 3
+        if not third or not self.mass:
+            return []
+
+        def mean(layer: tuple[float, ...], chosen: list[int]) -> float:
+            return sum(layer[i] * self.guided[i] for i in chosen) / sum(self.guided[i] for i in chosen)
+
+        return [(mean(layer, records[:third]), mean(layer, records[-third:])) for layer in self.mass]
 
 
 def stages_of(run: Run) -> list[Stage]:
@@ -127,7 +142,7 @@ def _stage(run: Run, view: StepView) -> Stage:
         guidance_loss=_column(table, "guidance_loss"),
         mass=mass,
         padding=padding,
-        guided_rows=int(sum(r.get("guided_rows") or 0 for r in table)),
+        guided=tuple(int(r.get("guided_rows") or 0) for r in table),
         layers=tuple(layer_names(run, count)),
     )
 
