@@ -208,7 +208,7 @@ def _in_batches(
         except Exception as error:
             if len(batch) == 1:
                 return [error]
-            part = len(batch) // 2 if _is_out_of_memory(error) else 1
+            part = (len(batch) + 1) // 2 if _is_out_of_memory(error) else 1
         else:
             sizes.append(len(batch))
             return [*results]

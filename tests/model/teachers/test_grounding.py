@@ -146,8 +146,8 @@ def test_out_of_memory_halves_the_batch_and_says_so() -> None:
 
     sizes: list[int] = []
     assert _in_batches(list(range(11)), 8, compute, sizes) == [value * 10 for value in range(11)]
-    assert calls == [8, 4, 2, 2, 4, 2, 2, 3, 1, 2]
-    assert sizes == [2, 2, 2, 2, 1, 2]
+    assert calls == [8, 4, 2, 2, 4, 2, 2, 3, 2, 1]
+    assert sizes == [2, 2, 2, 2, 2, 1]
 
 
 def test_a_row_that_fits_nowhere_is_an_error_of_its_own() -> None:

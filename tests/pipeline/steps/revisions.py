@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 from pipeline.steps.table import STEPS, Step
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[3]
 RECORD = Path(__file__).with_name("revisions.json")
 
 
+@cache
 def _without_docstrings(source: str) -> str:
     tree = ast.parse(source)
     for node in ast.walk(tree):
