@@ -98,6 +98,11 @@ def quality_sentences(masks: MaskSet, foreign: bool) -> list[str]:
             lines.append(
                 f"{q.incomparable} rows ({kind}) could not be compared: the truth has another size than the image."
             )
+    unknown = sum(row.present is None for row in masks.rows)
+    if unknown:
+        lines.append(
+            f"For {plural(unknown, 'query')} of {count(masks.total)} no truth is known; they are not judged here."
+        )
     parts = " + ".join(f"{count(n)} {status.replace('_', ' ')}" for status, n in masks.statuses.items())
     lines.append(f"Every query is accounted for: {parts} = {count(masks.total)}.")
     return lines
