@@ -4,9 +4,12 @@ Most of it is tested without Ray: the actor's own code runs in this process, on 
 One test runs the whole through Ray and compares the bytes.
 """
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -193,27 +196,60 @@ def test_a_blocks_size_is_bounded_from_what_the_inventory_saw(dataset: Dataset) 
         assert read_pictures(dataset.images, index, shard).nbytes < stream.block_bytes(shard)
 
 
-def test_through_ray_the_bytes_are_the_same_and_what_cannot_be_is_said(
-    dataset: Dataset, weights: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with monkeypatch.context() as patch:
+def expected_parts(dataset: Dataset, weights: tuple[Path, Path], teacher: TeacherConfig) -> dict[str, bytes]:
+    """What an undisturbed run without Ray publishes."""
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stream, "segment_missing", local_stream([]))
         patch.setattr(segment, "session", _no_session)
-        expected = run_job(dataset.segment_job(*weights, TEACHER))
+        return parts(run_job(dataset.segment_job(*weights, teacher)))
+
+
+def test_through_ray_the_bytes_are_the_same_and_commits_are_kept(
+    dataset: Dataset, weights: tuple[Path, Path], tmp_path: Path
+) -> None:
+    expected = expected_parts(dataset, weights, TEACHER)
     other = make_dataset(tmp_path / "ray", SCENES)
     job = other.segment_job(*weights, TEACHER)
     commits = work_folder(job) / "shards"
     commits.mkdir(parents=True)
     name = "part-00001-of-00003.parquet"
-    (commits / name).write_bytes(Path(expected.path(name)).read_bytes())  # as if committed before a crash
+    (commits / name).write_bytes(expected[name])  # as if committed before a crash
     with session(cpus=2):
         through_ray: Artifact = run_job(job)
-        assert parts(through_ray) == parts(expected)
         greedy = other.segment_job(*weights, TEACHER, salt="greedy-")
         with pytest.raises(StepError, match=r"needs 64\.5 CPUs.*lower resources\.segment"):
             run_job(greedy.model_copy(update={"resources": Resources(cpus=64)}))
-        with pytest.raises(StepError, match=r"3 of 3 shards left.*ConfigError: SAM at .*no such file"):
-            run_job(other.segment_job(weights[0], tmp_path / "no-sam.pth", TEACHER, salt="lost-"))
+    assert parts(through_ray) == expected
+
+
+@pytest.mark.system
+def test_a_killed_actor_costs_time_only_and_lost_weights_are_named(
+    dataset: Dataset, weights: tuple[Path, Path], tmp_path: Path
+) -> None:
+    single = TEACHER.model_copy(update={"shard_images": 1})
+    expected = expected_parts(dataset, weights, single)
+    other = make_dataset(tmp_path / "ray", SCENES)
+    job = other.segment_job(*weights, single)
+    killed: list[int] = []
+
+    def kill_once() -> None:
+        while not list((work_folder(job) / "shards").glob("part-*.parquet")):
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            if process.name().startswith("ray::MapWorker") or "MapWorker" in " ".join(process.cmdline()):
+                process.kill()
+                killed.append(process.pid)
+                return
+
+    with session(cpus=2):
+        killer = threading.Thread(target=kill_once, daemon=True)
+        killer.start()
+        through_ray: Artifact = run_job(job)
+        killer.join(timeout=10)
+        assert killed
+        with pytest.raises(StepError, match=r"8 of 8 shards left.*ConfigError: SAM at .*no such file"):
+            run_job(other.segment_job(weights[0], tmp_path / "no-sam.pth", single, salt="lost-"))
+    assert parts(through_ray) == expected
 
 
 def test_a_subset_without_parts_is_refused(dataset: Dataset, weights: tuple[Path, Path]) -> None:
