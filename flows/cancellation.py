@@ -1,10 +1,22 @@
 """Hooks that Prefect runs in another process when a flow run is cancelled or its process dies."""
 
 from typing import Any
+from uuid import UUID
 
+import httpx
 from prefect import Flow, State
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import PrefectException
 from prefect.logging import get_logger
+from prefect.states import Crashed
 
 from flows.ray_jobs import JobClient, RayJobs
 from flows.run_state import FINISHED, RunRecord, read_run, run_path
@@ -33,12 +45,28 @@ def stop_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> Non
 
 
 def note_crash(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Crash: say so in the run file. The jobs live on, and the next run joins them."""
+    """Crash: say so in the run file and in the task runs. The jobs live on, and the next run joins them."""
+    log = get_logger("agevlm.cancellation")
+    message = state.message or "the flow process died"
     try:
-        store = ArtifactStore(read_settings().store)
-        close_run_file(store, str(flow_run.id), "crashed", state.message or "the flow process died")
+        close_run_file(ArtifactStore(read_settings().store), str(flow_run.id), "crashed", message)
     except AgevlmError as error:
-        get_logger("agevlm.cancellation").error("the run file of %s could not be closed: %s", flow_run.id, error)
+        log.error("the run file of %s could not be closed: %s", flow_run.id, error)
+    try:
+        close_task_runs(flow_run.id, message)
+    except (httpx.HTTPError, PrefectException) as error:
+        log.error("the task runs of %s could not be closed: %s", flow_run.id, error)
+
+
+def close_task_runs(flow_run_id: UUID, message: str) -> None:
+    """Mark the unfinished task runs of a dead flow process as crashed: Prefect would show them as running for ever."""
+    unfinished = TaskRunFilter(
+        state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
+    )
+    with get_client(sync_client=True) as client:
+        mine = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+        for run in client.read_task_runs(flow_run_filter=mine, task_run_filter=unfinished):
+            client.set_task_run_state(run.id, Crashed(message=message), force=True)
 
 
 def stop_jobs_of(client: JobClient, record: RunRecord | None, flow_run_id: str) -> list[str]:

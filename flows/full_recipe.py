@@ -24,7 +24,7 @@ from flows.parameters import (
     documented,
     resolve,
 )
-from flows.walk import run_recipe
+from flows.run_recipe import run_recipe
 
 
 @flow(

@@ -23,7 +23,7 @@ from flows.parameters import (
     documented,
     resolve,
 )
-from flows.walk import run_recipe
+from flows.run_recipe import run_recipe
 from pipeline.plan import mask_recipe
 
 

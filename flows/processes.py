@@ -116,12 +116,19 @@ def end(processes: Iterable[psutil.Process], grace: float) -> int:
 
 
 def set_priority(processes: Iterable[psutil.Process], niceness: int) -> None:
-    """Give processes a priority, which their children inherit; where that is not allowed they keep theirs."""
+    """Give processes a priority, which their children inherit; where that is not allowed they keep theirs.
+
+    Raising it needs root, which one often is in a container. Linux shares a busy machine between sessions first and
+    between a session's processes second, so the session's own priority (its "autogroup") is set as well.
+    """
     for process in processes:
         with suppress(psutil.Error, OSError):
-            # Raising it needs root, which one often is in a container.
             if process.nice() != niceness:
                 process.nice(niceness)
+        autogroup = Path(f"/proc/{process.pid}/autogroup")
+        with suppress(OSError):
+            if autogroup.exists() and os.getsid(process.pid) == process.pid:
+                autogroup.write_text(str(niceness), encoding="ascii")
 
 
 def _signal(process: psutil.Process, kill: bool) -> None:

@@ -19,12 +19,13 @@ Say = Callable[[str], None]
 NAMES = {"prefect": "Prefect server", "ray": "Ray head", "worker": "Prefect worker"}
 START_SECONDS = {"prefect": 240.0, "ray": 180.0, "worker": 120.0}
 RAY_ATTEMPTS = 5
-"""Ray's raylet gives up if its agents are not up within a time fixed in its code, as on a busy machine: try again."""
+"""Ray's raylet gives up if its agents take more than 15 s to start, which is fixed in its code (ray-project/ray#65983)
+and happens on a busy machine: so Ray starts with a higher priority where that is allowed, and is tried again."""
 GRACE = {"worker": 15.0, "ray": 15.0, "prefect": 10.0}
 """Seconds to end by themselves, in this order: a flow's last words need the server, its jobs need Ray."""
 POLL_SECONDS = 0.5
 HURRIED, NORMAL = -10, 0
-"""Priorities (niceness) of Ray while it starts for the second time, and afterwards."""
+"""Priorities (niceness) of Ray while it starts, and afterwards."""
 SEARCHES = 5
 KEPT_SESSIONS = 3
 
@@ -83,7 +84,8 @@ def down(say: Say) -> int:
         count = _end_everything(state)
         _prune_sessions()
         forget()
-        say(f"ended {count} processes")
+        if count:
+            say(f"ended {count} processes")
         return count
 
 
@@ -163,6 +165,8 @@ def _launch(state: StackState, role: str, say: Say) -> StackState:
     state = state.with_process(record)
     save(state)
     say(f"starting {NAMES[role]} (pid {record.pid}, log {record.log})")
+    if role == "ray":
+        set_priority(family(state, ["ray"]), HURRIED)
     return state
 
 
@@ -198,7 +202,6 @@ def _await_ray(state: StackState, say: Say) -> StackState:
             _end_roles(state, ["ray"])
             _sweep(state, "ray")
             state = _launch(services.with_ports(state, "ray"), "ray", say)
-            set_priority(family(state, ["ray"]), HURRIED)
     set_priority(family(state, ["ray"]), NORMAL)
     return state
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from flows.preparation import Prepared
@@ -20,12 +21,12 @@ from pipeline.artifacts.store import Artifact
 from pipeline.plan import PlannedStep
 from pipeline.progress import read_progress
 
-POLL_SECONDS = 0.4
+POLL_SECONDS = 0.3
+REMOTE_POLL_SECONDS = 2.0
 LOST_SECONDS = 30.0
 TEARDOWN_SECONDS = 120.0
-LOG_SECONDS = 5.0
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-ERROR_LINE = re.compile(r"^(?:[\w.]*\.)?(\w*(?:Error|Exception|Killed))\b:? ?(.*)$")
+ERROR_LINE = re.compile(r"^(?:[\w.]*\.)?\w*(?:Error|Exception|Killed)\b:? ?")
 
 Ending = Literal["cached", "completed", "failed", "cancelled"]
 Log = Callable[[str], None]
@@ -84,6 +85,8 @@ class StepRun:
         self._launch, self._run, self._stop = launch, run, stop
         self.job: str | None = None
         """Submission id once the job is known; the main thread stops it on cancel."""
+        self.tail: LogTail | None = None
+        """Forwards the job's log; it may lag behind the job's end, for which the next step need not wait."""
 
     def follow(self, log: Log, progress: ProgressHandler) -> StepResult:
         """Make the artifact with a Ray job and wait for it; never raises an AgevlmError, it becomes the result."""
@@ -96,10 +99,8 @@ class StepRun:
             self._run.step(self._step.key, job=self.job)
             page = self._launch.settings.job_page(self.job)
             log(f"{'joined the living' if joined else 'started'} Ray job {self.job}  {page}")
-            tail = LogTail(self._client, self.job, log)
-            job = self._wait(progress)
-            tail.close(0.5 if job is None else LOG_SECONDS)
-            return self._result(job, tail)
+            self.tail = LogTail(self._client, self.job, log)
+            return self._result(self._wait(progress))
         except AgevlmError as error:
             return StepResult("failed", f"{type(error).__name__}: {error}", job=self.job)
 
@@ -127,10 +128,10 @@ class StepRun:
             if state is not None and state != shown:
                 shown = state
                 progress(int(state["done"]), int(state["total"]), progress_line(state))
-            self._stop.wait(POLL_SECONDS)
+            self._stop.wait(POLL_SECONDS if self._prepared.store.is_local else REMOTE_POLL_SECONDS)
         return None
 
-    def _result(self, job: Job | None, tail: "LogTail") -> StepResult:
+    def _result(self, job: Job | None) -> StepResult:
         artifact = self._prepared.store.get(self._step.ref)
         if artifact is not None:
             message = f"{artifact.ref}: {artifact.manifest.counts.summary}"
@@ -144,7 +145,7 @@ class StepRun:
         elif job.state == "stopped":
             what = "its Ray job was stopped from outside; run again to continue"
         else:
-            what = tail.error() or " ".join(job.message.split())[:300] or "its Ray job failed"
+            what = error_text(job.message) or " ".join(job.message.split())[:300] or "its Ray job failed"
         return StepResult("failed", f"{what}  (log: {page})", None, self.job)
 
 
@@ -153,7 +154,6 @@ class LogTail:
 
     def __init__(self, client: JobClient, job: str, log: Log) -> None:
         self._client, self._job, self._log = client, job, log
-        self._last: list[str] = []
         self._thread = threading.Thread(target=self._pump, name=f"log of {job}", daemon=True)
         self._thread.start()
 
@@ -177,20 +177,24 @@ class LogTail:
     def _forward(self, text: str) -> None:
         clean = ANSI.sub("", text).rstrip("\n")
         if clean.strip():
-            self._last = [*self._last, *clean.split("\n")][-200:]
             self._log(clean)
 
     def close(self, seconds: float) -> None:
         """Wait a little for the last lines."""
         self._thread.join(seconds)
 
-    def error(self) -> str:
-        """The last line that looks like an error's message; '' if there is none."""
-        for line in reversed(self._last):
-            match = ERROR_LINE.match(line.strip())
-            if match:
-                return line.strip()
-        return ""
+
+def error_text(message: str) -> str:
+    """What a failed job said last of its error: Ray's message ends with the job's last lines. '' if it said nothing.
+
+    The error's indented lines belong to it.
+    """
+    lines = ANSI.sub("", message).split("\n")
+    for number in range(len(lines) - 1, -1, -1):
+        if ERROR_LINE.match(lines[number]):
+            rest = list(takewhile(lambda line: line[:1].isspace(), lines[number + 1 :]))
+            return "\n".join([lines[number].strip(), *rest])[:2000]
+    return ""
 
 
 def progress_line(state: dict[str, object]) -> str:

@@ -6,7 +6,7 @@ from prefect import State, flow
 
 from flows.cancellation import note_crash, stop_jobs
 from flows.parameters import ForceSteps, LastStage, Limit, RecipeName, Variants, documented, resolve
-from flows.walk import run_recipe
+from flows.run_recipe import run_recipe
 
 
 @flow(

@@ -4,11 +4,13 @@ The tasks run in threads and only ever wait; the flow's main thread, which alone
 decides what starts, and on a cancel stops the jobs and wakes the threads.
 """
 
+import logging
 import queue
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable
 from typing import Any
 
-from prefect import runtime, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
@@ -18,57 +20,33 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.utilities.annotations import allow_failure
 
 from flows.notes import ProgressBar, attempt_note, leave_step_note, leave_summary
-from flows.preparation import Planner, Prepared, existing, planner, prepare, stale_steps
-from flows.ray_jobs import JobClient, Launch, RayJobs
+from flows.preparation import Prepared, existing, stale_steps
+from flows.ray_jobs import JobClient, Launch
 from flows.run_state import RunFile
 from flows.schedule import Schedule, check_feasible
-from flows.settings import Totals, read_settings
+from flows.settings import Totals
 from flows.step_run import Log, ProgressHandler, StepResult, StepRun, Stop, cached
-from model.errors import AgevlmError, StepError
-from pipeline.artifacts.store import Artifact, ArtifactStore
+from model.errors import StepError
+from pipeline.artifacts.store import Artifact
 from pipeline.plan import PlannedStep
-from pipeline.recipe import Recipe
 
 WAKE_SECONDS = 0.5
+LOG_SECONDS = 5.0
 Body = Callable[[Log, ProgressHandler], StepResult]
 Future = PrefectFuture[Any]
 
 
-def run_recipe(
-    load: Callable[[], Recipe], *, until: str | None = None, force: Iterable[str] = (), module: str = "pipeline"
-) -> State[Any]:
-    """Make every artifact of a recipe, up to `until`; the body of each flow. Returns the flow run's final state.
+class NoEmptyTraceback(logging.Filter):
+    """Prefect asks for a traceback also where a task returned its failure; 'NoneType: None' tells nobody anything."""
 
-    Errors that a user can mend become the message of a Failed state, not a traceback.
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass, without a traceback that is none."""
+        if record.exc_info and record.exc_info[0] is None:
+            record.exc_info = None
+        return True
 
-    Args:
-        load: gives the recipe with the flow's parameters; may raise ConfigError.
-        until: the last step, by key or name.
-        force: keys of steps to make anew.
-        module: what the Ray jobs run (tests put their own in its place).
-    """
-    log = get_run_logger()
-    run: RunFile | None = None
-    try:
-        settings = read_settings()
-        recipe = load()
-        flow_run_id = str(runtime.flow_run.id)
-        run = RunFile.begin(ArtifactStore(settings.store), flow_run_id, recipe.name, _deployment())
-        make_plan: Planner = planner(recipe, settings, until)
-        prepared = prepare(recipe, settings, make_plan, force, run)
-        launch = Launch(recipe.name, flow_run_id, settings, module)
-        return Walk(prepared, RayJobs(settings.jobs_url), launch, run).run()
-    except AgevlmError as error:
-        message = f"{type(error).__name__}: {error}"
-        log.error(message)
-        if run is not None:
-            run.update(state="failed", message=message)
-        return Failed(message=message)
-    except BaseException as error:
-        if run is not None and run.record.state == "running":
-            cancelled = isinstance(error, TerminationSignal | KeyboardInterrupt)
-            run.update(state="cancelled" if cancelled else "crashed", message=f"{type(error).__name__}: {error}")
-        raise
+
+logging.getLogger("prefect.task_runs").addFilter(NoEmptyTraceback())
 
 
 class Walk:
@@ -257,7 +235,15 @@ class Walk:
         else:
             self._run.update(state="cancelled", message="the flow run was cancelled and its jobs were stopped")
 
+    def _drain_logs(self) -> None:
+        """Give the logs of the jobs, which lag behind them by a second or two, a moment to arrive."""
+        deadline = time.monotonic() + LOG_SECONDS
+        for runner in self._runs.values():
+            if runner.tail is not None:
+                runner.tail.close(max(0.0, deadline - time.monotonic()))
+
     def _finish(self) -> State[Any]:
+        self._drain_logs()
         record = self._run.record
         failed = [step.key for step in record.steps if step.state in ("failed", "cancelled")]
         skipped = [step.key for step in record.steps if step.state == "skipped"]
@@ -280,8 +266,3 @@ def _task_state(result: StepResult) -> State[Any]:
     if result.ending == "cancelled":
         return Cancelled(message=result.message)
     return Failed(message=result.message)
-
-
-def _deployment() -> str | None:
-    name = runtime.deployment.name
-    return None if name is None else f"{runtime.flow_run.flow_name}/{name}"

@@ -76,8 +76,9 @@ def publish_plainly(ray: FakeRay, fail: frozenset[str] = frozenset()) -> Callabl
         store = ArtifactStore(spec.site.root)
         parents = {name: store.require(ref) for name, ref in spec.inputs.items()}
         if spec.key in fail:
-            ray.output[job] = [f"StepError: {spec.key} was told to fail\n"]
-            return ray.end(job, "failed", "exit code 1")
+            error = f"StepError: {spec.key} was told to fail\n"
+            ray.output[job] = [error]
+            return ray.end(job, "failed", f"exit code 1, last available logs:\n{error}")
         staging = Staging(store, spec.ref, spec.spec, spec.attempt, parents, spec.git_commit, job)
         staging.write_bytes("report.html" if spec.ref.kind == "report" else "line.txt", spec.key.encode())
         staging.publish(Counts(unit="row", rows_in=3, rows_out=2, rejected={"odd": 1}), {"mean": 0.5})

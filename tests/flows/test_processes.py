@@ -11,17 +11,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.processes import MARK, end, family, is_running, log_tail, process_of, spawn
+from flows.processes import MARK, end, family, is_running, log_tail, process_of, set_priority, spawn
 from flows.state import ProcessRecord, StackState
 
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; time.sleep(600)"
 PARENT = f"""
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True)
 print(child.pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+)
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StackStat
     end(family(state), 0)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -125,3 +127,15 @@ def test_the_end_of_a_log_is_quoted(tmp_path: Path) -> None:
     log.write_text("\n".join(f"line {i}" for i in range(50)))
     assert log_tail(log, 2) == "  | line 48\n  | line 49"
     assert "no log" in log_tail(tmp_path / "absent.log")
+
+
+def test_a_priority_reaches_the_process_and_its_session(stack: StackState) -> None:
+    stack, record = started(stack, "ray", SLEEP)
+    process = psutil.Process(record.pid)
+    before = process.nice()
+    set_priority([process], before + 1)  # lowering it is allowed to everybody
+    assert process.nice() == before + 1
+    autogroup = Path(f"/proc/{record.pid}/autogroup")
+    if autogroup.exists():
+        assert autogroup.read_text().endswith(f"nice {before + 1}\n")
+    set_priority([process], -20 if os.getuid() else before + 2)  # refused without a word to those who may not

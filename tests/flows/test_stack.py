@@ -16,11 +16,11 @@ from flows.home import ray_folder
 from flows.processes import end, family, process_of, spawn
 from flows.state import ROLES, ProcessRecord, StackError, StackState, load, lock
 
-SLEEP = "import time; time.sleep(120)"
+SLEEP = "import time; time.sleep(600)"
 PARENT = f"""
 import subprocess, sys, time
 subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True)
-time.sleep(120)
+time.sleep(600)
 """
 
 
@@ -62,7 +62,7 @@ def silent(line: str) -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)

@@ -77,14 +77,17 @@ def test_progress_is_handed_on(stage: Stage) -> None:
 
 def test_a_failed_job_tells_the_error_that_it_printed(stage: Stage) -> None:
     def fail(job: str, spec: JobSpec) -> None:
-        stage.ray.output[job] = ["one: making it\n", "Traceback ...\nStepError: too many rejects\n", "bye\n"]
-        stage.ray.end(job, "failed", "Job entrypoint command failed with exit code 1")
+        output = "one: making it\nOldError: first\nStepError: too many rejects:\n  odd: 3\nbye\n"
+        stage.ray.output[job] = [output]
+        stage.ray.end(job, "failed", f"Job entrypoint command failed with exit code 1, last available logs:\n{output}")
 
     stage.ray.on_submit = fail
     result = stage.follow()
     assert result.ending == "failed"
-    assert result.message.startswith("StepError: too many rejects  (log: http://ray.test/#/jobs/tiny-one-")
-    assert "one: making it" in stage.log
+    assert result.message.startswith("StepError: too many rejects:\n  odd: 3  (log: http://ray.test/#/jobs/tiny-one-")
+    assert stage.runner.tail is not None
+    stage.runner.tail.close(10)
+    assert stage.log[-1].startswith("one: making it\n")
 
 
 def test_a_job_that_was_killed_tells_what_ray_says(stage: Stage) -> None:

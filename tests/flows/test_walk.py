@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
 )
 
-from flows import walk
+from flows import run_recipe, walk
 from flows.full_recipe import full_recipe
 from flows.mask_generation import mask_generation
 from flows.run_state import RunRecord, read_run
@@ -229,7 +229,7 @@ def recipe(surroundings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path = tmp_path / "small.yaml"
     path.write_text(text.replace(before, f"weights: {{{folders}}}"))
     ray = working_ray(totals=Totals(cpus=4))
-    monkeypatch.setattr(walk, "RayJobs", lambda url: ray)
+    monkeypatch.setattr(run_recipe, "RayJobs", lambda url: ray)
     return str(path), ray
 
 
