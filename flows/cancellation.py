@@ -1,6 +1,6 @@
 """Hooks that Prefect runs in another process when a flow run is cancelled or its process dies."""
 
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import httpx
@@ -18,9 +18,10 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_logger
 from prefect.states import Crashed
 
-from flows.ray_jobs import JobClient, RayJobs
-from flows.run_state import FINISHED, RunRecord, read_run, run_path
+from flows.ray_jobs import RayJobs
+from flows.run_state import OPEN, closed, read_run, write_run
 from flows.settings import read_settings
+from flows.stopping import jobs_of, stop_job
 from model.errors import AgevlmError
 from pipeline.artifacts.store import ArtifactStore
 
@@ -31,17 +32,21 @@ def stop_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> Non
     Prefect calls hooks by keyword: the three names are its own.
     """
     log = get_logger("agevlm.cancellation")
+    flow_run_id = str(flow_run.id)
     try:
         settings = read_settings()
         store = ArtifactStore(settings.store)
-        record = read_run(store, str(flow_run.id))
-        if record is not None and record.state == "cancelled":
-            return  # the flow's own process stopped its jobs
-        for job in stop_jobs_of(RayJobs(settings.jobs_url), record, str(flow_run.id)):
-            log.info("stopped Ray job %s", job)
-        close_run_file(store, str(flow_run.id), "cancelled", "the flow run was cancelled")
+        record = read_run(store, flow_run_id)
+        if record is not None and record.state not in OPEN:
+            return  # the flow's own process stopped its jobs, or is over
+        if record is not None:
+            write_run(store, record.model_copy(update={"state": "cancelling"}))
+        client = RayJobs(settings.jobs_url)
+        for job in jobs_of(client, record, flow_run_id):
+            stop_job(client, store, job, flow_run_id, log.info)
+        close_run_file(store, flow_run_id, "cancelled", "the flow run was cancelled")
     except AgevlmError as error:
-        log.error("the jobs of flow run %s could not be stopped: %s", flow_run.id, error)
+        log.error("the jobs of flow run %s could not be stopped: %s", flow_run_id, error)
 
 
 def note_crash(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -69,24 +74,10 @@ def close_task_runs(flow_run_id: UUID, message: str) -> None:
             client.set_task_run_state(run.id, Crashed(message=message), force=True)
 
 
-def stop_jobs_of(client: JobClient, record: RunRecord | None, flow_run_id: str) -> list[str]:
-    """Stop the jobs that a flow run started or joined. Returns those that were alive."""
-    followed = {s.job for s in record.steps if s.state not in FINISHED or s.state == "cancelled"} if record else set()
-    stopped = []
-    for job in client.jobs():
-        if job.alive and (job.id in followed or job.metadata.get("flow_run_id") == flow_run_id):
-            client.stop(job.id)
-            stopped.append(job.id)
-    return stopped
-
-
-def close_run_file(store: ArtifactStore, flow_run_id: str, state: str, message: str) -> None:
+def close_run_file(
+    store: ArtifactStore, flow_run_id: str, state: Literal["cancelled", "crashed"], message: str
+) -> None:
     """Give the run file of a dead flow process its final state, if it has none."""
     record = read_run(store, flow_run_id)
-    if record is not None and record.state == "running":
-        steps = tuple(
-            step.model_copy(update={"state": "cancelled", "message": message}) if step.state == "running" else step
-            for step in record.steps
-        )
-        closed = record.model_copy(update={"state": state, "message": message, "steps": steps})
-        store.write_json(run_path(flow_run_id), closed.model_dump(mode="json"))
+    if record is not None:
+        write_run(store, closed(record, state, message))

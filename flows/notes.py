@@ -117,7 +117,7 @@ def steps_table(record: RunRecord) -> list[dict[str, Any]]:
             "rejected": sum(step.rejected.values()),
             "seconds": step.seconds,
             "job": step.job,
-            "message": step.message if step.state in ("failed", "skipped", "cancelled") else "",
+            "message": step.message if step.state in ("failed", "skipped", "cancelled", "crashed") else "",
         }
         for step in record.steps
     ]

@@ -6,6 +6,7 @@ Ray's client is imported inside functions: a run in which every step is cached n
 import asyncio
 import logging
 import os
+import re
 import shlex
 import sys
 import threading
@@ -28,6 +29,7 @@ PATIENCE = 60.0
 """Seconds for which an unreachable Ray is asked again before a step fails."""
 STOP_PATIENCE = 8.0
 """The same for stopping a job: Prefect kills a cancelled flow process after 30 s."""
+STATUS = re.compile(r"\bstatus code (\d{3})\b")
 Value = TypeVar("Value")
 
 
@@ -84,19 +86,26 @@ class RayJobs:
         return self._connected
 
     def _ask(self, question: Callable[[Any], Value], patience: float = PATIENCE) -> Value:
-        """Ask Ray, and again for a while if it does not answer. A RuntimeError is an answer: it goes to the caller."""
+        """Ask Ray, and again for a while if it does not answer or answers that it cannot just now.
+
+        A RuntimeError that is Ray's considered answer goes to the caller.
+        """
         from ray.exceptions import AuthenticationError
         from requests.exceptions import RequestException
 
         started, pause = time.monotonic(), 0.2
         while True:
+            late = time.monotonic() - started > patience
             try:
                 return question(self._client())
             except AuthenticationError as error:
                 raise StepError(f"Ray at {self._url} refuses our token: {REMEDY}") from error
             except (ConnectionError, RequestException, TimeoutError) as error:
-                if time.monotonic() - started > patience:
+                if late:
                     raise StepError(f"Ray at {self._url} does not answer: {REMEDY}") from error
+            except RuntimeError as error:
+                if late or (_status(error) or 0) < 500:
+                    raise
             time.sleep(pause)
             pause = min(2 * pause, 3.0)
 
@@ -109,25 +118,26 @@ class RayJobs:
         try:
             return _job(self._ask(lambda client: client.get_job_info(submission_id)))
         except RuntimeError as error:
-            if "404" in str(error) or "does not exist" in str(error):
+            if _status(error) == 404:
                 return None
             raise StepError(f"Ray cannot describe job {submission_id}: {_first_line(error)}") from error
 
     def submit(self, submission_id: str, entrypoint: str, metadata: dict[str, str]) -> bool:
-        """Start a job; False if a job of that id exists already."""
-        try:
-            self._ask(
-                lambda client: client.submit_job(
-                    entrypoint=entrypoint,
-                    submission_id=submission_id,
-                    metadata=metadata,
-                )
-            )
-        except RuntimeError as error:
-            if self.job(submission_id) is not None:
+        """Start a job; False if a job of that id exists already, which may be ours if an answer was lost."""
+
+        def start(client: Any) -> bool:
+            try:
+                client.submit_job(entrypoint=entrypoint, submission_id=submission_id, metadata=metadata)
+            except RuntimeError:
+                if self.job(submission_id) is None:  # an id that is taken and a Ray in trouble both answer 500
+                    raise
                 return False
+            return True
+
+        try:
+            return self._ask(start)
+        except RuntimeError as error:
             raise StepError(f"Ray refused job {submission_id}: {_first_line(error)}") from error
-        return True
 
     def stop(self, submission_id: str) -> None:
         """Ask a job to stop; nothing happens if it is over."""
@@ -188,6 +198,12 @@ def usable_cpus() -> int:
 def _job(details: Any) -> Job:
     state: JobState = details.status.value.lower()
     return Job(details.submission_id, state, dict(details.metadata or {}), details.message or "")
+
+
+def _status(error: RuntimeError) -> int | None:
+    """The HTTP status that Ray's client tells of in its error's text; None if it tells of none."""
+    found = STATUS.search(str(error))
+    return int(found[1]) if found else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -51,7 +51,7 @@ def run_recipe(
     except BaseException as error:
         if run is not None and run.record.state == "running":
             cancelled = isinstance(error, TerminationSignal | KeyboardInterrupt)
-            run.update(state="cancelled" if cancelled else "crashed", message=f"{type(error).__name__}: {error}")
+            run.close("cancelled" if cancelled else "crashed", f"{type(error).__name__}: {error}")
         raise
 
 

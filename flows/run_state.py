@@ -13,10 +13,10 @@ from pipeline.artifacts.store import ArtifactStore
 from pipeline.config import Config, validate
 from pipeline.plan import Plan
 
-StepState = Literal["pending", "running", "cached", "completed", "failed", "cancelled", "skipped"]
-RunStateName = Literal["running", "completed", "failed", "cancelled", "crashed"]
-FINISHED: frozenset[str] = frozenset({"cached", "completed", "failed", "cancelled", "skipped"})
-MADE: frozenset[str] = frozenset({"cached", "completed"})
+StepState = Literal["pending", "running", "cached", "completed", "failed", "cancelled", "crashed", "skipped"]
+RunStateName = Literal["running", "cancelling", "completed", "failed", "cancelled", "crashed"]
+OPEN: frozenset[str] = frozenset({"running", "cancelling"})
+"""States of a run that is not over; 'cancelling' is left to the cancellation hook."""
 
 
 class StepRecord(Config):
@@ -49,15 +49,43 @@ class RunRecord(Config):
     forced: dict[str, int] = Field(default_factory=dict, description="spec hash -> attempt that this run asked for")
 
 
+def closed(record: RunRecord, state: Literal["cancelled", "crashed"], message: str) -> RunRecord:
+    """The record of a run that ended before its plan: steps that were under way end with it. One that is over stays."""
+    if record.state not in OPEN:
+        return record
+    steps = tuple(
+        step.model_copy(update={"state": state, "message": message}) if step.state == "running" else step
+        for step in record.steps
+    )
+    return record.model_copy(update={"state": state, "message": message, "steps": steps})
+
+
 def run_path(flow_run_id: str) -> str:
     """Where a flow run's file lies, relative to the store's root."""
     return f"runs/{flow_run_id}.json"
+
+
+def write_run(store: ArtifactStore, record: RunRecord) -> None:
+    """Write the file of a flow run."""
+    store.write_json(run_path(record.flow_run_id), record.model_dump(mode="json"))
 
 
 def read_run(store: ArtifactStore, flow_run_id: str) -> RunRecord | None:
     """The record of a flow run, or None if it has none yet."""
     value = store.read_json(run_path(flow_run_id))
     return None if value is None else validate(RunRecord, value, f"run file of {flow_run_id}")
+
+
+def followed_by_others(store: ArtifactStore, job: str, flow_run_id: str) -> list[str]:
+    """Ids of the other flow runs that are under way, are not being cancelled, and wait for this Ray job."""
+    found = []
+    for path in store.fs.ls(store.join("runs"), detail=False):
+        other = read_run(store, str(path).split("/")[-1].removesuffix(".json"))
+        if other is None or other.flow_run_id == flow_run_id or other.state != "running":
+            continue
+        if any(step.job == job and step.state == "running" for step in other.steps):
+            found.append(other.flow_run_id)
+    return found
 
 
 class RunFile:
@@ -87,6 +115,12 @@ class RunFile:
             self._record = self._record.model_copy(update=changes)
             self._write()
 
+    def close(self, state: Literal["cancelled", "crashed"], message: str) -> None:
+        """End the record of a run that ends before its plan does."""
+        with self._lock:
+            self._record = closed(self._record, state, message)
+            self._write()
+
     def set_plan(self, plan: Plan) -> None:
         """Enter every step as pending."""
         self.update(
@@ -103,4 +137,4 @@ class RunFile:
             self._write()
 
     def _write(self) -> None:
-        self._store.write_json(run_path(self._record.flow_run_id), self._record.model_dump(mode="json"))
+        write_run(self._store, self._record)

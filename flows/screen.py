@@ -18,6 +18,7 @@ COLOURS = {
     "completed": "green",
     "failed": "bold red",
     "cancelled": "yellow",
+    "crashed": "bold red",
     "skipped": "yellow",
 }
 MARGIN = 6

@@ -14,6 +14,7 @@ from typing import Literal
 from flows.preparation import Prepared
 from flows.ray_jobs import Job, JobClient, Launch, join_or_submit
 from flows.run_state import RunFile
+from flows.stopping import stop_job
 from model.errors import AgevlmError, StepError
 from pipeline.artifacts.manifest import plural
 from pipeline.artifacts.spec import short
@@ -25,6 +26,8 @@ POLL_SECONDS = 0.3
 REMOTE_POLL_SECONDS = 2.0
 LOST_SECONDS = 30.0
 TEARDOWN_SECONDS = 120.0
+JOINS = 3
+"""How often a job that another flow run stops is replaced by one of our own, or by a third run's."""
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 ERROR_LINE = re.compile(r"^(?:[\w.]*\.)?\w*(?:Error|Exception|Killed)\b:? ?")
 
@@ -91,18 +94,27 @@ class StepRun:
     def follow(self, log: Log, progress: ProgressHandler) -> StepResult:
         """Make the artifact with a Ray job and wait for it; never raises an AgevlmError, it becomes the result."""
         try:
-            if self._stop.is_set():
-                return StepResult("cancelled", "the flow run was cancelled before this step started")
-            self.job, joined = join_or_submit(self._client, self._launch, self._prepared.job(self._step))
-            if self._stop.cancelled:  # the cancel came while the job was being submitted
-                self._client.stop(self.job)
-            self._run.step(self._step.key, job=self.job)
-            page = self._launch.settings.job_page(self.job)
-            log(f"{'joined the living' if joined else 'started'} Ray job {self.job}  {page}")
-            self.tail = LogTail(self._client, self.job, log)
-            return self._result(self._wait(progress))
+            for _ in range(JOINS):
+                if self._stop.is_set():
+                    return StepResult("cancelled", "the flow run was cancelled before this step started")
+                job, joined = self._attach(log, progress)
+                if not (joined and job is not None and job.state == "stopped"):
+                    break
+                log(f"Ray job {job.id} was stopped by the flow run that started it; starting anew")
+            return self._result(job)
         except AgevlmError as error:
             return StepResult("failed", f"{type(error).__name__}: {error}", job=self.job)
+
+    def _attach(self, log: Log, progress: ProgressHandler) -> tuple[Job | None, bool]:
+        """Join or submit the job and wait for it. Returns how it ended and whether it was another run's."""
+        self.job, joined = join_or_submit(self._client, self._launch, self._prepared.job(self._step))
+        self._run.step(self._step.key, job=self.job)
+        if self._stop.cancelled:  # the cancel came while the job was being submitted
+            stop_job(self._client, self._prepared.store, self.job, self._launch.flow_run_id, log)
+        page = self._launch.settings.job_page(self.job)
+        log(f"{'joined the living' if joined else 'started'} Ray job {self.job}  {page}")
+        self.tail = LogTail(self._client, self.job, log)
+        return self._wait(progress), joined
 
     def _wait(self, progress: ProgressHandler) -> Job | None:
         """Wait until the job is over or the flow run is cancelled (then None)."""

@@ -26,6 +26,7 @@ from flows.run_state import RunFile
 from flows.schedule import Schedule, check_feasible
 from flows.settings import Totals
 from flows.step_run import Log, ProgressHandler, StepResult, StepRun, Stop, cached
+from flows.stopping import stop_job
 from model.errors import StepError
 from pipeline.artifacts.store import Artifact
 from pipeline.plan import PlannedStep
@@ -118,10 +119,10 @@ class Walk:
     def _walk(self, totals: Totals) -> None:
         while not self._schedule.finished:
             for step in self._schedule.ready(totals):
+                runner = StepRun(step, self._prepared, self._client, self._launch, self._run, self._stop)
+                self._runs[step.key] = runner  # before it counts as running: a cancel may come between any two lines
                 self._schedule.start(step.key)
                 self._run.step(step.key, state="running")
-                runner = StepRun(step, self._prepared, self._client, self._launch, self._run, self._stop)
-                self._runs[step.key] = runner
                 self._launch_task(step, runner.follow)
             self._collect(block=True)
 
@@ -216,24 +217,24 @@ class Walk:
     # -- the end
 
     def _cancel(self) -> None:
-        """Stop the jobs of this run, then wake its threads."""
+        """Stop the jobs of this run, then wake its threads. What could not be stopped is left to the hook."""
         self._stop.cancelled = True  # first: a thread that is just submitting its job then stops it itself
+        self._run.update(state="cancelling", message="the flow run is being cancelled")
         left = []
         for key in sorted(self._schedule.running):
             job = self._runs[key].job
-            if job is not None:
-                self._log.info(f"stopping Ray job {job}")
-                try:
-                    self._client.stop(job)
-                except StepError as error:
-                    self._log.warning(str(error))
-                    left.append(job)
+            try:
+                if job is None:  # perhaps it was submitted a moment ago: the hook looks once more
+                    left.append(key)
+                else:
+                    stop_job(self._client, self._prepared.store, job, self._launch.flow_run_id, self._log.info)
+            except StepError as error:
+                self._log.warning(str(error))
+                left.append(key)
             self._run.step(key, state="cancelled", message="the flow run was cancelled")
         self._stop.set()
-        if left:  # the cancellation hook, which trusts 'cancelled', tries again
-            self._run.update(state="crashed", message=f"cancelled, but these jobs did not stop: {', '.join(left)}")
-        else:
-            self._run.update(state="cancelled", message="the flow run was cancelled and its jobs were stopped")
+        if not left:
+            self._run.close("cancelled", "the flow run was cancelled and its jobs were stopped")
 
     def _drain_logs(self) -> None:
         """Give the logs of the jobs, which lag behind them by a second or two, a moment to arrive."""

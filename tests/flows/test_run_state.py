@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from flows import cancellation
-from flows.cancellation import close_run_file, stop_jobs_of
+from flows.cancellation import close_run_file
 from flows.ray_jobs import Job
 from flows.run_state import RunFile, read_run
+from flows.stopping import jobs_of, stop_job
 from pipeline.artifacts.store import ArtifactStore
 from tests.flows.fakes import FakeRay
 from tests.flows.toy import toy_plan
@@ -68,7 +69,7 @@ def test_a_retry_remembers_what_was_forced_and_nothing_else(tmp_path: Path) -> N
     assert (record.forced, record.state, record.message, record.report) == ({"spec": 1}, "running", "", None)
 
 
-def test_cancelling_stops_what_the_run_started_and_what_it_joined_and_nothing_else(tmp_path: Path) -> None:
+def test_the_jobs_of_a_run_are_those_it_started_and_those_it_joined(tmp_path: Path) -> None:
     store, run = begin(tmp_path)
     run.step("a", state="completed", job="done")
     run.step("b", state="running", job="joined")
@@ -79,14 +80,41 @@ def test_cancelling_stops_what_the_run_started_and_what_it_joined_and_nothing_el
         "started": Job("started", "pending", {"flow_run_id": "run-1"}),
         "other": Job("other", "running", {"flow_run_id": "run-2"}),
     }
-    assert stop_jobs_of(ray, read_run(store, "run-1"), "run-1") == ["joined", "started"]
-    assert ray.known["other"].alive
+    assert jobs_of(ray, read_run(store, "run-1"), "run-1") == ["joined", "started"]
 
 
-def test_a_run_without_a_file_still_has_its_jobs_stopped() -> None:
+def test_a_run_without_a_file_still_has_its_jobs() -> None:
     ray = FakeRay()
     ray.known = {"mine": Job("mine", "running", {"flow_run_id": "run-1"})}
-    assert stop_jobs_of(ray, None, "run-1") == ["mine"]
+    assert jobs_of(ray, None, "run-1") == ["mine"]
+
+
+def test_a_job_that_another_run_waits_for_is_not_stopped(tmp_path: Path) -> None:
+    store, run = begin(tmp_path)
+    _, other = begin(tmp_path, "run-2")
+    ray, lines = FakeRay(), list[str]()
+    ray.known = {"shared": Job("shared", "running", {"flow_run_id": "run-1"})}
+    for each in (run, other):
+        each.step("b", state="running", job="shared")
+    run.update(state="cancelling")
+    stop_job(ray, store, "shared", "run-1", lines.append)
+    assert ray.stopped == []
+    assert lines == ["Ray job shared goes on, for flow run run-2 waits for it too"]
+    # Both are cancelled at once: the one that looks last stops it. A run that crashed waits for nothing.
+    other.update(state="cancelling")
+    stop_job(ray, store, "shared", "run-2", lines.append)
+    assert ray.stopped == ["shared"]
+
+
+def test_a_crashed_run_waits_for_nothing(tmp_path: Path) -> None:
+    store, _ = begin(tmp_path)
+    _, other = begin(tmp_path, "run-2")
+    other.step("b", state="running", job="shared")
+    other.close("crashed", "killed")
+    ray = FakeRay()
+    ray.known = {"shared": Job("shared", "running", {})}
+    stop_job(ray, store, "shared", "run-1", lambda line: None)
+    assert ray.stopped == ["shared"]
 
 
 def test_closing_gives_a_dead_run_its_state_once(tmp_path: Path) -> None:
@@ -98,7 +126,7 @@ def test_closing_gives_a_dead_run_its_state_once(tmp_path: Path) -> None:
     record = read_run(store, "run-1")
     assert record is not None
     assert (record.state, record.message) == ("crashed", "killed")
-    assert [step.state for step in record.steps] == ["completed", "cancelled", "pending"]
+    assert [step.state for step in record.steps] == ["completed", "crashed", "pending"]
 
 
 def test_the_hooks_take_prefects_keywords_and_need_nothing_but_the_environment(

@@ -3,19 +3,20 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flows.preparation import Prepared
-from flows.ray_jobs import Launch
+from flows.ray_jobs import Launch, join_or_submit
 from flows.run_state import RunFile, read_run
 from flows.step_run import LogTail, StepResult, StepRun, Stop, progress_line
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.job import JobSpec
 from pipeline.steps import context as steps_context
 from pipeline.steps.context import run_job
-from tests.flows.fakes import FakeRay, fake_settings
+from tests.flows.fakes import FakeRay, fake_settings, publish_plainly
 from tests.flows.toy import STEP, toy_plan, toy_site
 
 
@@ -114,6 +115,18 @@ def test_a_job_that_failed_after_publishing_counts_as_made(stage: Stage) -> None
 def test_a_job_stopped_from_outside_says_how_to_go_on(stage: Stage) -> None:
     stage.ray.on_submit = lambda job, spec: stage.ray.end(job, "stopped")
     assert "stopped from outside; run again to continue" in stage.follow().message
+
+
+def test_a_joined_job_that_its_run_stops_is_replaced_by_one_of_our_own(stage: Stage) -> None:
+    publish = publish_plainly(stage.ray)
+    job, _ = join_or_submit(stage.ray, stage.runner._launch, stage.runner._prepared.job(stage.plan["one"]))
+    stage.ray.known[job] = replace(stage.ray.known[job], metadata={**stage.ray.known[job].metadata, "flow_run_id": "x"})
+    stage.ray.on_submit = publish
+    threading.Timer(0.3, lambda: stage.ray.stop(job)).start()
+    result = stage.follow()
+    assert result.ending == "completed"
+    assert result.job == job.removesuffix("1") + "2"
+    assert any("was stopped by the flow run that started it" in line for line in stage.log)
 
 
 def test_a_flow_that_ends_leaves_its_job_alive(stage: Stage) -> None:

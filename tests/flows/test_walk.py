@@ -21,7 +21,7 @@ from prefect.client.schemas.filters import (
 from flows import run_recipe, walk
 from flows.full_recipe import full_recipe
 from flows.mask_generation import mask_generation
-from flows.run_state import RunRecord, read_run
+from flows.run_state import RunFile, RunRecord, read_run
 from flows.settings import Totals
 from flows.training import stages
 from pipeline.artifacts.store import ArtifactStore
@@ -185,6 +185,24 @@ def test_an_interrupt_stops_the_jobs(surroundings: Path, monkeypatch: pytest.Mon
     record = record_of(SEEN[-1])
     assert record.state == "cancelled"
     assert [s.state for s in record.steps] == ["cancelled", "pending"]
+
+
+def test_a_cancel_between_two_lines_leaves_the_rest_to_the_hook(
+    surroundings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = working_ray()
+    step = RunFile.step
+
+    def interrupted(self: RunFile, key: str, **changes: Any) -> None:
+        step(self, key, **changes)
+        if changes.get("state") == "running":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFile, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run({"a": [{}, []]}, ray)
+    record = record_of(SEEN[-1])
+    assert (record.state, record.steps[0].state) == ("cancelling", "cancelled")
 
 
 def test_a_lost_worker_does_not_stop_the_jobs_and_the_next_run_joins_them(
