@@ -26,41 +26,56 @@ def recipes() -> None:
 def stages(
     checkpoint: Annotated[
         str | None,
-        typer.Argument(help="an artifact's id or a folder: adds how many of its parameters each stage trains"),
+        typer.Argument(
+            help="whose parameters are counted: an artifact's id or a folder; the paper's model if left out"
+        ),
     ] = None,
 ) -> None:
-    """Show the training stages: what trains in each, and which losses count (paper, table 1)."""
+    """Show what each training stage trains, in parameters (table 1).
+
+    Each column shows how many parameters of that part the stage trains; the last row how many there are.
+    """
     from rich.table import Table
 
     from model.stage_table import PARTS, STAGES, trains
 
-    counts = _counts(checkpoint) if checkpoint else {}
-    table = Table("stage", *PARTS, "losses", box=None, pad_edge=False)
-    if counts:
-        table.add_column("trained", justify="right")
+    counts = _counts(checkpoint)
+    table = Table("stage", box=None, pad_edge=False)
+    for part in (*PARTS, "in all"):
+        table.add_column(part, justify="right")
+    table.add_column("losses")
     table.add_column("note")
     for row in STAGES.values():
         losses = "LM + guidance" if row.guidance_loss else "LM"
-        share = [f"{sum(counts[row.name]['trainable'].values()):,}"] if counts else []
-        table.add_row(row.name, *trains(row).values(), losses, *share, row.note)
-    if counts:
-        total = next(iter(counts.values()))["total"]
-        table.add_section()
-        table.add_row("parameters", *(f"{total[part]:,}" for part in PARTS), "", f"{sum(total.values()):,}", "")
+        trained = counts[row.name]["trainable"]
+        cells = [_cell(what, trained[part]) for part, what in trains(row).items()]
+        table.add_row(row.name, *cells, f"{sum(trained.values()):,}", losses, row.note)
+    total = next(iter(counts.values()))["total"]
+    table.add_row("parameters", *(f"{total[part]:,}" for part in PARTS), f"{sum(total.values()):,}", "", "")
     console().print(table)
 
 
-def _counts(checkpoint: str) -> dict[str, dict[str, dict[str, int]]]:
+def _cell(what: str, trained: int) -> str:
+    """'frozen', or the number of trained parameters, with the share's name where it is not the whole part."""
+    if what == "frozen":
+        return what
+    return f"{trained:,}" if what == "trained" else f"{what} {trained:,}"
+
+
+def _counts(checkpoint: str | None) -> dict[str, dict[str, dict[str, int]]]:
     """Parameters of each part, in all and trained, by stage. In a process of its own: it imports the model's code."""
     from flows.commands.artifacts import checkpoint_folder
     from flows.environment import process_environment
     from flows.home import ROOT
-    from model.errors import StepError
+    from model.errors import ConfigError
 
-    command = [sys.executable, "-m", "pipeline.parameter_counts", str(checkpoint_folder(checkpoint))]
+    command = [sys.executable, "-m", "pipeline.parameter_counts"]
+    if checkpoint is not None:
+        command.append(str(checkpoint_folder(checkpoint).resolve()))
     result = subprocess.run(command, cwd=ROOT, env=process_environment({}), capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise StepError(f"could not count the parameters of {checkpoint}: {result.stderr.strip()[-500:]}")
+        last = result.stderr.strip().splitlines()[-1:] or ["it ended without a word"]
+        raise ConfigError(f"the parameters of {checkpoint or 'the paper'} could not be counted: {last[0]}")
     counts: dict[str, dict[str, dict[str, int]]] = json.loads(result.stdout)
     return counts
 

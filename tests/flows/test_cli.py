@@ -76,9 +76,20 @@ def test_recipes_and_stages_are_listed() -> None:
     recipes = agevlm("recipes")
     assert recipes.code == 0
     assert re.search(r"^miniature +ca_baseline, age_vlm, age_vlm_lm", recipes.output, re.MULTILINE)
+
+
+def test_stages_are_counted_column_by_column() -> None:
     stages = agevlm("stages")
-    assert re.search(r"^stage1 +frozen +trained +trained +frozen +LM ", stages.output, re.MULTILINE)
-    assert re.search(r"^stage4_lm +trained +trained +trained +trained +LM \+ guidance", stages.output, re.MULTILINE)
+    adapter, cross = "7,344,128", "243,286,016"
+    for line in (
+        rf"^stage1 +frozen +{adapter} +{cross} +frozen +250,630,144 +LM ",
+        rf"^stage3 +last stage 61,612,032 +{adapter} +{cross} +frozen +312,242,176 +LM \+ guidance ",
+        rf"^stage4_lm +196,227,264 +{adapter} +{cross} +1,235,814,400 +1,682,671,808 +LM \+ guidance ",
+    ):
+        assert re.search(line, stages.output, re.MULTILINE)
+    other = agevlm("stages", str(ROOT / "model" / "miniature" / "weights" / "llama"))
+    assert other.code == 1
+    assert "holds a 'llama', not an AGE-VLM" in other.error
 
 
 def test_parameters_are_json_or_text() -> None:
