@@ -113,13 +113,17 @@ def plan(recipe: Recipe, attempts: Callable[[StepSpec], int], fingerprints: Mapp
         chosen = {"size": dataset.subset, "query": dataset.query, "turns": dataset.turns, "seed": recipe.seed}
         teachers = {"florence": fingerprints["weights.florence"], "sam": fingerprints["weights.sam"]}
         subset = add("subset", name, chosen, inventory=f"inventory-{name}")
-        segments = add(
-            "segment", name, {"teacher": recipe.teacher, **teachers}, inventory=f"inventory-{name}", subset=subset
-        )
+        asked = {"teacher": recipe.teacher, **teachers, "max_reject_share": recipe.max_reject_share}
+        segments = add("segment", name, asked, inventory=f"inventory-{name}", subset=subset)
         return add("masks", name, {"gates": recipe.gates}, segments=segments)
 
     def pack(name: str) -> str:
-        params = {"pack": recipe.pack, "tokenizer": fingerprints["weights.text"], "seed": recipe.seed}
+        params = {
+            "pack": recipe.pack,
+            "tokenizer": fingerprints["weights.text"],
+            "seed": recipe.seed,
+            "max_reject_share": recipe.max_reject_share,
+        }
         return add("pack", name, params, inventory=f"inventory-{name}")
 
     def stage(row: str, parent: str | None) -> str:
@@ -156,7 +160,7 @@ def plan(recipe: Recipe, attempts: Callable[[StepSpec], int], fingerprints: Mapp
         add(
             "evaluate",
             variant,
-            {"evaluation": recipe.evaluation},
+            {"evaluation": recipe.evaluation, "max_reject_share": recipe.max_reject_share},
             checkpoint=final[variant],
             inventory="inventory-evaluation",
         )

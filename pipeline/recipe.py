@@ -91,7 +91,7 @@ class Recipe(Config):
     training: Training = Training()
     evaluation: EvaluationConfig = EvaluationConfig()
     max_reject_share: float = Field(
-        default=0.05, ge=0, le=1, description="inventory fails if a larger share of records is rejected"
+        default=0.05, ge=0, le=1, description="a step fails if a larger share of its rows is rejected, or every one"
     )
     resources: dict[str, Resources] = Field(default_factory=dict, description="step -> resources that differ")
 

@@ -24,6 +24,7 @@ from pipeline.sources.config import CambrianSource
 from pipeline.steps.params import MasksParams, SegmentParams
 
 NAME = "pretrain"
+MAX_REJECT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class Dataset:
 
     def segment_job(self, florence: Path, sam: Path, teacher: TeacherConfig, salt: str = "") -> JobSpec:
         """The job of segment; a different salt is a different artifact."""
-        params = SegmentParams(teacher=teacher, florence=f"{salt}florence-checksum", sam="sam-checksum")
+        params = SegmentParams(
+            teacher=teacher, florence=f"{salt}florence-checksum", sam="sam-checksum", max_reject_share=MAX_REJECT_SHARE
+        )
         spec = StepSpec(
             step="segment",
             revision=1,

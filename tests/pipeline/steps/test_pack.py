@@ -53,7 +53,7 @@ def make(workshop: Workshop, inventory: Artifact, **changes: Any) -> Artifact:
 
 
 def _params(seed: int = 0, **changes: Any) -> dict[str, Any]:
-    return {"pack": CONFIG | changes, "tokenizer": "weights", "seed": seed}
+    return {"pack": CONFIG | changes, "tokenizer": "weights", "seed": seed, "max_reject_share": 0.1}
 
 
 @pytest.fixture(scope="module")
