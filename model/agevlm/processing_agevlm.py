@@ -6,6 +6,7 @@ Shapes: B rows, T text tokens, S image cells, N images (rows that have one).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,16 @@ from .configuration_agevlm import AgeVlmVisionConfig
 from .image_processing_agevlm import AgeVlmImageProcessor, flatten_images
 
 # Llama 3.2's template writes a day: its own default, not today's, so that answering renders what training rendered.
-TEMPLATE_DATE = "26 Jul 2024"
+# Packs render with the same clock (pipeline.packing.chat), and like them we give templates no 'date_string'.
+TEMPLATE_DAY = date(2024, 7, 26)
+_CODES = [sign + code for sign in ("", "-") for code in "aAbBcdDeFfGHIjmMpSTuUVwWxXyY"]
+# transformers' own clock cannot be replaced, only hidden: templates get no functions from their callers. The line feed
+# after it is taken off again by trim_blocks, so that the template still begins at the beginning of a line.
+_CLOCK = (
+    "{%- macro strftime_now(format) %}{{- format"
+    + "".join(f" | replace('%{code}', '{TEMPLATE_DAY.strftime('%' + code)}')" for code in _CODES)
+    + " }}{%- endmacro %}\n"
+)
 
 
 class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
@@ -112,10 +122,9 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         """The chat as the text that is tokenized (it already begins with the begin-of-text token, if there is one)."""
         text: str = self.tokenizer.apply_chat_template(
             plain_messages(messages),
-            chat_template=self.chat_template,
+            chat_template=_CLOCK + self.chat_template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            date_string=TEMPLATE_DATE,
         )
         return text
 
@@ -137,10 +146,10 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         """
         batched = len(conversation) > 0 and not isinstance(conversation[0], dict)
         chats = list(conversation) if batched else [conversation]
-        wanted = {"chat_template": chat_template or self.chat_template, "add_generation_prompt": add_generation_prompt}
-        own = ("continue_final_message", "documents")
+        template = _CLOCK + (chat_template or self.chat_template)
+        wanted = {"chat_template": template, "add_generation_prompt": add_generation_prompt}
+        own = ("continue_final_message", "documents", "date_string")
         template_kwargs: dict[str, Any] = {name: kwargs.pop(name) for name in own if name in kwargs}
-        template_kwargs["date_string"] = kwargs.pop("date_string", TEMPLATE_DATE)
         texts = [
             self.tokenizer.apply_chat_template(plain_messages(chat), tokenize=False, **wanted, **template_kwargs)
             for chat in chats

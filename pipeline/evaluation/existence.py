@@ -1,9 +1,16 @@
 """Is it there? Yes/no questions scored as POPE does (Li et al. 2023), and open questions by exact match.
 
-A question belongs to the yes/no part if its reference answer begins with yes or no. An answer says what its first word
-says; if that is neither, what the yes, no or not in its first sentence says; if there is none of them, or both, it is
-unparsed. (POPE itself counts every answer without no or not as a yes; a model that rambles would gain by it.) Unparsed
-answers count as wrong, and as neither a yes nor a no.
+Which questions are yes/no: those whose reference answer is 'yes' or 'no', or begins with it and a mark that ends the
+word's clause (`Yes.`, `No, there is none.`). 'No smoking', 'No. 5' and 'Yes Bank' are answers to open questions.
+
+What an answer to a yes/no question says, by the first rule that applies:
+1. its first word is yes or no: that;
+2. its first sentence says that the model does not know (a negation and then know, sure, certain, clear, tell, say,
+   determine, decide, possible or able, with at most adverbs and 'be' in between): unparsed;
+3. its first sentence holds yes and no negation: yes; a negation (no, not, cannot or a word in n't) and no yes: no;
+4. else, with both or with none of them: unparsed.
+POPE itself counts every answer without no or not as a yes; a model that rambles would gain by it. Unparsed answers
+count as wrong, and as neither a yes nor a no.
 """
 
 import re
@@ -32,24 +39,35 @@ PREDICTIONS = pa.schema(
     ]
 )
 UNPARSED = "unparsed"
+APOSTROPHE = "\N{RIGHT SINGLE QUOTATION MARK}"
+KNOWING = re.compile(r"known?|sure|certain|clear|tell|say|determined?|decide|possible|able")
+BETWEEN = re.compile(r".*ly|quite|so|very|too|even|be")
 # Columns of the sums per question.
 TP, FP, TN, FN, LOST_YES, LOST_NO = range(6)
 
 
 def yes_or_no(answer: str) -> str:
     """What an answer says: 'yes', 'no' or 'unparsed'."""
-    words: list[str] = re.findall(r"[a-z']+", re.split(r"[.!?\n]", answer.strip().lower(), maxsplit=1)[0])
+    sentence = re.split(r"[.!?\n]", answer.strip().lower().replace(APOSTROPHE, "'"), maxsplit=1)[0]
+    words: list[str] = re.findall(r"[a-z']+", sentence)
     if words and words[0] in ("yes", "no"):
         return words[0]
-    yes, no = "yes" in words, bool({"no", "not"} & set(words)) or any(w.endswith("n't") for w in words)
-    if yes == no:
+    negations = [n for n, word in enumerate(words) if word in ("no", "not", "cannot") or word.endswith("n't")]
+    yes, no = "yes" in words, bool(negations)
+    if yes == no or any(_in_doubt(words[n + 1 :]) for n in negations):
         return UNPARSED
     return "yes" if yes else "no"
 
 
+def _in_doubt(words: Sequence[str]) -> bool:
+    """Whether what follows a negation is, but for adverbs, a word of knowing."""
+    first = next((word for word in words if not BETWEEN.fullmatch(word)), "")
+    return KNOWING.fullmatch(first) is not None
+
+
 def expected_answer(reference: str) -> str | None:
-    """'yes' or 'no' if the reference begins with it, else None: then the question is an open one."""
-    first = re.match(r"\s*(yes|no)\b", reference.lower())
+    """'yes' or 'no' if the reference begins with it as an answer of its own, else None: then the question is open."""
+    first = re.match(r"\s*(yes|no)\s*(?:$|[,;:!(\u2013\u2014]|-\s|\.(?!\s*\d))", reference.lower())
     return str(first.group(1)) if first else None
 
 
@@ -97,18 +115,19 @@ class Existence:
             counts[i, place[str(row["expected"]), str(row["said"])]] = 1
         clusters = Clusters([str(row["image"]) for row in rows], counts)
         # Without looking, the best is to say the more frequent answer always.
-        yes = sum(row["expected"] == "yes" for row in rows) / len(rows)
+        asked, said = (sum(row[name] == "yes" for row in rows) for name in ("expected", "said"))
+        yes, every = asked / len(rows), len(rows)
         parts = (
-            ("accuracy", "yes/no accuracy", _accuracy, max(yes, 1 - yes), "always the same answer"),
-            ("f1", "yes/no F1 (yes is positive)", _f1, ratio_f1(yes), "always yes"),
-            ("precision", "yes/no precision", _precision, yes, "always yes"),
-            ("recall", "yes/no recall", _recall, None, ""),
-            ("yes_ratio", "share of answers that say yes", _yes_ratio, None, ""),
+            ("accuracy", "yes/no accuracy", _accuracy, every, max(yes, 1 - yes), "always the same answer"),
+            ("f1", "yes/no F1 (yes is positive)", _f1, every, ratio_f1(yes), "always yes"),
+            ("precision", "yes/no precision", _precision, said, yes, "always yes"),
+            ("recall", "yes/no recall", _recall, asked, None, ""),
+            ("yes_ratio", "share of answers that say yes", _yes_ratio, every, None, ""),
         )
         return present(
             [
-                self._made(metric, title, clusters.estimate(function), chance, chance_name)
-                for metric, title, function, chance, chance_name in parts
+                self._made(metric, title, clusters.estimate(function, n), chance, chance_name)
+                for metric, title, function, n, chance, chance_name in parts
             ]
         )
 

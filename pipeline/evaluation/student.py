@@ -11,9 +11,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from model.agevlm.chat_text import covered, find_messages, refuse_control_tokens
+from model.agevlm.chat_text import covered, refuse_control_tokens
 from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
 from model.agevlm.processing_agevlm import AgeVlmProcessor
+
+MARK = "\ue000question\ue001"  # private-use characters: in no template
 
 
 class Student:
@@ -22,7 +24,7 @@ class Student:
     Args:
         model: on the device it is to run on.
         max_new_tokens: longest answer, tokens.
-        system_prompt: the system turn that it was trained with, if any.
+        system_prompt: the system turn that it was trained with: None for none at all, '' for an empty one.
     """
 
     def __init__(
@@ -34,16 +36,27 @@ class Student:
     ) -> None:
         self.model, self.processor = model.eval(), processor
         self._max_new_tokens = max_new_tokens
-        self._system = [{"role": "system", "content": system_prompt}] if system_prompt else []
-        self._pad: int = processor.tokenizer.pad_token_id
+        self._system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+        tokenizer = processor.tokenizer
+        self._pad: int = tokenizer.pad_token_id
+        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._control_tokens = list(dict.fromkeys([*tokenizer.all_special_tokens, *special]))
+        # What stands before the question is the same for each, so it is known without searching for the question.
+        self._head = self._render(MARK).partition(MARK)[0]
 
-    def refusal(self, question: str) -> str:
-        """Why a question cannot be asked (it forges turns), or ''."""
+    def refusal(self, question: str) -> tuple[str, str] | None:
+        """Why a question cannot be asked, as a name to count by and in words; None if it can.
+
+        'control_token': it would forge turns; 'template': the chat template changes its words (outer spaces, for one).
+        A pack names what it rejects in the same way.
+        """
         try:
-            refuse_control_tokens(self._chat(question), self.processor.tokenizer.all_special_tokens)
+            refuse_control_tokens([{"role": "user", "content": question}], self._control_tokens)
         except ValueError as error:
-            return str(error)
-        return ""
+            return "control_token", str(error)
+        if not self._render(question).startswith(self._head + question):
+            return "template", "the chat template changes the words of this question"
+        return None
 
     @torch.inference_mode()
     def ask(
@@ -73,14 +86,26 @@ class Student:
             inputs["cell_mask"].cpu().numpy(),
         )
 
-    def _chat(self, question: str) -> list[dict[str, str]]:
-        return [*self._system, {"role": "user", "content": question}]
+    def encode(self, question: str) -> tuple[list[int], list[bool]]:
+        """Tokens of the prompt, and which of them are the question's text: the beginning of what a pack would hold.
+
+        The question must not be one that `refusal` names.
+        """
+        text = self._render(question)
+        encoded = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        span = (len(self._head), len(self._head) + len(question))
+        asked = covered([(int(a), int(b)) for a, b in encoded["offset_mapping"]], [span])
+        return list(encoded["input_ids"]), asked
+
+    def _render(self, question: str) -> str:
+        chat = [*self._system, {"role": "user", "content": question}]
+        return self.processor.render(chat, add_generation_prompt=True)
 
     def _inputs(
         self, pictures: Sequence[Image.Image], questions: Sequence[str]
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The model's inputs, padded on the left as generation needs it, and the questions' tokens."""
-        encoded: list[tuple[list[int], list[bool]]] = [self._encode(question) for question in questions]
+        encoded: list[tuple[list[int], list[bool]]] = [self.encode(question) for question in questions]
         longest = max(len(ids) for ids, _ in encoded)
         input_ids = torch.full((len(encoded), longest), self._pad, dtype=torch.long)
         attention_mask = torch.zeros(len(encoded), longest, dtype=torch.long)
@@ -99,12 +124,3 @@ class Student:
         }
         device = self.model.device
         return {name: value.to(device) for name, value in inputs.items()}, query_mask.to(device)
-
-    def _encode(self, question: str) -> tuple[list[int], list[bool]]:
-        """Tokens of the prompt, and which of them are the question's text."""
-        chat = self._chat(question)
-        text = self.processor.render(chat, add_generation_prompt=True)
-        encoded = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        spans, _ = find_messages(text, chat)
-        asked = covered([(int(a), int(b)) for a, b in encoded["offset_mapping"]], [spans[-1]])
-        return list(encoded["input_ids"]), asked

@@ -92,7 +92,7 @@ def _batches(
     for question in questions:
         refusal = student.refusal(question.text)
         if refusal:
-            rejected.append((question.id, "control_token", refusal))
+            rejected.append((question.id, *refusal))
         else:
             kept.append(question)
     # Short questions first: a batch is as long as its longest row. Ties stand in the inventory's order.

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from model.agevlm.chat_templates import CHATML, LLAMA3, PLAIN, template_for
 from model.agevlm.configuration_agevlm import AgeVlmVisionConfig
 from model.agevlm.image_processing_agevlm import AgeVlmImageProcessor, to_rgb
-from model.agevlm.processing_agevlm import AgeVlmProcessor
+from model.agevlm.processing_agevlm import TEMPLATE_DAY, AgeVlmProcessor
 from tests.model.agevlm.words import word_tokenizer
 
 CHAT = [
@@ -202,3 +202,19 @@ def test_a_template_that_writes_the_day_renders_the_same_every_day(tokenizer: Pr
     chat = [{"role": "user", "content": "hello"}]
     assert processor.render(chat) == processor.apply_chat_template(chat) == "26 Jul 2024hello"
     assert processor.apply_chat_template(chat, date_string="1 Jan 2020") == "1 Jan 2020hello"
+
+
+def test_a_template_that_asks_the_clock_gets_the_same_day_in_every_format(tokenizer: PreTrainedTokenizerFast) -> None:
+    processor = AgeVlmProcessor.from_backbones(tokenizer, VISION)
+    chat = [{"role": "user", "content": "hello"}]
+    form = "%A, %d %B %Y | %a %b %-d | %Y-%m-%d %H:%M:%S | %j %p %y | %c"
+    asked = f"{{{{ strftime_now('{form}') }}}}"
+    processor.chat_template = asked
+    assert processor.render(chat) == processor.apply_chat_template(chat) == TEMPLATE_DAY.strftime(form)
+    assert processor.apply_chat_template(chat, chat_template="{{ strftime_now('%d') }}") == "26"
+    for beginning in ("\n", "  ", "  {% if true %}", "{% if true %}\n"):  # white space that Jinja may take off
+        end = "{% endif %}" if "if" in beginning else ""
+        processor.chat_template = beginning + "x" + end
+        assert processor.render(chat) == tokenizer.apply_chat_template(
+            chat, chat_template=beginning + "x" + end, tokenize=False
+        )

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.evaluation.existence import Existence, expected_answer, normalised, yes_or_no
 from pipeline.evaluation.prediction import Attention, Prediction
@@ -39,17 +41,55 @@ def values(result: Result) -> dict[str, Any]:
         ("0", "unparsed"),
         ("", "unparsed"),
         ("know", "unparsed"),  # 'no' only as a word
+        ("I don't know.", "unparsed"),
+        ("I don\u2019t know.", "unparsed"),
+        ("It is not clear.", "unparsed"),
+        ("It's not entirely clear whether there is one", "unparsed"),
+        ("I cannot tell", "unparsed"),
+        ("I can't be sure, but no", "unparsed"),
+        ("I am not sure. No.", "unparsed"),
+        ("I don\u2019t see it", "no"),
+        ("I cannot see a dog", "no"),
+        ("It is clear that there is no dog", "no"),  # knowing is not in doubt
+        ("It is clearly not there", "no"),
+        ("No idea", "no"),  # the first word decides
     ],
 )
 def test_what_an_answer_says(answer: str, said: str) -> None:
     assert yes_or_no(answer) == said
 
 
-def test_which_questions_are_yes_no() -> None:
-    assert expected_answer("Yes, there is.") == "yes"
-    assert expected_answer("no") == "no"
-    assert expected_answer("Nobody is there.") is None
-    assert expected_answer("The circle is red.") is None
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("Yes, there is.", "yes"),
+        ("no", "no"),
+        (" No. ", "no"),
+        ("No. There is none.", "no"),
+        ("Yes; two of them", "yes"),
+        ("No \u2014 it is a cat", "no"),
+        ("Yes - it is", "yes"),
+        ("YES!", "yes"),
+        ("Yes (two)", "yes"),
+        ("Nobody is there.", None),
+        ("The circle is red.", None),
+        ("No smoking", None),
+        ("No. 5", None),
+        ("No.5", None),
+        ("No-one", None),
+        ("Yes Bank", None),
+        ("", None),
+    ],
+)
+def test_which_questions_are_yes_no(reference: str, expected: str | None) -> None:
+    assert expected_answer(reference) == expected
+
+
+@given(
+    st.sampled_from(["yes", "no"]), st.sampled_from(["", ".", ",", "!", ";"]), st.sampled_from([str.lower, str.title])
+)
+def test_a_reference_that_is_only_its_word_is_a_right_answer_to_itself(word: str, mark: str, case: Any) -> None:
+    assert expected_answer(case(word) + mark) == yes_or_no(case(word) + mark) == word
 
 
 def test_counts_by_hand() -> None:
@@ -72,6 +112,8 @@ def test_counts_by_hand() -> None:
     assert found["f1"] == pytest.approx(2 * (2 / 3) * (1 / 2) / (2 / 3 + 1 / 2))
     assert found["yes_ratio"] == pytest.approx(3 / 7)
     assert found["open_exact_match"] == pytest.approx(1 / 2)
+    numbers = {score.metric: score.estimate.n for score in result.scores}
+    assert numbers == {"accuracy": 7, "f1": 7, "precision": 3, "recall": 4, "yes_ratio": 7, "open_exact_match": 2}
     assert result.details == {"yes_no_questions": 7, "open_questions": 2, "unparsed": 2}
     assert len(result.scored) == len(result.table) == 9
     assert result.table["said"].to_pylist()[-1] is None
