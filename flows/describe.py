@@ -68,6 +68,7 @@ def _facts(artifact: Artifact) -> dict[str, str]:
         plural(counts.unit): ", ".join(outcome),
         "size": f"{size_text(manifest.bytes)} in {len(manifest.files)} files",
         "folder": artifact.path(),
+        "content": f"sha256 {manifest.content_sha256}",
         "manifest": f"sha256 {manifest.sha256}",
         "made": f"{provenance.started} in {duration(provenance.seconds)} on {provenance.host} ({provenance.device})",
         "job": provenance.job or "-",

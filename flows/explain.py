@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from flows.preparation import stale_steps
+from model.errors import ArtifactError
 from pipeline.artifacts.spec import StepSpec, short
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.plan import Plan, PlannedStep
@@ -43,7 +44,8 @@ def verdicts(plan: Plan, store: ArtifactStore) -> list[Verdict]:
 
 def _latest(store: ArtifactStore) -> dict[tuple[str, str], Artifact]:
     newest: dict[tuple[str, str], Artifact] = {}
-    for artifact in store.artifacts():  # by time of making within a kind and name
+    damaged: list[ArtifactError] = []  # cannot be compared with; a damaged artifact of the plan itself is an error
+    for artifact in store.artifacts(damaged):  # by time of making within a kind and name
         newest[artifact.ref.kind, artifact.ref.name] = artifact
     return newest
 

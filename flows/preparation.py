@@ -105,6 +105,7 @@ def existing(prepared: Prepared) -> dict[str, Artifact]:
 def stale_steps(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, str]:
     """Existing artifacts that are stale -> why: an input is gone, was replaced since it was read, or is stale itself.
 
+    An input that was made again bit by bit was not replaced: what is pinned is its content.
     The same rule as lineage.stale_reason, for a whole plan at once: each step looks at its own inputs only.
     """
     stale: dict[str, str] = {}
@@ -116,7 +117,7 @@ def stale_steps(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, str]
             parent, pinned = artifacts.get(key), artifact.manifest.parents.get(name)
             if parent is None:
                 stale[step.key] = f"its input {plan[key].ref} is gone"
-            elif pinned is None or pinned.manifest_sha256 != parent.manifest.sha256:
+            elif pinned is None or pinned.content_sha256 != parent.manifest.content_sha256:
                 stale[step.key] = f"its input {parent.ref} was replaced since it was read"
             elif key in stale:
                 stale[step.key] = f"its input {parent.ref} is stale: {stale[key]}"

@@ -12,18 +12,30 @@ if TYPE_CHECKING:
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="an artifact's id, or as many of its first digits as are unique")]
 
+BAD_REMEDY = """
+To repair a bad artifact, move its folder out of the store and run its recipe again: it is made anew under the same id.
+Until then, what was made from it is called stale. After that it is stale only if the new files have other bytes than
+the old ones. The folders to move:"""
+STALE_REMEDY = """
+To replace a stale artifact whose input is there again, name its step, as 'agevlm plan RECIPE' calls it, in the
+parameter force: agevlm run agevlm/full-recipe -p recipe=RECIPE -p 'force=["STEP"]'
+(and with the run's other parameters, if it had any). It is made beside the old one under an id of its own, and so is everything that follows from it."""
+
 
 def artifacts(
     kind: Annotated[str | None, typer.Option(help="only this kind: inventory, masks, checkpoint, ...")] = None,
 ) -> None:
     """List the artifacts of the store."""
+    from rich.markup import escape
     from rich.table import Table
 
     from flows.describe import size_text
+    from model.errors import ArtifactError
     from pipeline.artifacts.spec import short
 
     store = _store()
-    found = [a for a in store.artifacts() if kind in (None, a.ref.kind)]
+    damaged: list[ArtifactError] = []
+    found = [a for a in store.artifacts(damaged) if kind in (None, a.ref.kind)]
     table = Table("kind", "name", "id", "rows", "size", "made (UTC)", "took", box=None, pad_edge=False)
     for artifact in found:
         counts, provenance = artifact.manifest.counts, artifact.manifest.provenance
@@ -39,6 +51,8 @@ def artifacts(
     console().print(table)
     total = sum(artifact.manifest.bytes for artifact in found)
     console().print(f"\n{len(found)} artifacts, {size_text(total)}   (store: {store.root})", highlight=False)
+    for error in damaged:
+        console().print(f"[red]not listed[/]: {escape(str(error))}", highlight=False)
 
 
 def show(
@@ -79,20 +93,21 @@ def verify(
     """Hash every file again and compare it with the manifest. Names each bad file; exit code 1 if there is one."""
     from model.errors import ArtifactError, ConfigError
     from pipeline.artifacts.lineage import stale_reason
+    from pipeline.artifacts.manifest import MANIFEST
     from pipeline.artifacts.store import Problem
 
     if (id is None) == (not all):
         raise ConfigError("give either an artifact's id or --all")
     store = _store()
-    refs = list(store.refs()) if id is None else [store.find(id).ref]
+    refs = list(store.refs()) if id is None else [store.find_ref(id)]
     problems: list[Problem] = []
     files = size = stale = 0
     for ref in refs:
         try:
             artifact = store.require(ref)
         except ArtifactError as error:
-            problems.append(Problem(ref, "manifest.json", f"is bad: {error}"))
-            print(f"BAD    {ref}: {error}", flush=True)
+            problems.append(Problem(ref, MANIFEST, str(error)))
+            print(f"BAD    {ref}: {MANIFEST}: {error}", flush=True)
             continue
         bad = artifact.verify()
         problems += bad
@@ -108,7 +123,12 @@ def verify(
     note = f", {stale} stale" if stale else ""
     print(f"\n{len(refs)} artifacts, {files} files, {size:,} bytes: {len(problems)} bad files{note}", flush=True)
     if problems:
-        print("Move a bad artifact's folder away and run its recipe again: it is made anew under the same id.")
+        print(BAD_REMEDY)
+        for folder in dict.fromkeys(store.join(problem.ref.path) for problem in problems):
+            print(f"  {folder}")
+    if stale:
+        print(STALE_REMEDY)
+    if problems:
         raise typer.Exit(1)
 
 

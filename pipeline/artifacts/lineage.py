@@ -32,7 +32,7 @@ def lineage(store: ArtifactStore, artifact: Artifact) -> Iterator[Node]:
                 continue
             if found is None:
                 yield Node(parent.ref, depth + 1, input_name, None, "is gone")
-            elif found.manifest.sha256 != parent.manifest_sha256:
+            elif found.manifest.content_sha256 != parent.content_sha256:
                 yield Node(parent.ref, depth + 1, input_name, found, "was replaced since it was read")
             else:
                 yield from walk(found, input_name, depth + 1)
@@ -41,7 +41,10 @@ def lineage(store: ArtifactStore, artifact: Artifact) -> Iterator[Node]:
 
 
 def stale_reason(store: ArtifactStore, artifact: Artifact) -> str:
-    """Why an artifact is stale: an ancestor is gone or its manifest is not the one that was read. '' if it is not."""
+    """Why an artifact is stale: an ancestor is gone, damaged, or has other content than what was read. '' if it is not.
+
+    An ancestor that was made again bit by bit has the same content.
+    """
     for node in lineage(store, artifact):
         if node.trouble:
             return f"{node.ref} {node.trouble}"

@@ -1,14 +1,19 @@
 """The manifest: what an artifact holds, how it was made and from what. Written last; it makes the artifact exist."""
 
 import hashlib
-from typing import Any, Self
+import json
+from typing import Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.artifacts.spec import ArtifactRef, StepSpec, canonical_json
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, canonical_json, digest, short
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT: Final = 2
+SELF = "self_sha256"
+"""Field of manifest.json with the digest of all its other fields: a manifest that was edited does not match it."""
+CONTENT = frozenset({"attempt", "spec", "files", "counts", "statistics"})
+"""What an artifact is, without where its files lie and when, where and by whom they were made."""
 
 
 def plural(unit: str) -> str:
@@ -60,12 +65,15 @@ class Counts(BaseModel):
 
 
 class Parent(BaseModel):
-    """An input of an artifact, pinned by id and by the digest of the manifest that was read."""
+    """An input of an artifact, pinned by id and by the digest of the content that was read.
+
+    So an input that was lost and made again bit by bit is the same input; one with other bytes is not.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ref: ArtifactRef
-    manifest_sha256: str
+    content_sha256: str
 
 
 class Provenance(BaseModel):
@@ -83,11 +91,11 @@ class Provenance(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The content of manifest.json."""
+    """The content of manifest.json. Its id is that of its spec and attempt, its parents are its spec's inputs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = FORMAT
+    format: Literal[2] = FORMAT
     ref: ArtifactRef
     attempt: int = 0
     spec: StepSpec
@@ -98,14 +106,44 @@ class Manifest(BaseModel):
     statistics: dict[str, Any] = Field(default_factory=dict)
     provenance: Provenance
 
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        made = self.spec.id(self.attempt)
+        if made != self.ref.id:
+            raise ValueError(f"its spec and attempt make the id {short(made)}, but it is called {self.ref}")
+        if {name: parent.ref.id for name, parent in self.parents.items()} != self.spec.inputs:
+            raise ValueError("its parents are not the inputs of its spec")
+        return self
+
     def to_bytes(self) -> bytes:
         """The exact bytes of manifest.json."""
-        return (canonical_json(self.model_dump(mode="json")) + "\n").encode("ascii")
+        body = self.model_dump(mode="json")
+        return (canonical_json({**body, SELF: digest(body)}) + "\n").encode("ascii")
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Self:
+        """Read manifest.json. Raises ValueError, saying what is wrong, unless it is just as it was written."""
+        body = json.loads(content)
+        if not isinstance(body, dict):
+            raise ValueError("it is not a JSON object")
+        if body.get("format") != FORMAT:
+            raise ValueError(f"its format is {body.get('format')}, but this version of agevlm reads format {FORMAT}")
+        if body.pop(SELF, None) != digest(body):
+            raise ValueError("it was changed after it was written: its own digest does not match")
+        try:
+            return cls.model_validate(body)
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
     @property
     def sha256(self) -> str:
-        """Digest of manifest.json: what children pin."""
+        """Digest of manifest.json: of this very making of the artifact."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
+
+    @property
+    def content_sha256(self) -> str:
+        """Digest of spec, attempt, files, counts and statistics: what children pin."""
+        return digest(self.model_dump(mode="json", include=set(CONTENT)))
 
     @property
     def bytes(self) -> int:

@@ -39,7 +39,7 @@ class Staging:
         job: str | None = None,
     ) -> None:
         self.store, self.ref, self.spec, self.attempt = store, ref, spec, attempt
-        self._parents = {k: Parent(ref=a.ref, manifest_sha256=a.manifest.sha256) for k, a in parents.items()}
+        self._parents = {k: Parent(ref=a.ref, content_sha256=a.manifest.content_sha256) for k, a in parents.items()}
         self._data = f"data-{uuid.uuid4().hex}"
         self._started, self._clock = datetime.now(UTC), time.monotonic()
         self._git_commit, self._job = git_commit, job
@@ -98,7 +98,11 @@ class Staging:
         return Path(tempfile.mkdtemp(prefix="agevlm-"))
 
     def publish(self, counts: Counts, statistics: dict[str, Any] | None = None, device: str = "cpu") -> Artifact:
-        """Hash every file, write the manifest, and return the artifact that then exists."""
+        """Hash every file, write the manifest, and return the artifact that then exists.
+
+        On a local store the files are on the disk before the manifest is: no loss of power leaves a manifest of files
+        that are empty.
+        """
         prefix = len(self.base) + 1
         files = sorted(str(path) for path in self.store.fs.find(self.base))
         if not files:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import fsspec
-from pydantic import ValidationError
 
 from model.errors import ArtifactError
+from pipeline.artifacts.durable import sync_file, sync_folder, sync_folders
 from pipeline.artifacts.manifest import MANIFEST, FileEntry, Manifest
 from pipeline.artifacts.spec import ID_LENGTH, ArtifactRef, StepSpec, short
 
@@ -100,6 +100,9 @@ class Artifact:
             except FileNotFoundError:
                 problems.append(Problem(self.ref, entry.path, "is missing"))
                 continue
+            except OSError as error:  # a folder in its place, no permission, a bad disk
+                problems.append(Problem(self.ref, entry.path, f"cannot be read ({error.strerror or error})"))
+                continue
             if size != entry.size:
                 problems.append(Problem(self.ref, entry.path, f"has {size} bytes, not {entry.size}"))
             elif found != entry.sha256:
@@ -128,21 +131,26 @@ class ArtifactStore:
         return self.join(ref.path, MANIFEST)
 
     def get(self, ref: ArtifactRef) -> Artifact | None:
-        """The artifact, or None if it does not exist. Raises ArtifactError if its manifest is damaged."""
+        """The artifact, or None if it does not exist.
+
+        Raises ArtifactError if its manifest cannot be read, is not as it was written, or is that of another artifact.
+        """
         path = self.manifest_path(ref)
         try:
-            content = self.fs.cat_file(path)
+            manifest = Manifest.from_bytes(self.fs.cat_file(path))
         except FileNotFoundError:
             return None
-        try:
-            manifest = Manifest.model_validate_json(content)
-        except ValidationError as error:
+        except OSError as error:
             raise ArtifactError(
-                f"the manifest {path} is damaged ({error.errors()[0]['msg']}); "
-                "move its folder away and run the step again"
+                f"the manifest {path} cannot be read ({error.strerror or error}); correct that, "
+                "or move its folder out of the store and run the step again"
             ) from error
-        if manifest.ref.id != ref.id:
-            raise ArtifactError(f"the manifest {path} belongs to {manifest.ref}; move its folder away")
+        except ValueError as error:
+            raise ArtifactError(
+                f"the manifest {path} is damaged ({error}); move its folder out of the store and run the step again"
+            ) from error
+        if manifest.ref != ref:
+            raise ArtifactError(f"the manifest {path} is that of {manifest.ref.path}; move it back or out of the store")
         return Artifact(self, manifest)
 
     def require(self, ref: ArtifactRef) -> Artifact:
@@ -159,17 +167,34 @@ class ArtifactStore:
             if kind not in INTERNAL:
                 yield ArtifactRef(kind=kind, name=name, id=artifact_id)
 
-    def artifacts(self) -> Iterator[Artifact]:
-        """Every artifact, by kind, name and time of making. Raises ArtifactError if a manifest is damaged."""
-        found = [artifact for ref in self.refs() if (artifact := self.get(ref)) is not None]
+    def artifacts(self, damaged: list[ArtifactError] | None = None) -> Iterator[Artifact]:
+        """Every artifact, by kind, name and time of making.
+
+        What is wrong with damaged manifests is put into `damaged`; without that list, the first is raised.
+        """
+        found = []
+        for ref in self.refs():
+            try:
+                artifact = self.get(ref)
+            except ArtifactError as error:
+                if damaged is None:
+                    raise
+                damaged.append(error)
+                continue
+            if artifact is not None:  # else it was moved away just now
+                found.append(artifact)
         key = lambda a: (a.ref.kind, a.ref.name, a.manifest.provenance.started)  # noqa: E731
         yield from sorted(found, key=key)
 
     def find(self, prefix: str) -> Artifact:
         """The one artifact whose id starts with `prefix` (or `kind/name/prefix`).
 
-        Raises ArtifactError if there is none or more than one.
+        Raises ArtifactError if there is none or more than one, or if its manifest is damaged.
         """
+        return self.require(self.find_ref(prefix))
+
+    def find_ref(self, prefix: str) -> ArtifactRef:
+        """As `find`, without opening the manifest."""
         wanted = prefix.rstrip("/").split("/")[-1].lower()
         if not wanted or len(wanted) > ID_LENGTH:
             raise ArtifactError(f"'{prefix}' is not an artifact id; 'agevlm artifacts' lists them")
@@ -184,7 +209,7 @@ class ArtifactStore:
             )
         if len(refs) > 1:
             raise ArtifactError(f"'{prefix}' is ambiguous: {', '.join(str(ref) for ref in refs)}; type more digits")
-        return self.require(refs[0])
+        return refs[0]
 
     def publish(self, manifest: Manifest) -> Artifact:
         """Write the manifest, only if absent. The artifact that exists afterwards is returned.
@@ -192,6 +217,8 @@ class ArtifactStore:
         If another writer was first, its files are verified and its artifact is adopted; ArtifactError if they are bad.
         """
         path = self.manifest_path(manifest.ref)
+        if self.is_local:  # before the manifest: a durable manifest must not name files that a power loss takes back
+            sync_folders(self.join(manifest.ref.path, manifest.data), above=4)  # artifact, name, kind, root
         if self._write_if_absent(path, manifest.to_bytes()):
             return Artifact(self, manifest)
         first = self.require(manifest.ref)
@@ -210,14 +237,14 @@ class ArtifactStore:
             partial = f"{path}.{uuid.uuid4().hex}.part"
             with open(partial, "wb") as stream:
                 stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
+                sync_file(stream)
             try:
                 os.link(partial, path)
             except FileExistsError:
                 return False
             finally:
                 os.unlink(partial)
+            sync_folder(os.path.dirname(path))
             return True
         try:
             self.fs.pipe_file(path, content, mode="create")
@@ -258,7 +285,9 @@ class ArtifactStore:
         return attempt
 
     def entry(self, path: str, relative: str) -> FileEntry:
-        """Hash a data file that was written at `path`."""
+        """Hash a data file that was written at `path`; on a local store its bytes are put on the disk as well."""
         with self.fs.open(path, "rb") as stream:
             checksum, size = sha256_of(stream)
+            if self.is_local:
+                sync_file(stream)
         return FileEntry(path=relative, size=size, sha256=checksum)

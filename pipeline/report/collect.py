@@ -137,8 +137,8 @@ def collect(recipe: str, variants: tuple[str, ...], inputs: Mapping[str, Artifac
                 trouble.append(f"{key} read {parent.ref} as its '{name}', which is not part of this run")
                 continue
             parents.append(by_id[parent.ref.id])
-            if keys[parents[-1]].manifest.sha256 != parent.manifest_sha256:
-                trouble.append(f"{key} read another manifest of {parents[-1]} than the one that is there now")
+            if keys[parents[-1]].manifest.content_sha256 != parent.content_sha256:
+                trouble.append(f"{key} read other content of {parents[-1]} than what is there now")
         views[key] = StepView(key, artifact, tuple(sorted(parents)))
     rows: dict[str, list[str]] = {}
     for variant in variants:

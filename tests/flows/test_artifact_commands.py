@@ -1,18 +1,26 @@
-"""artifacts, show, lineage and verify on real artifacts; a flipped byte is found and named."""
+"""artifacts, show, lineage and verify on real artifacts; what is bad is found, named and repaired."""
 
 import os
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from flows.explain import differences, verdicts
+from flows.preparation import force_attempts
+from flows.run_state import RunFile
+from model.errors import ArtifactError
+from pipeline.artifacts.lineage import stale_reason
 from pipeline.artifacts.spec import StepSpec, short
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.job import job_of
+from pipeline.plan import Plan
 from pipeline.steps import context as context_module
+from tests.flows import toy
 from tests.flows.cli import Result, agevlm
-from tests.flows.toy import STEP, toy_plan, toy_site
+from tests.flows.toy import STEP, toy_plan, toy_site, work
 
 STEPS = {"a": ({}, ()), "b": ({"rows": 5}, ("a",)), "c": ({}, ("a", "b"))}
 
@@ -47,6 +55,7 @@ def test_show_tells_everything(made: dict[str, Artifact]) -> None:
     for words in (made["b"].ref.id, "5 in, 4 out, 1 rejected (1 odd)", "it was odd", "line.txt", str(made["a"].ref)):
         assert words in result.output
     assert made["b"].manifest.sha256 in result.output
+    assert made["b"].manifest.content_sha256 in result.output
     raw = agevlm("show", made["b"].ref.id, "--manifest")
     assert raw.output.encode() == made["b"].manifest.to_bytes()
 
@@ -81,15 +90,113 @@ def test_verify_finds_a_flipped_byte_and_names_the_file(made: dict[str, Artifact
     assert agevlm("verify", made["b"].ref.id[:10]).code == 1
 
 
+def make(store: ArtifactStore, plan: Plan) -> None:
+    """Run the steps of a plan."""
+    for step in plan:
+        context_module.run_job(job_of(step, plan, toy_site(Path(store.root))))
+
+
+def flip_a_byte(artifact: Artifact) -> None:
+    path = Path(artifact.path("line.txt"))
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+def move_away(artifact: Artifact, elsewhere: Path, result: Result) -> None:
+    """Do what verify says."""
+    folder = artifact.store.join(artifact.ref.path)
+    assert f"  {folder}" in result.output.splitlines()
+    shutil.move(folder, elsewhere)
+
+
+def test_a_bad_artifact_is_repaired_as_verify_says(made: dict[str, Artifact], tmp_path: Path) -> None:
+    store = made["b"].store
+    flip_a_byte(made["b"])
+    found = agevlm("verify", "--all")
+    assert found.code == 1
+    assert line_of(found, "BAD").startswith(f"BAD    {made['b'].ref}: line.txt has sha256")
+    assert "run its recipe again: it is made anew under the same id" in found.output
+    move_away(made["b"], tmp_path / "away", found)
+    between = agevlm("verify", "--all")
+    assert between.code == 0
+    assert line_of(between, "stale") == f"stale  {made['c'].ref}: {made['b'].ref} is gone"
+    make(store, toy_plan(STEPS))
+    after = agevlm("verify", "--all")
+    assert after.code == 0
+    assert "stale" not in after.output
+    assert "3 artifacts" in after.output
+    assert {v.condition for v in verdicts(toy_plan(STEPS), store)} == {"cached"}
+    again = store.require(made["b"].ref)
+    assert again.manifest.data != made["b"].manifest.data, "it was really made anew"
+
+
+def test_a_stale_artifact_is_replaced_as_verify_says(
+    made: dict[str, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = made["b"].store
+    flip_a_byte(made["b"])
+    move_away(made["b"], tmp_path / "away", agevlm("verify", "--all"))
+    # A step that cannot repeat itself bit by bit, as on a GPU.
+    monkeypatch.setattr(toy, "work", lambda context: replace(work(context), statistics={"mean": 0.75}))
+    make(store, toy_plan(STEPS))
+    stale = agevlm("verify", "--all")
+    assert stale.code == 0, "a stale artifact is not a bad one"
+    assert line_of(stale, "stale  ") == f"stale  {made['c'].ref}: {made['b'].ref} was replaced since it was read"
+    assert """-p 'force=["STEP"]'""" in stale.output
+    assert "run its recipe again" not in stale.output
+    current = {v.step.key: v.condition for v in verdicts(toy_plan(STEPS), store)}
+    assert current == {"a": "cached", "b": "cached", "c": "stale"}
+
+    run = RunFile.begin(store, "run", "tiny", None)
+    forced = force_attempts(store, lambda attempts: toy_plan(STEPS, attempts), ["c"], run)
+    make(store, forced)
+    assert {v.condition for v in verdicts(toy_plan(STEPS, store.attempt), store)} == {"cached"}
+    assert stale_reason(store, store.require(forced["c"].ref)) == ""
+    assert store.get(made["c"].ref) is not None, "the old one stays beside it"
+
+
 def test_verify_finds_missing_files_and_damaged_manifests_and_goes_on(made: dict[str, Artifact]) -> None:
     os.unlink(made["a"].path("line.txt"))
+    os.mkdir(made["a"].path("line.txt"))
     Path(made["b"].store.manifest_path(made["b"].ref)).write_text("{}")
+    os.unlink(made["c"].path("line.txt"))
     result = agevlm("verify", "--all")
     assert result.code == 1
-    assert len([line for line in result.output.splitlines() if line.startswith("BAD")]) == 2
-    assert "is missing" in line_of(result, "toy/a")
+    assert len([line for line in result.output.splitlines() if line.startswith("BAD")]) == 3
+    assert "line.txt cannot be read (Is a directory)" in line_of(result, "toy/a")
+    assert "manifest.json" in line_of(result, "toy/b")
     assert "damaged" in line_of(result, "toy/b")
-    assert "3 artifacts" in result.output  # c was looked at too
+    assert "is missing" in line_of(result, "toy/c")
+    assert "3 artifacts" in result.output  # each was looked at
+    one = agevlm("verify", made["b"].ref.id)
+    assert one.code == 1
+    assert "damaged" in line_of(one, "BAD")
+    assert "1 bad files" in one.output
+
+
+@pytest.mark.parametrize(("old", "new"), [('"mean":0.5', '"mean":0.9'), ('"rows":5', '"rows":6')])
+def test_verify_finds_an_edited_manifest(made: dict[str, Artifact], old: str, new: str) -> None:
+    path = Path(made["b"].store.manifest_path(made["b"].ref))
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    result = agevlm("verify", "--all")
+    assert result.code == 1
+    assert str(path) in line_of(result, "BAD")
+    assert "it was changed after it was written" in line_of(result, "BAD")
+    assert line_of(result, "ok ") == f"ok     {made['a'].ref}"
+    assert line_of(result, "stale  ") == f"stale  {made['c'].ref}: {made['b'].ref} has a damaged manifest"
+
+
+def test_a_damaged_manifest_hides_no_other_artifact(made: dict[str, Artifact]) -> None:
+    store = made["b"].store
+    Path(store.manifest_path(made["b"].ref)).write_text("{}")
+    listed = agevlm("artifacts")
+    assert listed.code == 0
+    assert "2 artifacts" in listed.output
+    assert made["b"].ref.path in listed.output.replace("\n", "")
+    others = verdicts(toy_plan({**STEPS, "b": ({"rows": 6}, ("a",))}), store)
+    assert [v.condition for v in others] == ["cached", "to run", "to run"]
+    with pytest.raises(ArtifactError, match="damaged"):
+        verdicts(toy_plan(STEPS), store)
 
 
 @pytest.mark.parametrize("arguments", [[], ["abc", "--all"]])

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from pipeline.artifacts.store import ArtifactStore
 from pipeline.plan import Plan
 from pipeline.steps import context as steps_context
 from pipeline.steps.context import run_job
+from tests.flows import toy
 from tests.flows.toy import STEP, toy_plan, toy_site
+from tests.flows.toy import work as toy_work
 
 CHAIN = {"a": ({}, ()), "b": ({}, ("a",)), "c": ({}, ("b",)), "free": ({}, ())}
 
@@ -92,10 +95,13 @@ def test_what_exists_and_is_sound_is_not_stale(store: ArtifactStore) -> None:
 
 
 @pytest.mark.parametrize("remade", [False, True])
-def test_what_was_made_from_a_lost_or_replaced_input_is_stale(store: ArtifactStore, remade: bool) -> None:
+def test_what_was_made_from_a_lost_or_replaced_input_is_stale(
+    store: ArtifactStore, remade: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepared = make(store, chain(store.attempt))
     shutil.rmtree(store.join(prepared.plan["a"].ref.path))
     if remade:
+        monkeypatch.setattr(toy, "work", lambda context: replace(toy_work(context), statistics={"mean": 0.75}))
         run_job(prepared.job(prepared.plan["a"]))
     artifacts = existing(prepared)
     stale = stale_steps(prepared.plan, artifacts)
@@ -104,3 +110,14 @@ def test_what_was_made_from_a_lost_or_replaced_input_is_stale(store: ArtifactSto
     assert stale["b"] in stale["c"]
     by_lineage = {key for key, artifact in artifacts.items() if stale_reason(store, artifact)}
     assert by_lineage == set(stale), "the plan's rule and the lineage's are one"
+
+
+def test_what_was_made_from_an_input_that_was_made_again_bit_by_bit_is_not_stale(store: ArtifactStore) -> None:
+    prepared = make(store, chain(store.attempt))
+    before = existing(prepared)["a"]
+    shutil.rmtree(store.join(before.ref.path))
+    again = run_job(prepared.job(prepared.plan["a"]))
+    assert again.manifest.sha256 != before.manifest.sha256
+    artifacts = existing(prepared)
+    assert stale_steps(prepared.plan, artifacts) == {}
+    assert [stale_reason(store, artifact) for artifact in artifacts.values()] == [""] * len(CHAIN)

@@ -20,10 +20,16 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 @pytest.fixture
 def publish(store: ArtifactStore) -> Publish:
-    def make(step: str, content: bytes = b"content", parents: dict[str, Artifact] | None = None) -> Artifact:
+    def make(
+        step: str, content: bytes = b"content", parents: dict[str, Artifact] | None = None, params: str | None = None
+    ) -> Artifact:
+        """An artifact of one file; unless `params` are given, its id follows the file's content."""
         parents = parents or {}
         spec = StepSpec(
-            step=step, revision=1, params={"content": content.hex()}, inputs={k: a.ref.id for k, a in parents.items()}
+            step=step,
+            revision=1,
+            params={"content": params or content.hex()},
+            inputs={k: a.ref.id for k, a in parents.items()},
         )
         ref = ArtifactRef(kind=step, name="test", id=spec.id())
         staging = Staging(store, ref, spec, 0, parents)

@@ -1,6 +1,11 @@
 """The store: an artifact exists when its manifest does, and is what the manifest says."""
 
+import errno
+import os
+import shutil
+import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,11 +69,101 @@ def test_a_missing_and_a_shorter_file_are_named(publish: Publish) -> None:
     assert "is missing" in artifact.verify()[0].what
 
 
-def test_a_damaged_manifest_is_an_error_with_a_remedy(store: ArtifactStore, publish: Publish) -> None:
+def test_a_file_that_cannot_be_read_is_named_like_any_bad_file(publish: Publish) -> None:
+    artifact = publish("masks", b"0123456789")
+    file = artifact.local() / "folder/file.bin"
+    file.unlink()
+    file.mkdir()
+    assert [(p.file, p.what) for p in artifact.verify()] == [("folder/file.bin", "cannot be read (Is a directory)")]
+    file.rmdir()
+    file.symlink_to(file.name)
+    assert "cannot be read (Too many levels" in artifact.verify()[0].what
+
+
+@pytest.mark.parametrize("content", ["{}", "", "\0\0"])
+def test_a_damaged_manifest_is_an_error_with_a_remedy(store: ArtifactStore, publish: Publish, content: str) -> None:
     artifact = publish("masks")
-    Path(store.manifest_path(artifact.ref)).write_text("{}")
-    with pytest.raises(ArtifactError, match=r"damaged.*run the step again"):
+    Path(store.manifest_path(artifact.ref)).write_text(content)
+    with pytest.raises(ArtifactError, match=r"manifest\.json is damaged.*out of the store and run the step again"):
         store.get(artifact.ref)
+    sound = publish("pack")
+    with pytest.raises(ArtifactError, match="damaged"):
+        list(store.artifacts())
+    damaged: list[ArtifactError] = []
+    assert [a.ref for a in store.artifacts(damaged)] == [sound.ref]
+    assert [artifact.ref.path in str(error) for error in damaged] == [True]
+    assert store.find_ref(artifact.ref.id[:8]) == artifact.ref
+
+
+def test_an_edited_manifest_is_noticed(store: ArtifactStore, publish: Publish) -> None:
+    artifact = publish("masks", b"content")
+    path = Path(store.manifest_path(artifact.ref))
+    path.write_text(path.read_text().replace(b"content".hex(), b"CONTENT".hex()))
+    with pytest.raises(ArtifactError, match="it was changed after it was written"):
+        store.get(artifact.ref)
+
+
+def test_a_manifest_that_cannot_be_read_is_an_artifact_error(store: ArtifactStore, publish: Publish) -> None:
+    artifact = publish("masks")
+    path = Path(store.manifest_path(artifact.ref))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ArtifactError, match=r"manifest\.json cannot be read \(Is a directory\); correct that"):
+        store.get(artifact.ref)
+
+
+@pytest.mark.parametrize("change", [{"kind": "pack"}, {"name": "other"}, {"id": "0" * 64}])
+def test_an_artifact_in_the_place_of_another_is_not_taken_for_it(
+    store: ArtifactStore, publish: Publish, change: dict[str, str]
+) -> None:
+    artifact = publish("masks")
+    place = artifact.ref.model_copy(update=change)
+    shutil.copytree(store.join(artifact.ref.path), store.join(place.path))
+    with pytest.raises(ArtifactError, match=rf"is that of {artifact.ref.path}; move it back or out of the store"):
+        store.get(place)
+
+
+def test_files_and_folders_are_on_the_disk_before_the_manifest(
+    store: ArtifactStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Record what is synced, and what exists in the artifact's folder at that moment."""
+    synced: list[tuple[str, bool]] = []
+    really = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced.append((path, bool(list(Path(store.base).rglob("manifest.json")))))
+        really(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    artifact = publish("masks")
+    folder, data = store.join(artifact.ref.path), artifact.path()
+    before = [path for path, there in synced if not there]
+    names = [f"{data}/folder/file.bin", data, f"{data}/folder", folder]
+    names += [os.path.dirname(folder), os.path.dirname(os.path.dirname(folder)), store.base]
+    assert before[:-1] == names
+    assert before[-1].endswith(".part"), "the manifest itself, last"
+    assert [path for path, there in synced if there] == [folder], "and then its name"
+
+
+def test_a_file_system_that_cannot_sync_folders_is_no_error_but_a_bad_disk_is(
+    publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = os.fsync
+
+    def failing(number: int) -> Callable[[int], None]:
+        def fsync(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(number, os.strerror(number))
+            really(descriptor)
+
+        return fsync
+
+    monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
+    assert publish("masks").verify() == []
+    monkeypatch.setattr(os, "fsync", failing(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        publish("pack")
 
 
 def test_of_many_writers_one_wins_and_all_return_its_artifact(store: ArtifactStore) -> None:
