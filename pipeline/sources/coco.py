@@ -11,21 +11,49 @@ from pycocotools import mask as coco
 from model.errors import DataError
 from pipeline.sources.records import Truth
 
+REMEDY = "correct the file, or name another in the recipe"
 REACH = 4  # image sizes that a polygon's corner may lie outside the image; annotations round, but not that far
 
 
-def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """A COCO file, with these lists in it. Raises DataError naming file and fault."""
+def read_json(path: Path, *keys: str) -> dict[str, list[dict[str, Any]]]:
+    """A COCO file's lists of these names, which hold objects. Raises DataError naming file and fault."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"annotation file {path} does not exist; correct its location in the recipe") from error
-    except ValueError as error:
-        raise DataError(f"annotation file {path} is not JSON: {error}") from error
-    for key in keys:
-        if not isinstance(value, dict) or not isinstance(value.get(key), list):
-            raise DataError(f"annotation file {path} has no list '{key}'; it must be in COCO's format")
-    return value  # type: ignore[no-any-return]
+    except OSError as error:
+        raise DataError(
+            f"annotation file {path} cannot be read ({error.strerror}); correct its location in the recipe"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"annotation file {path} is not JSON: {error}; {REMEDY}") from error
+    lists = {key: value.get(key) if isinstance(value, dict) else None for key in keys}
+    for key, items in lists.items():
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise DataError(f"annotation file {path} has no list '{key}' of objects; it must be in COCO's format")
+    return lists  # type: ignore[return-value]
+
+
+def file_names(path: Path, images: list[dict[str, Any]]) -> dict[Any, str]:
+    """Image id -> file name, from COCO's list of images. Raises DataError for an image without one of them."""
+    try:
+        return {image["id"]: _text(image, "file_name") for image in images}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"annotation file {path} is not in COCO's format: {error!r} in 'images'; {REMEDY}") from error
+
+
+def _key(item: dict[str, Any]) -> int | str:
+    """An id that can be compared. Raises KeyError or ValueError."""
+    value = item["id"]
+    if not isinstance(value, int | str):
+        raise ValueError(f"id is {value!r}, neither a whole number nor a text")
+    return value
+
+
+def _text(item: dict[str, Any], key: str) -> str:
+    """A text that is not empty. Raises KeyError or ValueError."""
+    value = item[key]
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key} is {value!r}, not a text")
+    return value
 
 
 class Instances:
@@ -33,17 +61,18 @@ class Instances:
 
     def __init__(self, path: Path) -> None:
         """Read a COCO instances file. Raises DataError."""
+        self._path = path
         raw = read_json(path, "images", "annotations", "categories")
+        files = file_names(path, raw["images"])
         try:
-            self._names = {category["id"]: str(category["name"]) for category in raw["categories"]}
+            self._names = {_key(category): _text(category, "name") for category in raw["categories"]}
             self._sizes = {i["file_name"]: (int(i["height"]), int(i["width"])) for i in raw["images"]}
-            files = {image["id"]: image["file_name"] for image in raw["images"]}
             self._masks: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
             for annotation in raw["annotations"]:
                 name = self._names[annotation["category_id"]]
                 self._masks[files[annotation["image_id"]]][name].append(annotation["segmentation"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"annotation file {path} is not in COCO's instances format: {error!r}") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"annotation file {path} is not in COCO's instances format: {error!r}; {REMEDY}") from error
 
     @property
     def files(self) -> list[str]:
@@ -52,8 +81,8 @@ class Instances:
 
     @property
     def categories(self) -> list[str]:
-        """All category names, in the order of their ids."""
-        return [self._names[key] for key in sorted(self._names)]
+        """All category names, in the order of their ids: numbers, then texts."""
+        return [self._names[key] for key in sorted(self._names, key=lambda key: (isinstance(key, str), key))]
 
     def present(self, file: str) -> list[str]:
         """The categories of an image, sorted."""
@@ -73,28 +102,34 @@ class Instances:
             return None
         height, width = self._sizes[file]
         parts = [mask for name in categories for mask in self._masks[file].get(name, [])]
-        rles = [rle for part in parts for rle in _rles(part, height, width, file)]
+        try:
+            rles = [rle for part in parts for rle in _rles(part, height, width)]
+        except Exception as error:  # pycocotools raises bare Exception too
+            raise DataError(
+                f"annotation file {self._path}, image {file}: a segmentation is neither polygons nor run lengths: "
+                f"{error!r}; {REMEDY}"
+            ) from error
         if not rles:
             return None
         union = coco.merge(rles)
         return Truth(True, height, width, union["counts"].decode("ascii"))
 
 
-def _rles(segmentation: Any, height: int, width: int, file: str) -> list[Any]:
+def _rles(segmentation: Any, height: int, width: int) -> list[Any]:
     """Compressed run lengths of one annotation: polygons, or run lengths as a list or as compressed text.
 
-    Everything is checked first: pycocotools' C code trusts run lengths and coordinates.
+    Everything is checked first: pycocotools' C code trusts run lengths and coordinates. Raises what Python and
+    pycocotools raise for values of a wrong form.
     """
-    try:
-        if isinstance(segmentation, dict):
-            return [_checked_runs(segmentation["counts"], height, width)]
-        polygons = [[float(value) for value in polygon] for polygon in segmentation if len(polygon) >= 6]
-        limit = REACH * max(height, width)
-        if any(not abs(value) <= limit for polygon in polygons for value in polygon):  # also NaN
-            raise ValueError(f"a corner lies further than {limit} pixels away")
-        return list(coco.frPyObjects(polygons, height, width)) if polygons else []
-    except Exception as error:  # pycocotools raises bare Exception too
-        raise DataError(f"image {file}: a segmentation is neither polygons nor run lengths: {error!r}") from error
+    if isinstance(segmentation, dict):
+        return [_checked_runs(segmentation["counts"], height, width)]
+    if not isinstance(segmentation, list):
+        raise TypeError(f"it is {type(segmentation).__name__}")
+    polygons = [[float(value) for value in polygon] for polygon in segmentation if len(polygon) >= 6]
+    limit = REACH * max(height, width)
+    if any(not abs(value) <= limit for polygon in polygons for value in polygon):  # also NaN
+        raise ValueError(f"a corner lies further than {limit} pixels away")
+    return list(coco.frPyObjects(polygons, height, width)) if polygons else []
 
 
 def _checked_runs(counts: Any, height: int, width: int) -> Any:

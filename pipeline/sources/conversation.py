@@ -62,6 +62,11 @@ def _message(number: int, raw: Any) -> tuple[str, str]:
     return raw["from"], text
 
 
+def asks_about_image(conversations: Any) -> bool:
+    """Whether a human turn of a conversation that `read_turns` takes holds the image token."""
+    return any(message["from"] == "human" and IMAGE_TOKEN in message["value"] for message in conversations)
+
+
 def turn_text(turn: Turn) -> str:
     """The text that character offsets of a turn count in."""
     return f"{turn.question} {turn.answer}"

@@ -7,17 +7,17 @@ categories can be made.
 
 import csv
 import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from model.errors import ConfigError, DataError
-from pipeline.sources.cambrian import parse_line, read_record
-from pipeline.sources.coco import Instances, read_json
+from pipeline.sources.cambrian import read_record, tidy
+from pipeline.sources.coco import Instances, file_names, read_json
 from pipeline.sources.config import FolderSource
 from pipeline.sources.conversation import IMAGE_TOKEN
+from pipeline.sources.lines import parse_object, read_lines
 from pipeline.sources.mentions import Mentions
 from pipeline.sources.records import Entry, Record, Rejected, Truth, order_key
 
@@ -76,62 +76,61 @@ def in_split(image: str, split: str) -> bool:
     ) == (split == "test")
 
 
-def record_of(image: Any, question: str, answer: Any, given_id: str, where: str) -> Entry:
-    """A Cambrian-style record with one turn about an image."""
+def record_of(image: Any, question: str, answer: Any, given_id: Any, where: str) -> Entry:
+    """A Cambrian-style record with one turn about an image; rejected as of `read_record`."""
     turns = [{"from": "human", "value": f"{IMAGE_TOKEN}\n{question}"}, {"from": "gpt", "value": answer}]
     return read_record({"id": given_id, "image": image, "conversations": turns}, where)
 
 
-Caption = tuple[Any, Any, str, str]  # image, caption, given id, where it was read
+class Caption(NamedTuple):
+    """What a row of a captions file says; nothing of it is checked yet."""
+
+    image: Any
+    text: Any
+    given_id: Any
+    where: str
+    """For people: the row's place in the file."""
 
 
 def read_captions(path: Path) -> Iterator[Caption | Rejected]:
     """The captions of a COCO file, CSV or JSON Lines, by the file's suffix. Raises DataError."""
-    if path.suffix == ".json":
-        yield from _coco_captions(path)
-    elif path.suffix == ".csv":
-        yield from _csv_captions(path)
-    elif path.suffix in (".jsonl", ".ndjson"):
-        yield from _jsonl_captions(path)
-    else:
+    readers = {".json": _coco_captions, ".csv": _csv_captions, ".jsonl": _jsonl_captions, ".ndjson": _jsonl_captions}
+    if path.suffix not in readers:
         raise DataError(f"captions file {path}: give a .json (COCO), .csv or .jsonl file")
+    return readers[path.suffix](path)
 
 
 def _coco_captions(path: Path) -> Iterator[Caption]:
     raw = read_json(path, "images", "annotations")
-    try:
-        files = {image["id"]: image["file_name"] for image in raw["images"]}
-        for a in raw["annotations"]:
-            yield files[a["image_id"]], a["caption"], str(a["id"]), f"annotation {a['id']}"
-    except (KeyError, TypeError) as error:
-        raise DataError(f"captions file {path} is not in COCO's captions format: {error!r}") from error
+    files = file_names(path, raw["images"])
+    for number, row in enumerate(raw["annotations"]):
+        key, given = row.get("image_id"), row.get("id")
+        image = files.get(key) if isinstance(key, Hashable) else None  # unknown: asks about no image, so is rejected
+        yield Caption(image, row.get("caption"), given, f"annotation {number if given is None else given}")
 
 
 def _csv_captions(path: Path) -> Iterator[Caption]:
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
         rows = csv.DictReader(stream)
-        if not {"image", "caption"} <= set(rows.fieldnames or ()):
-            raise DataError(f"captions file {path} needs columns 'image' and 'caption'; it has {rows.fieldnames}")
         try:
+            if not {"image", "caption"} <= set(rows.fieldnames or ()):
+                raise DataError(f"captions file {path} needs columns 'image' and 'caption'; it has {rows.fieldnames}")
             for row in rows:
-                yield row["image"], row["caption"], row.get("id") or "", f"line {rows.line_num}"
+                yield Caption(row["image"], row["caption"], row.get("id"), f"line {rows.line_num}")
         except csv.Error as error:
-            raise DataError(f"captions file {path}, line {rows.line_num}: {error}") from error
+            raise DataError(
+                f"captions file {path}, line {rows.line_num}: {error}; correct the line (is a quote left open?)"
+            ) from error
 
 
 def _jsonl_captions(path: Path) -> Iterator[Caption | Rejected]:
-    with open(path, "rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            where = f"line {number}"
-            try:
-                row = json.loads(line)
-                yield row["image"], row["caption"], str(row.get("id") or ""), where
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                entry = parse_line(line.strip(), where)
-                detail = f"{where}: no object with 'image' and 'caption'"
-                yield Rejected(entry.sample_id, "malformed_json", detail)
+    for number, line in read_lines(path):
+        where = f"line {number}"
+        row = parse_object(line, where)
+        if isinstance(row, Rejected):
+            yield row
+        else:
+            yield Caption(row.get("image"), row.get("caption"), row.get("id"), where)
 
 
 def caption_records(captions: Iterator[Caption | Rejected], instances: Instances | None, split: str) -> Iterator[Entry]:
@@ -141,12 +140,12 @@ def caption_records(captions: Iterator[Caption | Rejected], instances: Instances
         if isinstance(row, Rejected):
             yield row
             continue
-        image, caption, given, where = row
-        if not in_split(str(image), split):
+        image = tidy(row.image) if isinstance(row.image, str) else str(row.image)
+        if not in_split(image, split):
             continue
-        entry = record_of(image, INSTRUCTION, caption, given, where)
+        entry = record_of(row.image, INSTRUCTION, row.text, row.given_id, row.where)
         if instances is not None and mentions is not None and isinstance(entry, Record):
-            entry = replace(entry, truth=(instances.truth(str(image), sorted(mentions.find(str(caption)))),))
+            entry = replace(entry, truth=(instances.truth(image, sorted(mentions.find(row.text))),))
         yield entry
 
 
@@ -155,7 +154,7 @@ def existence_records(instances: Instances, split: str) -> Iterator[Entry]:
     frequent = instances.by_frequency()
     likely = frequent[: max(1, round(len(frequent) * FREQUENT_SHARE))]
     for image in instances.files:
-        if not in_split(image, split):
+        if not in_split(tidy(image), split):
             continue
         present = instances.present(image)
         absent = _absent(image, present, likely) or _absent(image, present, frequent)

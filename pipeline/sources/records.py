@@ -73,8 +73,16 @@ class RawSource(Protocol):
 
 
 def canonical_id(image: Any, conversations: Any) -> str:
-    """The id of a record: hash of its raw image reference and conversations. Raises ValueError on NaN or infinity."""
+    """The id of a record: hash of its raw image reference and conversations.
+
+    Raises ValueError on NaN or infinity, RecursionError on values that are nested too deeply.
+    """
     return digest({"image": image, "conversations": conversations})
+
+
+def printable(text: str) -> str:
+    """The text as UTF-8 can write it: a lone surrogate, which JSON can hold, is spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def copy_id(canonical: str, copies: int) -> str:

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import pipeline.sources.cambrian as cambrian
+import pipeline.sources.lines as lines
 from model.errors import DataError
 from pipeline.sources.cambrian import CambrianReader, parse_line
 from pipeline.sources.records import Record, Rejected, Truth, Turn
 
 CHAT = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A dog."}]
+TALK = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello! <image> is a token."}]
+NO_IMAGE = ("", "None", "none", "nan", None)
 # In the form of Cambrian's own files: './' paths, further keys, a 'system prompt' inside the human turn, text only.
 GOLDEN = [
     {"id": "000000125860", "image": "000000125860.jpg", "conversations": CHAT},
@@ -28,8 +30,8 @@ GOLDEN = [
             {"from": "gpt", "value": "It is larger."},
         ],
     },
-    {"id": "wizard_3", "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]},
-    *({"id": "t", "image": spelling, "conversations": CHAT} for spelling in ("", "None", "none", "nan", None)),
+    {"id": "wizard_3", "conversations": TALK},
+    *({"id": "t", "image": spelling, "conversations": TALK} for spelling in NO_IMAGE),
 ]
 
 
@@ -58,6 +60,16 @@ def test_golden_lines(tmp_path: Path) -> None:
     assert all(record.truth is None for record in (first, sam, diagram, text))
 
 
+@pytest.mark.parametrize("image", [{}, *({"image": spelling} for spelling in NO_IMAGE)])
+def test_a_question_about_an_image_that_is_not_named_is_no_text_only_record(image: dict[str, Any]) -> None:
+    later = [*TALK, {"from": "human", "value": "And here?\n<image>"}, {"from": "gpt", "value": "Yes."}]
+    for conversations in (CHAT, later):
+        entry = parse_line(json.dumps({"id": 1, **image, "conversations": conversations}).encode(), "line 7")
+        assert isinstance(entry, Rejected)
+        assert entry.reason == "no_image_reference"
+        assert entry.detail == f"line 7: asks about an image, but 'image' is {image.get('image')!r}"
+
+
 def test_ids_come_from_image_and_conversation_alone() -> None:
     def sample(**changes: Any) -> str:
         return parse_line(json.dumps(GOLDEN[1] | changes).encode(), "line 1").sample_id
@@ -78,6 +90,8 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "deep": (b'{"conversations": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "malformed_json"),
     "long number": (b'{"id": ' + b"9" * 5000 + b"}", "malformed_json"),
     "no conversations": (b'{"image": "a.jpg"}', "bad_conversation"),
+    "a number for an image": (json.dumps({"image": 5, "conversations": CHAT}).encode(), "bad_image_reference"),
+    "a flag for an image": (json.dumps({"image": True, "conversations": CHAT}).encode(), "bad_image_reference"),
     "several images": (
         json.dumps({"image": ["a.jpg", "b.jpg"], "conversations": CHAT}).encode(),
         "bad_image_reference",
@@ -102,6 +116,13 @@ def test_one_bad_line_costs_no_other(tmp_path: Path) -> None:
     assert entries[1].detail.startswith("line 2: ")
 
 
+def test_any_depth_of_nesting_is_a_record_or_a_rejection() -> None:
+    for depth in (1, 100, *range(900, 1100), 5000):
+        nest = "[" * depth + "]" * depth
+        for line in (f'{{"image": {nest}}}', f'{{"id": {nest}, "conversations": {json.dumps(TALK)}}}'):
+            assert isinstance(parse_line(line.encode(), "line 1"), Record | Rejected)
+
+
 def test_a_byte_order_mark_and_crlf_are_harmless(tmp_path: Path) -> None:
     reader = dataset(tmp_path, [])
     line = json.dumps(GOLDEN[0]).encode()
@@ -110,7 +131,7 @@ def test_a_byte_order_mark_and_crlf_are_harmless(tmp_path: Path) -> None:
 
 
 def test_a_line_that_is_too_long_is_skipped_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cambrian, "MAX_LINE", 300)
+    monkeypatch.setattr(lines, "MAX_LINE", 300)
     good = json.dumps(GOLDEN[0])
     reader = dataset(tmp_path, [good, json.dumps({"id": "x" * 2000}), good])
     assert [getattr(entry, "reason", "") for entry in reader.entries()] == ["", "line_too_long", ""]

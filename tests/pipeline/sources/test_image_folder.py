@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
+import pipeline.sources.lines as lines
 from model.errors import ConfigError, DataError
-from pipeline.sources.coco import _checked_runs
+from pipeline.sources.coco import Instances, _checked_runs
 from pipeline.sources.config import FolderSource
 from pipeline.sources.image_folder import in_split, open_image_folder
 from pipeline.sources.records import Entry, Record, Rejected, Truth
@@ -154,11 +155,16 @@ def test_what_is_missing_or_wrong_is_named(tmp_path: Path, annotations: dict[str
         open_image_folder(source(tmp_path, captions=None))
     with pytest.raises(DataError, match="image folder"):
         open_image_folder(source(tmp_path, images=str(tmp_path / "nowhere")))
-    with pytest.raises(DataError, match=r"nothing\.json does not exist"):
+    with pytest.raises(DataError, match=r"nothing\.json cannot be read \(No such file"):
         open_image_folder(source(tmp_path, instances=str(tmp_path / "nothing.json")))
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(DataError, match="is not JSON"):
         open_image_folder(source(tmp_path, instances=str(tmp_path / "bad.json")))
+    (tmp_path / "bad.json").write_text('{"images": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(DataError, match=r"bad\.json is not JSON: maximum recursion depth"):
+        open_image_folder(source(tmp_path, instances=str(tmp_path / "bad.json")))
+    with pytest.raises(DataError, match=r"images cannot be read \(Is a directory\)"):
+        open_image_folder(source(tmp_path, instances=str(tmp_path / "images")))
     (tmp_path / "bad.json").write_text(json.dumps({"images": []}))
     with pytest.raises(DataError, match="has no list 'annotations'"):
         open_image_folder(source(tmp_path, instances=str(tmp_path / "bad.json")))
@@ -168,6 +174,115 @@ def test_what_is_missing_or_wrong_is_named(tmp_path: Path, annotations: dict[str
     (tmp_path / "c.txt").write_text("x")
     with pytest.raises(DataError, match=r"give a \.json \(COCO\), \.csv or \.jsonl"):
         list(open_image_folder(source(tmp_path, captions=str(tmp_path / "c.txt"))).entries())
+
+
+BAD_INSTANCES: dict[str, tuple[str, str, Any]] = {
+    "empty category": ("categories", "name", ""),
+    "nameless category": ("categories", "name", None),
+    "category of no id": ("categories", "id", None),
+    "category of a NaN id": ("categories", "id", float("nan")),
+    "numbered image": ("images", "file_name", 5),
+    "image of no name": ("images", "file_name", ""),
+    "image of a listed id": ("images", "id", []),
+    "endless image": ("images", "height", float("inf")),
+    "unknown category": ("annotations", "category_id", 12345),
+    "unknown image": ("annotations", "image_id", [1]),
+}
+
+
+@pytest.mark.parametrize(("table", "field", "value"), BAD_INSTANCES.values(), ids=BAD_INSTANCES.keys())
+def test_instances_that_cannot_be_meant_are_an_error_that_names_file_and_remedy(
+    tmp_path: Path, annotations: dict[str, Any], table: str, field: str, value: Any
+) -> None:
+    annotations[table][0][field] = value
+    (tmp_path / "instances.json").write_text(json.dumps(annotations))
+    with pytest.raises(DataError, match=r"annotation file .*instances\.json is not in COCO's .*correct the file"):
+        open_image_folder(source(tmp_path))
+
+
+def test_category_ids_may_be_numbers_and_texts(tmp_path: Path, annotations: dict[str, Any]) -> None:
+    annotations["categories"].insert(0, {"id": "x", "name": "zebra"})
+    (tmp_path / "instances.json").write_text(json.dumps(annotations))
+    assert Instances(tmp_path / "instances.json").categories == ["person", "cat", "dog", "apple", "unicorn", "zebra"]
+
+
+LOST: dict[str, Any] = {"null": None, "empty": "", "nan": "nan", "None": "None"}
+
+
+@pytest.mark.parametrize("image", LOST.values(), ids=LOST.keys())
+def test_a_caption_of_no_image_is_rejected_by_name(tmp_path: Path, annotations: dict[str, Any], image: Any) -> None:
+    (tmp_path / "c.csv").write_text(f"caption,image\nA dog.,{'' if image is None else image}\n")
+    (tmp_path / "c.jsonl").write_text(json.dumps({"image": image, "caption": "A dog."}) + '\n{"caption": "A dog."}\n')
+    for name in ("c.csv", "c.jsonl"):
+        for entry in open_image_folder(source(tmp_path, captions=str(tmp_path / name))).entries():
+            assert isinstance(entry, Rejected)
+            assert entry.reason == "no_image_reference"
+
+
+def test_one_bad_caption_costs_no_other(tmp_path: Path, annotations: dict[str, Any]) -> None:
+    """In a COCO file too, which Python writes with NaN and infinity in it."""
+    images = [*annotations["images"], {"id": 77, "file_name": "\ud800.jpg"}]
+    bad: list[dict[str, Any]] = [
+        {"image_id": 1, "id": 0, "caption": float("nan")},
+        {"image_id": 1, "id": "\ud800", "caption": "\ud800"},
+        {"image_id": 1, "id": 1, "caption": 5},
+        {"image_id": 1, "id": 2},
+        {"image_id": 99, "id": 3, "caption": "Of an image that is not listed."},
+        {"image_id": [], "id": 4, "caption": "Of no image."},
+        {"id": 5, "caption": "Of no image either."},
+    ]
+    rows = [*bad, {"image_id": 1, "id": 6, "caption": "Good."}]
+    (tmp_path / "captions.json").write_text(json.dumps({"images": images, "annotations": rows}))
+    entries = list(open_image_folder(source(tmp_path)).entries())
+    assert [getattr(entry, "reason", "") for entry in entries] == [
+        *("malformed_json", "bad_text", "bad_conversation", "bad_conversation"),
+        *("no_image_reference", "no_image_reference", "no_image_reference", ""),
+    ]
+
+
+def test_json_lines_have_the_limits_of_cambrians(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images").mkdir()
+    good = '{"image": "0.jpg", "caption": "A dog."}'
+    bad = ['{"image": NaN, "caption": "x"}', '{"image": 1e999, "caption": "x"}', '{"image": "x", "caption": NaN}']
+    text = "\n".join([*bad, '{"image": "0.jpg", "caption": "' + "x" * 900 + '"}', good])
+    (tmp_path / "c.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    monkeypatch.setattr(lines, "MAX_LINE", 300)
+    found = list(open_image_folder(source(tmp_path, captions=str(tmp_path / "c.jsonl"), instances=None)).entries())
+    assert [getattr(entry, "reason", "") for entry in found] == [*["malformed_json"] * 3, "line_too_long", ""]
+
+
+def test_a_broken_csv_is_named_with_its_line_and_remedy(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "c.csv").write_text('image,caption\n0.jpg,"' + "x" * 200_000)
+    with pytest.raises(DataError, match=r"c\.csv, line \d+: field larger than .*quote"):
+        list(open_image_folder(source(tmp_path, captions=str(tmp_path / "c.csv"), instances=None)).entries())
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["0.jpg", "nan"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+captions_rows = st.lists(st.dictionaries(st.sampled_from(["image", "image_id", "id", "caption"]), anything), max_size=5)
+
+
+@settings(max_examples=150, deadline=None)
+@given(captions_rows, st.sampled_from(["all", "train", "test"]))
+def test_any_rows_are_records_or_rejections(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], split: str
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "images").mkdir()
+    (folder / "c.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    images = [{"id": 0, "file_name": "0.jpg"}]
+    (folder / "c.json").write_text(json.dumps({"images": images, "annotations": rows}))
+    for name in ("c.jsonl", "c.json"):
+        kind = source(folder, captions=str(folder / name), instances=None, split=split)
+        found = list(open_image_folder(kind).entries())
+        assert all(isinstance(entry, Record | Rejected) and len(entry.sample_id) == 64 for entry in found)
+        assert all(entry.image is not None for entry in found if isinstance(entry, Record))
+        if split == "all":
+            assert len(found) == len(rows)
 
 
 BAD_MASKS: dict[str, Any] = {
@@ -181,6 +296,7 @@ BAD_MASKS: dict[str, Any] = {
     "not a number": [[0, 0, float("nan"), 0, 5, 5]],
     "text": [["a", "b", "c", "d", "e", "f"]],
     "null": None,
+    "a text": "0123456789",
 }
 
 
@@ -188,7 +304,7 @@ BAD_MASKS: dict[str, Any] = {
 def test_bad_masks_are_named_before_they_reach_c_code(tmp_path: Path, annotations: dict[str, Any], mask: Any) -> None:
     annotations["annotations"][0]["segmentation"] = mask
     (tmp_path / "instances.json").write_text(json.dumps(annotations))
-    with pytest.raises(DataError, match=r"image 0\.jpg: a segmentation"):
+    with pytest.raises(DataError, match=r"instances\.json, image 0\.jpg: a segmentation .*correct the file"):
         list(open_image_folder(source(tmp_path, records="existence")).entries())
 
 
