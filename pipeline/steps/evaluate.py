@@ -18,9 +18,11 @@ import transformers
 from PIL import Image
 
 from model.agevlm.letterbox import Geometry, mask_to_cells
+from model.errors import ConfigError, DataError
 from model.images import ImageError, decode_image
 from model.teachers import rle
 from pipeline.artifacts.manifest import Counts
+from pipeline.budget import check_budget
 from pipeline.evaluation.overlay import heat_over
 from pipeline.evaluation.prediction import Attention, Prediction
 from pipeline.evaluation.questions import Question, read_questions
@@ -34,22 +36,41 @@ from pipeline.steps.params import EvaluateParams
 from pipeline.training.checkpoint import load_student
 from pipeline.training.layout import MODEL, STAGE_FILE
 
+Reject = tuple[str, str, str]  # id, reason, detail
 MAP_LAYER = 0  # the first cross-attention layer, as in the paper's table 4
 
 
 def run(context: StepContext) -> Outcome:
-    """Ask every question, judge the answers. Raises DataError, ArtifactError or ConfigError."""
-    config = context.params(EvaluateParams).evaluation
+    """Ask every question, judge the answers. Raises DataError, ArtifactError or ConfigError.
+
+    The budget of rejects is one of the questions about an image; turns that ask nothing of one are rejected beside it.
+    """
+    params = context.params(EvaluateParams)
+    config = params.evaluation
+    questions, unasked = read_questions(context.input_path("inventory"))
+    if not questions:
+        raise DataError(
+            f"none of the {len(unasked)} turns of data.evaluation asks about an image ({_told(unasked)}); "
+            "give it records with images and questions"
+        )
     student, device = _student(context, config.max_new_tokens)
-    questions, rejected = read_questions(context.input_path("inventory"))
     root = image_root(context.site, context.inputs["inventory"].ref.name)
-    total = len(questions) + len(rejected)
+    total = len(questions) + len(unasked)
     predictions: list[Prediction] = []
-    for batch, pictures in _batches(questions, config.batch, root, student, rejected):
+    refused: list[Reject] = []
+    for batch, pictures in _batches(questions, config.batch, root, student, refused):
+        _check_budget(refused, len(questions), params.max_reject_share)
         predictions += _ask(student, batch, pictures)
-        context.progress.update(len(predictions) + len(rejected), total)
+        context.progress.update(len(predictions) + len(refused) + len(unasked), total)
+    _check_budget(refused, len(questions), params.max_reject_share)
 
     results: dict[str, Result] = {name: BENCHMARKS[name].score(predictions) for name in config.benchmarks}
+    if not any(result.scores for result in results.values()):
+        raise ConfigError(
+            f"evaluation.benchmarks = {list(config.benchmarks)}: no question of data.evaluation has what they need "
+            "(attention needs the truth about an object that is there); add 'existence'"
+        )
+    rejected = [*unasked, *refused]
     for name, result in results.items():
         context.staging.write_table(BENCHMARKS[name].table_file, result.table)
     context.staging.write_bytes("scores.json", _scores(results))
@@ -60,7 +81,7 @@ def run(context: StepContext) -> Outcome:
         unit=context.step.unit,
         rows_in=total,
         rows_out=len(scored),
-        rejected=dict(sorted(Counter(reason for _, reason, _ in rejected).items())),
+        rejected=_reasons(rejected),
         not_selected=len(predictions) - len(scored),
     )
     statistics = {
@@ -69,6 +90,20 @@ def run(context: StepContext) -> Outcome:
         for score in result.scores
     }
     return Outcome(counts, statistics, device)
+
+
+def _check_budget(refused: list[Reject], total: int, share: float) -> None:
+    remedy = "see that data.evaluation's images are those that its inventory saw, or raise max_reject_share"
+    check_budget("questions of data.evaluation", _reasons(refused), total, share, remedy)
+
+
+def _reasons(rejected: list[Reject]) -> dict[str, int]:
+    """Reason -> number, by name."""
+    return dict(sorted(Counter(reason for _, reason, _ in rejected).items()))
+
+
+def _told(rejected: list[Reject]) -> str:
+    return ", ".join(f"{reason} {number}" for reason, number in _reasons(rejected).items())
 
 
 def _student(context: StepContext, max_new_tokens: int) -> tuple[Student, str]:
@@ -85,7 +120,7 @@ def _student(context: StepContext, max_new_tokens: int) -> tuple[Student, str]:
 
 
 def _batches(
-    questions: list[Question], size: int, root: Path, student: Student, rejected: list[tuple[str, str, str]]
+    questions: list[Question], size: int, root: Path, student: Student, rejected: list[Reject]
 ) -> Iterator[tuple[list[Question], list[Image.Image]]]:
     """Questions with their pictures, in batches of similar length; those that cannot be asked are rejected by name."""
     kept = []

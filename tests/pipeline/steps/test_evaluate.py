@@ -1,6 +1,9 @@
 """The step evaluate on a small untrained student: every question is accounted for, and what is written is whole."""
 
 import io
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from model.errors import ConfigError, DataError
 from pipeline.artifacts.store import Artifact
 from pipeline.evaluation.attention import ATTENTION
 from pipeline.evaluation.existence import PREDICTIONS
@@ -35,8 +39,9 @@ def inputs(bench: Bench, backbones: dict[str, str]) -> dict[str, Any]:
     return {"checkpoint": bench.publish("checkpoint", "stage4", folder), "inventory": bench.evaluation(SCENES)}
 
 
-def evaluate(bench: Bench, inputs: dict[str, Any], **config: Any) -> Artifact:
-    return run_job(bench.job("evaluate", "evaluation", {"evaluation": {"max_new_tokens": 4, **config}}, inputs))
+def evaluate(bench: Bench, inputs: dict[str, Any], share: float = 0.05, **config: Any) -> Artifact:
+    params = {"evaluation": {"max_new_tokens": 4, **config}, "max_reject_share": share}
+    return run_job(bench.job("evaluate", "evaluation", params, inputs))
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +118,52 @@ def test_batches_do_not_change_answers_or_attention(bench: Bench, inputs: dict[s
     assert max(abs(first[key] - second[key]) for key in first) < 1e-5
 
 
-def test_questions_that_cannot_be_asked_cost_only_themselves(bench: Bench, inputs: dict[str, Any]) -> None:
-    (bench.root / "images" / "0.jpg").write_bytes(b"other")
-    (bench.root / "images" / "1.jpg").rename(Path(bench.root) / "away.jpg")
+@contextmanager
+def away(path: Path) -> Iterator[None]:
+    """Without this file or folder for a while."""
+    hidden = path.with_name(f"{path.name}.away")
+    path.rename(hidden)
     try:
-        artifact = evaluate(bench, inputs, batch=8, attention_examples=0)
+        yield
     finally:
-        (Path(bench.root) / "away.jpg").rename(bench.root / "images" / "1.jpg")
+        hidden.rename(path)
+
+
+def test_questions_that_cannot_be_asked_cost_only_themselves(bench: Bench, inputs: dict[str, Any]) -> None:
+    images = bench.root / "images"
+    whole = (images / "0.jpg").read_bytes()
+    (images / "0.jpg").write_bytes(b"other")
+    with away(images / "1.jpg"):
+        artifact = evaluate(bench, inputs, share=0.4, batch=8, attention_examples=0)
     counts = artifact.manifest.counts
-    assert counts.rejected["missing_image"] == 4
-    assert counts.rejected["image_changed"] == 4
+    assert counts.rejected == {"image_changed": 4, "missing_image": 4, "text_only": 1}
     assert counts.rows_in == counts.rows_out + 9
+    with away(images / "1.jpg"), pytest.raises(DataError, match=r"8 of 24 questions of data\.evaluation were rejected"):
+        evaluate(bench, inputs, share=0.3, batch=8, attention_examples=0)
+    (images / "0.jpg").write_bytes(whole)
+
+
+def test_without_any_picture_there_is_no_evaluation(bench: Bench, inputs: dict[str, Any]) -> None:
+    hidden = [away(file) for file in sorted((bench.root / "images").iterdir())]
+    with ExitStack() as stack:
+        for file in hidden:
+            stack.enter_context(file)
+        with pytest.raises(DataError, match=r"(?s)24 of 24 .* nothing would be left.*missing_image: 24"):
+            evaluate(bench, inputs, share=1.0)
+
+
+def test_without_a_question_about_a_picture_there_is_no_evaluation(inputs: dict[str, Any], tmp_path: Path) -> None:
+    bench = Bench(tmp_path, {})
+    nothing = bench.evaluation(0)
+    checkpoint = bench.publish("checkpoint", "stage4", tmp_path / "inventory")
+    with pytest.raises(DataError, match=r"none of the 1 turns .* \(text_only 1\)"):
+        evaluate(bench, {"checkpoint": checkpoint, "inventory": nothing})
+
+
+def test_benchmarks_that_nothing_is_known_for_are_refused(bench: Bench, inputs: dict[str, Any]) -> None:
+    folder = bench.root / "unknown"
+    shutil.copytree(bench.root / "inventory", folder)
+    shutil.rmtree(folder / "truth")
+    ignorant = bench.publish("inventory", "evaluation", folder)
+    with pytest.raises(ConfigError, match=r"\['attention'\]: no question .* add 'existence'"):
+        evaluate(bench, {**inputs, "inventory": ignorant}, benchmarks=["attention"])
