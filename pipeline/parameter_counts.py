@@ -38,7 +38,8 @@ def _config(folder: Path) -> "AgeVlmConfig":
     kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if kind != AgeVlmConfig.model_type:
         raise ConfigError(f"{folder} holds a '{kind}', not an AGE-VLM; give the folder or id of a student's checkpoint")
-    return AgeVlmConfig.from_pretrained(folder)
+    config: AgeVlmConfig = AgeVlmConfig.from_pretrained(folder)
+    return config
 
 
 if __name__ == "__main__":

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from .configuration_agevlm import AgeVlmConfig, AgeVlmVisionConfig
+from .loading import cast_parameters, load_whole
 
 if TYPE_CHECKING:
     from .modeling_agevlm import AgeVlmForConditionalGeneration
@@ -77,6 +81,18 @@ def load_trunk(trunk: nn.Module, state: dict[str, torch.Tensor], source: str) ->
     trunk.load_state_dict(body)
 
 
+def fields_of(config: type[AgeVlmConfig]) -> set[str]:
+    """The fields that a configuration class of ours adds to Hugging Face's own."""
+    return {name for name in config.__annotations__ if not name.startswith("_")}
+
+
+def refuse_unknown(what: str, given: dict[str, Any], known: Iterable[str]) -> None:
+    """Raise ValueError for a misspelt field, which Hugging Face's configurations would take and ignore."""
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(f"{what} has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}")
+
+
 class BackbonesMixin:
     """`from_backbones`, and the way back to a plain Llama."""
 
@@ -103,10 +119,12 @@ class BackbonesMixin:
             dtype: of all parameters.
             config_overrides: fields of `AgeVlmConfig`.
 
-        Raises: ValueError if a backbone is no Llama, no ConvNeXt, or its weights do not fit.
+        Raises: ValueError if a backbone is no Llama, no ConvNeXt, or its weights do not fit; or for an unknown field.
         """
+        refuse_unknown("config_overrides", config_overrides, fields_of(AgeVlmConfig))
         llama = text if isinstance(text, LlamaForCausalLM) else _load_llama(text, dtype)
         if isinstance(vision, dict):
+            refuse_unknown("vision", vision, _VISION_FIELDS)
             fields, folder_weights = dict(vision), None
         elif Path(vision).is_dir():
             fields, folder_weights = read_vision_folder(Path(vision))
@@ -130,13 +148,18 @@ class BackbonesMixin:
         if weights is not None:
             if not weights.is_file():
                 raise ValueError(f"vision_weights {weights} does not exist; give a safetensors file of the timm model")
-            load_trunk(trunk, load_file(weights), str(weights))
+            try:
+                state = load_file(weights)
+            except SafetensorError as error:
+                raise ValueError(f"vision_weights {weights} are damaged ({error}); give the whole file") from error
+            load_trunk(trunk, state, str(weights))
         elif vision_pretrained:
-            pretrained = timm.create_model(fields["architecture"], pretrained=True, num_classes=0)
+            arguments = fields.get("model_args") or {}
+            pretrained = timm.create_model(fields["architecture"], pretrained=True, num_classes=0, **arguments)
             load_trunk(trunk, pretrained.state_dict(), f"timm {fields['architecture']}")
         if llama.generation_config is not None:
-            model.generation_config = llama.generation_config
-        model.to(dtype)
+            model.generation_config = copy.deepcopy(llama.generation_config)
+        cast_parameters(model, dtype)
         model.eval()
         return model
 
@@ -172,9 +195,10 @@ class BackbonesMixin:
         """A plain LlamaForCausalLM that holds (a copy of) this model's current language weights."""
         me = cast("AgeVlmForConditionalGeneration", self)
         own = me.state_dict()
-        llama = LlamaForCausalLM(LlamaConfig(**me.config.text_config.to_dict())).to(me.dtype)
+        llama = LlamaForCausalLM(LlamaConfig(**me.config.text_config.to_dict()))
+        cast_parameters(llama, me.dtype)
         llama.load_state_dict({name: own[mine] for name, mine in self._llama_names().items()})
-        llama.generation_config = me.generation_config
+        llama.generation_config = copy.deepcopy(me.generation_config)
         return llama.to(me.device).eval()
 
 
@@ -185,7 +209,7 @@ def _load_llama(source: str | Path, dtype: torch.dtype) -> LlamaForCausalLM:
         raise ValueError(f"text backbone {source}: cannot be opened ({error}); give a Llama checkpoint") from error
     if raw.architectures and "LlamaForCausalLM" not in raw.architectures:
         raise ValueError(f"text backbone {source} is {raw.architectures}; give a LlamaForCausalLM checkpoint")
-    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(source, dtype=dtype)
+    model: LlamaForCausalLM = load_whole(LlamaForCausalLM, source, dtype=dtype)
     return model
 
 

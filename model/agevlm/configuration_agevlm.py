@@ -112,10 +112,12 @@ class AgeVlmConfig(PreTrainedConfig):  # type: ignore[misc]
         _choice("guidance_normalisation", self.guidance_normalisation, NORMALISATIONS)
         _choice("guidance_reduction", self.guidance_reduction, REDUCTIONS)
         at = self.cross_attention_layers
-        if at != sorted(set(at)) or (at and at[0] < 0):
+        if not at:
+            raise ValueError("cross_attention_layers is []; give at least one position, or use the text backbone alone")
+        if at != sorted(set(at)) or at[0] < 0:
             raise ValueError(f"cross_attention_layers is {at}; give distinct, ascending positions from 0 on")
         depth = self.text_config.num_hidden_layers + (len(at) if self.cross_attention == "layer" else 0)
-        if at and at[-1] >= depth:
+        if at[-1] >= depth:
             stack = "expanded stack" if self.cross_attention == "layer" else "text backbone"
             raise ValueError(
                 f"cross_attention_layers is {at}, but the {stack} has {depth} layers (0 to {depth - 1}); "

@@ -35,6 +35,7 @@ class ImageKeysValues(CacheLayerMixin):  # type: ignore[misc]
 
     is_sliding = False
     is_croppable = True
+    is_compileable = True  # of fixed size: else a static cache of the text would lose the mask over its empty slots
     supports_early_init = False
 
     def __init__(self) -> None:
@@ -99,18 +100,28 @@ def attach_image_cache(cache: Cache, num_text_layers: int, num_cross_attention_l
 
 @dataclass
 class ImageContext:
-    """What every cross-attention module of one forward pass shares.
+    """What every cross-attention module of one forward pass shares, besides the visual tokens themselves.
 
-    visual_BSD: adapter outputs; None when keys and values come from the cache.
     key_mask_BS: cells that may be looked at, at least one per row; None for all.
     has_image_B: rows with an image; the others get exactly zero. None when every row has one.
     plan: rows whose averaged map is wanted (guidance, analysis).
     """
 
-    visual_BSD: torch.Tensor | None
     key_mask_BS: torch.Tensor | None
     has_image_B: torch.Tensor | None
     plan: GuidancePlan | None = None
+
+    def to(self, device: torch.device) -> ImageContext:
+        """The same on another device: where layers are spread over several, only tensor arguments are moved for us."""
+        if all(t is None or t.device == device for t in (self.key_mask_BS, self.has_image_B)) and (
+            self.plan is None or self.plan.mask_GS.device == device
+        ):
+            return self
+        return ImageContext(
+            None if self.key_mask_BS is None else self.key_mask_BS.to(device),
+            None if self.has_image_B is None else self.has_image_B.to(device),
+            None if self.plan is None else self.plan.to(device),
+        )
 
     @classmethod
     def from_cache(cls, cache: Cache | None, num_text_layers: int) -> ImageContext | None:
@@ -120,7 +131,7 @@ class ImageContext:
         layer = cache.layers[num_text_layers]
         if not isinstance(layer, ImageKeysValues) or not layer.is_initialized:
             return None
-        return cls(visual_BSD=None, key_mask_BS=layer.key_mask, has_image_B=layer.has_image)
+        return cls(key_mask_BS=layer.key_mask, has_image_B=layer.has_image)
 
     def only_images(self, out_BTD: torch.Tensor) -> torch.Tensor:
         """Exactly zero, in value and gradient, for rows without an image; their parameters stay in the graph."""
@@ -153,13 +164,15 @@ class CrossAttention(nn.Module):
         self.o_proj = nn.Linear(config.num_attention_heads * self.head_dim, width, bias=False)
         self.o_proj.is_output_projection = True  # type: ignore[assignment]  # zero at first, see _init_weights
 
-    def _keys_values(self, image: ImageContext, cache: Cache | None) -> tuple[torch.Tensor, torch.Tensor]:
-        if image.visual_BSD is None:
+    def _keys_values(
+        self, visual_BSD: torch.Tensor | None, image: ImageContext, cache: Cache | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if visual_BSD is None:
             layer = cache.layers[self.cache_index]  # type: ignore[union-attr]
             return layer.keys, layer.values
-        shape = (*image.visual_BSD.shape[:2], -1, self.head_dim)
-        k_BKSE = self.k_proj(image.visual_BSD).view(shape).transpose(1, 2)
-        v_BKSE = self.v_proj(image.visual_BSD).view(shape).transpose(1, 2)
+        shape = (*visual_BSD.shape[:2], -1, self.head_dim)
+        k_BKSE = self.k_proj(visual_BSD).view(shape).transpose(1, 2)
+        v_BKSE = self.v_proj(visual_BSD).view(shape).transpose(1, 2)
         if cache is not None:
             layer = cache.layers[self.cache_index]
             layer.update(k_BKSE, v_BKSE)
@@ -167,12 +180,22 @@ class CrossAttention(nn.Module):
         return k_BKSE, v_BKSE
 
     def forward(
-        self, hidden_BTD: torch.Tensor, image: ImageContext, cache: Cache | None = None
+        self,
+        hidden_BTD: torch.Tensor,
+        visual_BSD: torch.Tensor | None,
+        image: ImageContext,
+        cache: Cache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the update of the text (B, T, D), and the averaged map (G, S) if there is a plan."""
+        """Return the update of the text (B, T, D), and the averaged map (G, S) if there is a plan.
+
+        `visual_BSD`: the adapter's outputs; None when keys and values come from the cache.
+        """
+        image = image.to(hidden_BTD.device)
+        if visual_BSD is not None:
+            visual_BSD = visual_BSD.to(hidden_BTD.device)
         batch, tokens, _ = hidden_BTD.shape
         q_BHTE = self.q_proj(hidden_BTD).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
-        k_BKSE, v_BKSE = self._keys_values(image, cache)
+        k_BKSE, v_BKSE = self._keys_values(visual_BSD, image, cache)
         mask_B1TS = None
         if image.key_mask_BS is not None:
             mask_B1TS = image.key_mask_BS[:, None, None, :].expand(-1, 1, tokens, -1)
@@ -209,10 +232,19 @@ class CrossAttentionLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         self.mlp.down_proj.is_output_projection = True
 
     def forward(
-        self, hidden_BTD: torch.Tensor, image: ImageContext, past_key_values: Cache | None = None
+        self,
+        hidden_BTD: torch.Tensor,
+        visual_BSD: torch.Tensor | None,
+        image: ImageContext,
+        past_key_values: Cache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the hidden states (B, T, D) and the averaged map (G, S) or None."""
-        update_BTD, map_GS = self.cross_attn(self.input_layernorm(hidden_BTD), image, past_key_values)
+        """Return the hidden states (B, T, D) and the averaged map (G, S) or None.
+
+        The visual tokens are an argument of their own, and by position: re-entrant activation checkpointing finds
+        gradients only there.
+        """
+        image = image.to(hidden_BTD.device)
+        update_BTD, map_GS = self.cross_attn(self.input_layernorm(hidden_BTD), visual_BSD, image, past_key_values)
         hidden_BTD = hidden_BTD + update_BTD
         update_BTD = image.only_images(self.mlp(self.post_attention_layernorm(hidden_BTD)))
         return hidden_BTD + update_BTD, map_GS
@@ -229,6 +261,7 @@ class CrossAttentionBlock(LlamaDecoderLayer):  # type: ignore[misc]
     def forward(
         self,
         hidden_BTD: torch.Tensor,
+        visual_BSD: torch.Tensor | None,
         image: ImageContext | None,
         past_key_values: Cache | None = None,
         **text_kwargs: Any,
@@ -240,7 +273,8 @@ class CrossAttentionBlock(LlamaDecoderLayer):  # type: ignore[misc]
         )
         hidden_BTD = hidden_BTD + attended_BTD
         if image is not None:
-            update_BTD, map_GS = self.cross_attn(self.cross_attention_layernorm(hidden_BTD), image, past_key_values)
+            query_BTD = self.cross_attention_layernorm(hidden_BTD)
+            update_BTD, map_GS = self.cross_attn(query_BTD, visual_BSD, image, past_key_values)
             hidden_BTD = hidden_BTD + update_BTD
         return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD)), map_GS
 

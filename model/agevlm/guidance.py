@@ -43,6 +43,12 @@ class GuidancePlan:
     mask_GS: torch.Tensor
     cells: tuple[torch.Tensor, ...] | None = None
 
+    def to(self, device: torch.device) -> GuidancePlan:
+        """The same plan with its tensors on another device."""
+        tokens = tuple(t.to(device) for t in self.tokens)
+        cells = None if self.cells is None else tuple(c.to(device) for c in self.cells)
+        return GuidancePlan(self.rows, tokens, self.mask_GS.to(device), cells)
+
 
 def plan_guidance(
     guided_B: torch.Tensor,

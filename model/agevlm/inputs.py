@@ -12,26 +12,41 @@ from .cross_attention import ImageContext
 from .guidance import GuidancePlan, plan_guidance
 
 
+def check_shape(name: str, tensor: torch.Tensor | None, *expected: int) -> None:
+    """Raise ValueError unless an argument has this shape; None passes."""
+    if tensor is not None and tuple(tensor.shape) != expected:
+        raise ValueError(
+            f"{name} has shape {tuple(tensor.shape)}; it must be {expected}, as the batch's tokens and images are"
+        )
+
+
 def guidance_plan(
     image: ImageContext,
+    visual_BSD: torch.Tensor | None,
     guidance_mask: torch.Tensor,
     query_mask: torch.Tensor | None,
     guided: torch.Tensor | None,
     batch: int,
+    tokens: int,
 ) -> GuidancePlan | None:
-    """The guidance plan of this pass, or None where the image comes from a dummy or from the cache."""
-    visual = image.visual_BSD
-    if visual is None or visual.shape[1] != guidance_mask.shape[-1]:
-        if visual is not None and image.has_image_B is not None and visual.shape[1] == 1:
+    """The guidance plan of this pass, or None where the image is a dummy.
+
+    Raises: ValueError for shapes that do not belong together, or a missing query mask.
+    """
+    if visual_BSD is None or visual_BSD.shape[1] != guidance_mask.shape[-1]:
+        if visual_BSD is not None and image.has_image_B is not None and visual_BSD.shape[1] == 1:
             return None  # the dummy of an all-text batch: nothing to guide
-        cells = "cached" if visual is None else visual.shape[1]
+        cells = "cached" if visual_BSD is None else visual_BSD.shape[1]
         raise ValueError(
             f"guidance_mask has {guidance_mask.shape[-1]} cells, the image has {cells}; make it with "
             "mask_to_cells from the geometry that the processor returned, and pass it together with pixel_values"
         )
     if query_mask is None:
         raise ValueError("query_mask is missing beside guidance_mask; mark the query's text tokens, bool (B, T)")
-    device = visual.device
+    check_shape("guidance_mask", guidance_mask, batch, visual_BSD.shape[1])
+    check_shape("query_mask", query_mask, batch, tokens)
+    check_shape("guided", guided, batch)
+    device = visual_BSD.device
     everyone = torch.ones(batch, dtype=torch.bool, device=device)
     return plan_guidance(
         everyone if guided is None else guided.to(device=device, dtype=torch.bool),
@@ -63,4 +78,4 @@ def text_positions(
     return torch.arange(past, past + tokens, device=device)[None]
 
 
-__all__ = ["guidance_plan", "spread_images", "text_positions"]
+__all__ = ["check_shape", "guidance_plan", "spread_images", "text_positions"]

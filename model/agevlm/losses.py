@@ -62,7 +62,7 @@ def guidance_sums(
     if plan is None or maps_LGS is None:
         zeros_L = torch.zeros(num_layers, device=device)
         return GuidanceSums(zeros_L, torch.zeros((), dtype=torch.long, device=device), zeros_L, zeros_L)
-    loss_LG, mass_LG = guidance_loss(maps_LGS, plan.mask_GS, normalisation)
+    loss_LG, mass_LG = guidance_loss(maps_LGS, plan.mask_GS.to(maps_LGS.device), normalisation)
     if cell_mask_BS is None:
         padding_L = mass_LG.new_zeros(len(mass_LG))
     else:

@@ -30,7 +30,7 @@ from .cross_attention import (
     attach_image_cache,
 )
 from .guidance import GuidancePlan
-from .inputs import guidance_plan, spread_images, text_positions
+from .inputs import check_shape, guidance_plan, spread_images, text_positions
 from .losses import guidance_sums, lm_loss
 from .outputs import AgeVlmModelOutput, AgeVlmOutput
 from .vision import ConvNextTower
@@ -126,7 +126,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         out_BSD: torch.Tensor = self.adapter(features_BSC)
         return out_BSD
 
-    def _image_context(
+    def _look_at(
         self,
         batch: int,
         device: torch.device,
@@ -134,20 +134,28 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         cell_mask: torch.Tensor | None,
         has_image: torch.Tensor | None,
         cache: Cache | None,
-    ) -> ImageContext | None:
-        """What cross-attention looks at in this pass; None where no row has an image and nothing is trained."""
+    ) -> tuple[torch.Tensor | None, ImageContext | None]:
+        """What cross-attention looks at in this pass: visual tokens (None: in the cache) and what goes with them.
+
+        No context where no row has an image and nothing is trained.
+        """
         num_text = self.config.text_config.num_hidden_layers
         if pixel_values is None:
             cached = ImageContext.from_cache(cache, num_text)
-            if cached is not None:
-                return cached
-            if not (self.training and torch.is_grad_enabled()):
-                return None
+            if cached is not None or cache is not None or not (self.training and torch.is_grad_enabled()):
+                return None, cached
             # Every parameter must be in the graph of every rank (DDP, FSDP): one cell of a grey dummy, times zero.
             stride = self.config.vision_config.stride
             dummy = torch.zeros(1, 3, stride, stride, device=device)
             visual_BSD = self.encode_images(dummy).expand(batch, -1, -1)
-            return ImageContext(visual_BSD, None, torch.zeros(batch, dtype=torch.bool, device=device))
+            return visual_BSD, ImageContext(None, torch.zeros(batch, dtype=torch.bool, device=device))
+        side = self.config.vision_config.image_size
+        if tuple(pixel_values.shape[1:]) != (3, side, side):
+            raise ValueError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; it must be (images, 3, {side}, {side}): RGB, "
+                f"{side} x {side} pixels, as AgeVlmProcessor makes it"
+            )
+        check_shape("has_image", has_image, batch)
         visual_BSD = self.encode_images(pixel_values)
         cells = visual_BSD.shape[1]
         if len(visual_BSD) != batch:
@@ -155,7 +163,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         if has_image is not None:
             has_image = has_image.to(device=device, dtype=torch.bool)
         key_mask = None
-        if cell_mask is not None and self.config.mask_padding:
+        if cell_mask is not None:
             if cell_mask.shape != (batch, cells):
                 raise ValueError(
                     f"cell_mask has shape {tuple(cell_mask.shape)}, the image has {cells} cells in {batch} rows; "
@@ -165,10 +173,10 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
             # A row without any cell has no image. Rows without an image look at all cells, and their result is
             # dropped: a softmax over nothing would be NaN.
             has_image = seen.any(-1) if has_image is None else has_image & seen.any(-1)
-            key_mask = seen | ~has_image[:, None]
+            key_mask = seen | ~has_image[:, None] if self.config.mask_padding else None
         if cache is not None:
             attach_image_cache(cache, num_text, self.config.num_cross_attention_layers)
-        return ImageContext(visual_BSD, key_mask, has_image)
+        return visual_BSD, ImageContext(key_mask, has_image)
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -232,9 +240,9 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
-        image = self._image_context(batch, device, pixel_values, cell_mask, has_image, past_key_values)
+        visual_BSD, image = self._look_at(batch, device, pixel_values, cell_mask, has_image, past_key_values)
         if image is not None and guidance_mask is not None:
-            image.plan = guidance_plan(image, guidance_mask, query_mask, guided, batch)
+            image.plan = guidance_plan(image, visual_BSD, guidance_mask, query_mask, guided, batch, tokens)
 
         text_kwargs = {
             "attention_mask": causal_mask,
@@ -248,20 +256,22 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
             map_GS = None
             if isinstance(layer, CrossAttentionLayer):
                 if image is not None:
-                    hidden_BTD, map_GS = layer(hidden_BTD, image, past_key_values=past_key_values)
+                    hidden_BTD, map_GS = layer(hidden_BTD, visual_BSD, image, past_key_values=past_key_values)
             elif isinstance(layer, CrossAttentionBlock):
-                hidden_BTD, map_GS = layer(hidden_BTD, image, past_key_values=past_key_values, **text_kwargs)
+                hidden_BTD, map_GS = layer(
+                    hidden_BTD, visual_BSD, image, past_key_values=past_key_values, **text_kwargs
+                )
             else:
                 hidden_BTD = layer(hidden_BTD, past_key_values=past_key_values, **text_kwargs)
             if map_GS is not None:
-                maps.append(map_GS)
+                maps.append(map_GS.to(maps[0].device if maps else map_GS.device))
             if trace is not None:
                 trace.append(hidden_BTD)
         output = AgeVlmModelOutput(
             last_hidden_state=text.norm(hidden_BTD),
             past_key_values=past_key_values,
             hidden_states=None if trace is None else tuple(trace),
-            visual_tokens=None if pixel_values is None or image is None else image.visual_BSD,
+            visual_tokens=None if pixel_values is None else visual_BSD,
             attention_maps=torch.stack(maps) if maps else None,
         )
         return output, None if image is None else image.plan
@@ -329,37 +339,46 @@ class AgeVlmForConditionalGeneration(BackbonesMixin, AgeVlmPreTrainedModel, Gene
 
         Raises: ValueError for shapes that do not belong together.
         """
+        if kwargs.get("output_attentions"):
+            raise ValueError(
+                "output_attentions is True, but attention weights are never kept; AgeVlm.attention_maps gives the "
+                "query-averaged maps of cross-attention"
+            )
         outputs, plan = self.model.look(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, pixel_values, cell_mask, has_image,
             guidance_mask, query_mask, guided, use_cache, output_hidden_states,
         )  # fmt: skip
         hidden_BTD = cast(torch.Tensor, outputs.last_hidden_state)
-        result = AgeVlmOutput(
+        logits: torch.Tensor | None = None
+        if return_logits:
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            logits = self.lm_head(hidden_BTD[:, keep, :])
+        loss: torch.Tensor | None = None
+        sums: dict[str, torch.Tensor] = {}
+        if labels is not None:
+            check_shape("labels", labels, *hidden_BTD.shape[:2])
+            lm = lm_loss(self.lm_head, hidden_BTD, logits, labels)
+            loss = lm.total / lm.tokens.clamp_min(1)
+            sums |= {"lm_loss_sum": lm.total, "lm_tokens": lm.tokens}
+        if guidance_mask is not None:
+            guidance = guidance_sums(
+                outputs.attention_maps, plan, cell_mask, self.config.guidance_normalisation,
+                self.config.num_cross_attention_layers, hidden_BTD.device,
+            )  # fmt: skip
+            sums |= {"guidance_loss_sum": guidance.loss_L, "guided_rows": guidance.rows}
+            sums |= {"attention_mass_sum": guidance.mass_L, "padding_mass_sum": guidance.padding_L}
+            if loss is not None:
+                loss = loss + self.reduce_guidance(guidance.loss_L, guidance.rows).to(loss.device)
+        # At once and in this order: transformers takes the first fields for loss and logits.
+        return AgeVlmOutput(
+            loss=loss,
+            logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             visual_tokens=outputs.visual_tokens,
             attention_maps=outputs.attention_maps,
+            **sums,
         )
-        if return_logits:
-            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            logits: torch.Tensor = self.lm_head(hidden_BTD[:, keep, :])
-            result.logits = logits
-        loss: torch.Tensor | None = None
-        if labels is not None:
-            lm = lm_loss(self.lm_head, hidden_BTD, result.logits, labels)
-            loss = lm.total / lm.tokens.clamp_min(1)
-            result.lm_loss_sum, result.lm_tokens = lm.total, lm.tokens
-        if guidance_mask is not None:
-            sums = guidance_sums(
-                outputs.attention_maps, plan, cell_mask, self.config.guidance_normalisation,
-                self.config.num_cross_attention_layers, hidden_BTD.device,
-            )  # fmt: skip
-            result.guidance_loss_sum, result.guided_rows = sums.loss_L, sums.rows
-            result.attention_mass_sum, result.padding_mass_sum = sums.mass_L, sums.padding_L
-            if loss is not None:
-                loss = loss + self.reduce_guidance(sums.loss_L, sums.rows)
-        result.loss = loss
-        return result
 
     def reduce_guidance(self, guidance_loss_sum_L: torch.Tensor, guided_rows: torch.Tensor) -> torch.Tensor:
         """L_g from sums over any set of rows: mean over the rows (0 if none), then mean or sum over the layers."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
@@ -93,7 +94,7 @@ def save_sam(sam: Sam, sizes: SamSizes, folder: Path) -> None:
 def load_sam(folder: Path) -> Sam:
     """Open what `save_sam` wrote, in evaluation mode.
 
-    Raises DataError if a file is missing and ConfigError if config.json does not describe a Sam.
+    Raises DataError if a file is missing, ConfigError if config.json does not describe a Sam or the weights do not fit.
     """
     config, weights = folder / "config.json", folder / "model.safetensors"
     for path in (config, weights):
@@ -106,5 +107,8 @@ def load_sam(folder: Path) -> Sam:
         sam = build_sam(SamSizes(**fields))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{config} does not hold the sizes of a Sam ({error}); write it anew") from error
-    sam.load_state_dict(load_file(weights))
+    try:
+        sam.load_state_dict(load_file(weights))
+    except (SafetensorError, RuntimeError) as error:
+        raise ConfigError(f"{weights} is damaged or belongs to another config.json: {error}") from error
     return sam.eval()

@@ -17,6 +17,7 @@ from transformers import AutoProcessor, Florence2ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.florence2.processing_florence2 import Florence2PostProcessor
 
+from model.agevlm.loading import load_whole
 from model.errors import ConfigError
 from model.teachers.polygons import BINS, Region, regions
 from model.teachers.precision import dtype_of
@@ -68,8 +69,8 @@ class FlorenceTeacher:
             raise ConfigError(f"Florence-2 at {location}: no such folder; give a folder or hub:ORG/NAME@COMMIT")
         try:
             processor = AutoProcessor.from_pretrained(name, **options)
-            model = Florence2ForConditionalGeneration.from_pretrained(
-                name, dtype=dtype_of(precision), use_safetensors=True, **options
+            model = load_whole(
+                Florence2ForConditionalGeneration, name, dtype=dtype_of(precision), use_safetensors=True, **options
             )
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"Florence-2 at {location} cannot be opened: {error}") from error

@@ -31,6 +31,12 @@ def run(context: StepContext) -> Outcome:
     """Train a stage. Raises ConfigError, DataError or StepError."""
     params = context.params(StageParams)
     row = _row(params.row, set(context.inputs))
+    workers, batch = context.resources.workers, params.config.global_batch
+    if workers > batch:
+        raise ConfigError(
+            f"{params.row}: {workers} workers cannot share a global batch of {batch} samples, for each needs one; set "
+            f"resources.{context.step.name}.workers to {batch} or less, or training's global_batch to {workers} or more"
+        )
     # Bad input is found here, in a second, and not by every worker after its start.
     samples = open_samples(context.input_path("pack"), row, params.config, params.seed)
     cells = _cells(context, params, row)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from model.agevlm.loading import load_whole
 from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
 from model.agevlm.processing_agevlm import AgeVlmProcessor
 from model.errors import ArtifactError
@@ -19,7 +20,7 @@ def load_student(folder: Path) -> tuple[AgeVlmForConditionalGeneration, AgeVlmPr
     if not (folder / "config.json").is_file():
         raise ArtifactError(f"{folder} holds no model (no config.json); run the stage that makes it again")
     try:
-        model = AgeVlmForConditionalGeneration.from_pretrained(folder)
+        model: AgeVlmForConditionalGeneration = load_whole(AgeVlmForConditionalGeneration, folder)
         processor = AgeVlmProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"the model in {folder} cannot be opened: {error}") from error

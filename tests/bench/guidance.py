@@ -65,8 +65,8 @@ class Case:
 
     def forward(self, guided: bool) -> torch.Tensor:
         """The layer's output and, if guided, eq. 3, as one scalar."""
-        image = ImageContext(self.visual_BSD, self.key_mask_BS, None, self.plan if guided else None)
-        out_BTD, map_GS = self.layer(self.hidden_BTD, image)
+        image = ImageContext(self.key_mask_BS, None, self.plan if guided else None)
+        out_BTD, map_GS = self.layer(self.hidden_BTD, self.visual_BSD, image)
         total = out_BTD.float().mean()
         if map_GS is not None:
             total = total + guidance_loss(map_GS, self.plan.mask_GS)[0].mean()

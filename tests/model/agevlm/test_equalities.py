@@ -1,13 +1,15 @@
 """The equalities that prove the model: against Llama, a naive loop, and itself row by row and step by step."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from model.agevlm.cross_attention import ImageContext
 from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
-from tests.model.agevlm.tiny import batch, guided_batch, tiny_llama, tiny_model
+from tests.model.agevlm.tiny import VISION, batch, guided_batch, tiny_llama, tiny_model
 
 KINDS = ["layer", "in_block"]
 
@@ -18,6 +20,26 @@ def test_the_initial_model_is_its_text_backbone_bit_for_bit(kind: str) -> None:
     with torch.no_grad():
         expected = tiny_llama()(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
         assert torch.equal(model(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_bfloat16_too_the_initial_model_is_its_text_backbone(kind: str, tmp_path: Path) -> None:
+    """At long positions, where a rotary table in bf16 would be far off."""
+    tiny_llama(max_position_embeddings=512).save_pretrained(tmp_path / "llama")
+    llama = LlamaForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.bfloat16).eval()
+    at = [1, 4] if kind == "layer" else [1, 3]
+    model = AgeVlmForConditionalGeneration.from_backbones(
+        tmp_path / "llama", VISION, dtype=torch.bfloat16, cross_attention=kind, cross_attention_layers=at
+    )
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    ids = batch(rows=1, tokens=400)["input_ids"]
+    with torch.no_grad():
+        expected = llama(ids).logits
+        assert torch.equal(model(ids).logits, expected)
+        assert torch.equal(model.to_llama()(ids).logits, expected)
+        model.save_pretrained(tmp_path / "saved")
+        again = AgeVlmForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype=torch.bfloat16).eval()
+        assert torch.equal(again(ids).logits, expected)
 
 
 def test_normal_init_looks_at_the_image_from_the_start() -> None:
@@ -49,7 +71,7 @@ def test_cross_attention_against_a_naive_loop_in_fp64() -> None:
     hidden = torch.randn(3, 9, 32, generator=draw, dtype=torch.float64)
     visual = torch.randn(3, 16, 32, generator=draw, dtype=torch.float64)
     with torch.no_grad():
-        got, _ = layer.cross_attn(hidden, ImageContext(visual, inputs["cell_mask"], None))
+        got, _ = layer.cross_attn(hidden, visual, ImageContext(inputs["cell_mask"], None))
     layer.requires_grad_(False)
     ca, heads, key_heads, width = layer.cross_attn, 4, 2, 8
     for b in range(3):
@@ -219,6 +241,49 @@ def test_the_lm_loss_is_llamas_own() -> None:
         expected = tiny_llama()(inputs["input_ids"], labels=inputs["labels"]).loss
         out = model(**{k: v for k, v in inputs.items() if k not in ("guidance_mask", "query_mask", "guided")})
     assert torch.allclose(out.loss, expected, rtol=1e-6)
+
+
+def test_a_row_whose_cells_are_all_padding_has_no_image_even_if_padding_is_not_masked() -> None:
+    model, inputs = tiny_model(trained=True, mask_padding=False), batch()
+    inputs["cell_mask"][2] = False
+    with torch.no_grad():
+        mixed = model(**inputs).logits[2]
+        alone = model.to_llama()(inputs["input_ids"][2:]).logits[0]
+    assert torch.allclose(mixed, alone, rtol=0, atol=1e-5)
+
+
+def test_training_on_text_alone_with_a_cache_is_a_llama_step() -> None:
+    model, inputs = tiny_model(trained=True).train(), batch()
+    out = model(inputs["input_ids"], use_cache=True)
+    assert torch.allclose(out.logits, model.to_llama()(inputs["input_ids"]).logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("guided", torch.ones(2, dtype=torch.bool), r"guided has shape \(2,\); it must be \(3,\)"),
+        ("has_image", torch.ones(4, dtype=torch.bool), r"has_image has shape \(4,\); it must be \(3,\)"),
+        ("labels", torch.zeros(3, 5, dtype=torch.long), r"labels has shape \(3, 5\); it must be \(3, 9\)"),
+        ("query_mask", torch.ones(3, 5, dtype=torch.bool), r"query_mask has shape \(3, 5\); it must be \(3, 9\)"),
+        ("guidance_mask", torch.ones(2, 16, dtype=torch.bool), r"guidance_mask has shape \(2, 16\); it must be"),
+        ("pixel_values", torch.zeros(3, 3, 48, 64), r"pixel_values has shape \(3, 3, 48, 64\); .* 64 x 64 pixels"),
+    ],
+)
+def test_a_wrong_shape_is_named(name: str, value: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tiny_model()(**{**guided_batch(), name: value})
+
+
+def test_attention_weights_are_not_promised() -> None:
+    with pytest.raises(ValueError, match="output_attentions"):
+        tiny_model()(**batch(), output_attentions=True)
+
+
+def test_a_misspelt_setting_is_named() -> None:
+    with pytest.raises(ValueError, match="mask_pading"):
+        tiny_model(mask_pading=False)
+    with pytest.raises(ValueError, match="image_sise"):
+        AgeVlmForConditionalGeneration.from_backbones(tiny_llama(), {**VISION, "image_sise": 64})
 
 
 def test_shapes_that_do_not_belong_together_are_named() -> None:

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import DynamicCache, Trainer, TrainingArguments
 
+from model.agevlm.cross_attention import ImageContext
+from model.agevlm.inputs import guidance_plan
 from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
 from model.agevlm.processing_agevlm import AgeVlmProcessor
 from model.model_card import write_export
-from tests.model.agevlm.tiny import batch, guided_batch, tiny_model
+from tests.model.agevlm.tiny import VISION, batch, guided_batch, tiny_llama, tiny_model
 from tests.model.agevlm.words import word_tokenizer
 
 KINDS = ["layer", "in_block"]
@@ -35,6 +38,68 @@ def test_generation_with_caches_equals_recomputing_from_scratch(kind: str) -> No
             ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
         assert torch.equal(cached.sequences, ids)
         assert torch.equal(model.generate(**inputs, **GREEDY, use_cache=False), ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_static_cache_generates_the_same(kind: str, beams: int) -> None:
+    model, inputs = tiny_model(trained=True, cross_attention=kind).double(), batch()
+    how = {**GREEDY, "num_beams": beams}
+    expected = model.generate(**inputs, **how)
+    assert torch.equal(model.generate(**inputs, **how, cache_implementation="static"), expected)
+
+
+def test_loss_and_logits_come_first() -> None:
+    model, inputs = tiny_model(), guided_batch()
+    with torch.no_grad():
+        out = model(**inputs)
+        assert list(out)[:2] == ["loss", "logits"]
+        assert torch.equal(model(**inputs, return_dict=False)[1], out.logits)
+        assert torch.equal(model(**batch(), return_dict=False)[0], out.logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_picture_follows_the_text_to_another_device(kind: str) -> None:
+    """accelerate moves a layer's tensor arguments; what travels inside our own object moves itself."""
+    model, inputs = tiny_model(trained=True, cross_attention=kind), guided_batch()
+    layer = model.model.language_model.layers[1].to("meta")
+    visual = torch.zeros(3, 16, 32)
+    image = ImageContext(inputs["cell_mask"], torch.ones(3, dtype=torch.bool))
+    image.plan = guidance_plan(image, visual, inputs["guidance_mask"], inputs["query_mask"], inputs["guided"], 3, 9)
+    moved = image.to(torch.device("meta"))
+    tensors = [moved.key_mask_BS, moved.has_image_B, moved.plan.mask_GS, *moved.plan.tokens, *moved.plan.cells]
+    assert {t.device.type for t in tensors} == {"meta"}
+    update, _ = layer.cross_attn(torch.zeros(3, 9, 32, device="meta"), visual, ImageContext(inputs["cell_mask"], None))
+    assert update.device.type == "meta"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_both_ways_of_checkpointing_give_the_same_gradients(kind: str, reentrant: bool) -> None:
+    model, inputs = tiny_model(trained=True, cross_attention=kind).double().train(), guided_batch()
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        model(**inputs).loss.backward()
+        return [p.grad.clone() for p in model.parameters()]
+
+    plain = gradients()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(plain, gradients(), strict=True))
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_incomplete_weights_are_refused(damage: str, tmp_path: Path) -> None:
+    tiny_llama().save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    if damage == "missing":
+        state = load_file(file)
+        del state["model.layers.1.mlp.up_proj.weight"]
+        save_file(state, file, metadata={"format": "pt"})
+    else:
+        file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj" if damage == "missing" else str(tmp_path)):
+        AgeVlmForConditionalGeneration.from_backbones(tmp_path, VISION)
 
 
 def test_cached_steps_are_exact_and_encode_the_image_once(monkeypatch: pytest.MonkeyPatch) -> None:

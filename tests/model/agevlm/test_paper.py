@@ -88,6 +88,7 @@ def test_the_other_reading_of_eq_2_puts_it_inside_the_blocks() -> None:
         ({"cross_attention_layers": [2, 20]}, r"expanded stack has 18 layers"),
         ({"cross_attention_layers": [7, 2]}, r"ascending"),
         ({"cross_attention": "in_block", "cross_attention_layers": [2, 17]}, r"text backbone has 16 layers"),
+        ({"cross_attention_layers": []}, r"cross_attention_layers is \[\]; give at least one"),
         ({"init": "ones"}, r"init is 'ones'"),
         ({"guidance_normalisation": "mean"}, r"guidance_normalisation is 'mean'"),
         ({"guidance_reduction": "max"}, r"guidance_reduction is 'max'"),

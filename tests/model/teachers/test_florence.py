@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 
 from model.errors import ConfigError
@@ -127,4 +128,14 @@ def test_a_wrong_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
         FlorenceTeacher.load(str(tmp_path / "nothing"), FlorenceSettings())
     with pytest.raises(ConfigError, match="cannot be opened"):
+        FlorenceTeacher.load(str(tmp_path), FlorenceSettings())
+
+
+def test_a_checkpoint_that_lacks_weights_is_no_teacher(silent: Path, tmp_path: Path) -> None:
+    for file in silent.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    state = load_file(tmp_path / "model.safetensors")
+    renamed = {name.replace("decoder.layers.0.", "decoder.layer.0."): value for name, value in state.items()}
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"are missing .*decoder\.layers\.0"):
         FlorenceTeacher.load(str(tmp_path), FlorenceSettings())

@@ -144,3 +144,10 @@ def test_bad_checkpoints_are_refused_by_name(tmp_path: Path) -> None:
     torch.save({"image_encoder.pos_embed": Evil()}, evil)
     with pytest.raises(ConfigError, match="cannot be opened"):
         open_checkpoint(evil)
+
+
+def test_a_damaged_folder_is_one_message(sam_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((sam_folder / "config.json").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((sam_folder / "model.safetensors").read_bytes()[:-50])
+    with pytest.raises(ConfigError, match=r"model\.safetensors is damaged"):
+        SamTeacher.load(str(tmp_path))

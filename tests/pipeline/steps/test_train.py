@@ -100,6 +100,12 @@ def test_a_stage_without_parent_and_configuration_is_refused(tmp_path: Path) -> 
         build_student(STUDENT, str(tmp_path), str(tmp_path), 0, None)
 
 
+def test_more_workers_than_samples_of_a_batch_are_refused(bench: Bench, pack: tuple[ArtifactRef, ExactGuide]) -> None:
+    job = bench.job("stage1", "checkpoint", params("stage1", True), {"pack": pack[0]}, Resources(workers=64))
+    with pytest.raises(ConfigError, match=r"64 workers cannot share a global batch of \d+ samples"):
+        run_job(job)
+
+
 @pytest.mark.system
 def test_two_stages_with_ray_train(bench: Bench, pack: tuple[ArtifactRef, ExactGuide]) -> None:
     """Stage 1 on one worker, then a guided row on two: artifacts, counts, metrics, and who was trained."""
