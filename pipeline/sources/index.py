@@ -3,6 +3,8 @@
 Sixteen bytes are kept for a record, so that millions of them fit; the records themselves are read again when used.
 """
 
+import hashlib
+import sys
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +13,7 @@ from itertools import compress
 import numpy as np
 import numpy.typing as npt
 
+from model.errors import DataError
 from pipeline.sources.records import Entry, RawSource, Record, copy_id, order_key
 
 Keys = npt.NDArray[np.uint64]
@@ -41,6 +44,8 @@ class Index:
     """Image key -> chosen records that use it, for images that more than one uses."""
     images: int
     """Different image paths among the chosen records."""
+    digest: str
+    """Of all records' ids in file order: what else is read under this index is another data set."""
     seed: int
 
     @property
@@ -49,19 +54,34 @@ class Index:
         return self.total if self.chosen is None else int(self.chosen.sum())
 
     def walk(self, source: RawSource) -> Iterator[Entry]:
-        """The chosen records in file order, exact copies numbered."""
+        """The chosen records in file order, exact copies numbered.
+
+        Raises DataError at its end if the source did not give the records of the first pass.
+        """
         numbered = self._numbered(source)
         return numbered if self.chosen is None else compress(numbered, self.chosen)
 
     def _numbered(self, source: RawSource) -> Iterator[Entry]:
         copies: dict[str, int] = {}
+        hasher, seen = hashlib.sha256(), 0
         for entry in source.entries():
-            if key_of("limit", self.seed, entry.sample_id) in self.repeated:
+            seen += 1
+            if seen > self.total:
+                break
+            key = key_of("limit", self.seed, entry.sample_id)
+            hasher.update(key.to_bytes(8, sys.byteorder))
+            if key in self.repeated:
                 before = copies.get(entry.sample_id, 0)
                 copies[entry.sample_id] = before + 1
                 yield replace(entry, sample_id=copy_id(entry.sample_id, before))
             else:
                 yield entry
+        if seen != self.total or hasher.hexdigest() != self.digest:
+            now = "more" if seen > self.total else "others" if seen == self.total else seen
+            raise DataError(
+                f"the raw data held {self.total} records when it was first read, and {now} when it was read again: "
+                "it was changed meanwhile; run again when nothing writes to it"
+            )
 
 
 def build_index(source: RawSource, seed: int, limit: int | None = None) -> Index:
@@ -80,7 +100,8 @@ def build_index(source: RawSource, seed: int, limit: int | None = None) -> Index
     uses = dict(zip(values[more].tolist(), counts[more].tolist(), strict=True))
     images_named = len(values)
     values, counts = np.unique(record_keys, return_counts=True)
-    return Index(len(keys), chosen, frozenset(values[counts > 1].tolist()), uses, images_named, seed)
+    digest = hashlib.sha256(record_keys.tobytes()).hexdigest()
+    return Index(len(keys), chosen, frozenset(values[counts > 1].tolist()), uses, images_named, digest, seed)
 
 
 def _first(keys: Keys, limit: int) -> npt.NDArray[np.bool_]:

@@ -5,7 +5,6 @@ are missing are made again. The result does not depend on the number of workers.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,21 +15,25 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.errors import DataError, StepError
+from model.errors import DataError
 from pipeline.artifacts.manifest import Counts
+from pipeline.budget import check_budget, exceeds
 from pipeline.schemas import RECORDS, TRUTH, part_name
 from pipeline.sources.images import ImageFacts
-from pipeline.sources.index import build_index
+from pipeline.sources.index import Index, build_index
 from pipeline.sources.inspection import BATCH, Inspector
 from pipeline.sources.opening import source_of
-from pipeline.sources.records import Entry, Record, Rejected, Truth
+from pipeline.sources.records import Entry, RawSource, Record, Rejected, Truth, printable
 from pipeline.steps.context import Outcome, StepContext
 from pipeline.steps.params import InventoryParams
+from pipeline.whole import write_whole
 from pipeline.workers import workers_for
 
 RECORDS_PER_SHARD = 64 * BATCH
 RAY_FROM = 4000  # images; for fewer (at 5 ms each), starting Ray's workers takes longer than they save
 EXAMPLES = 5
+MAX_DETAIL = 1000  # characters
+Note = dict[str, Any]  # of a shard: digest of the raw data's ids, rows of each table, rejects and statistics
 
 
 @dataclass
@@ -45,11 +48,15 @@ class Shard:
     def add(self, entry: Entry, facts: ImageFacts | None) -> None:
         """Take one record, or reject it."""
         if isinstance(entry, Rejected):
-            self.rejects.append((entry.sample_id, entry.reason, entry.detail))
+            self._reject(entry.sample_id, entry.reason, entry.detail)
         elif facts is not None and facts.reason:
-            self.rejects.append((entry.sample_id, facts.reason, facts.detail))
+            self._reject(entry.sample_id, facts.reason, facts.detail)
         else:
             self._accept(entry, facts)
+
+    def _reject(self, sample_id: str, reason: str, detail: str) -> None:
+        """Details quote raw data: they are made such that they can be written, and short."""
+        self.rejects.append((sample_id, reason, printable(detail[:MAX_DETAIL])))
 
     def _accept(self, record: Record, facts: ImageFacts | None) -> None:
         self.records.append(
@@ -92,92 +99,107 @@ class Shard:
 class Commits:
     """The finished shards in the work folder: two tables and a note, of which the note comes last."""
 
-    def __init__(self, folder: Path, count: int, knows_truth: bool) -> None:
-        self._folder, self._count, self._knows_truth = folder, count, knows_truth
+    def __init__(self, folder: Path, index: Index, knows_truth: bool) -> None:
+        self._folder, self._index = folder, index
+        self._tables = {"records": RECORDS, "truth": TRUTH} if knows_truth else {"records": RECORDS}
+        self.count = -(-index.taken // RECORDS_PER_SHARD)
 
-    def note(self, index: int) -> dict[str, Any] | None:
-        """Rejects and statistics of a finished shard; None if it is not finished."""
-        try:
-            return json.loads(self._note(index).read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-        except FileNotFoundError:
-            return None
+    def size(self, number: int) -> int:
+        """Raw records of a shard."""
+        return min(RECORDS_PER_SHARD, self._index.taken - number * RECORDS_PER_SHARD)
 
-    def write(self, index: int, shard: Shard) -> None:
+    def notes(self) -> dict[int, Note]:
+        """The notes of the finished shards. What cannot be read whole, or is of other raw data, is not finished."""
+        found = ((number, self._read(number)) for number in range(self.count))
+        return {number: note for number, note in found if note is not None}
+
+    def write(self, number: int, shard: Shard) -> Note:
         """Finish a shard."""
-        self._table(part_name(index, self._count, "records"), shard.records, RECORDS)
-        if self._knows_truth:
-            self._table(part_name(index, self._count, "truth"), shard.truth, TRUTH)
-        partial = self._note(index).with_suffix(".part")
-        partial.parent.mkdir(exist_ok=True)
-        partial.write_text(json.dumps({"rejects": shard.rejects, "statistics": shard.statistics}), encoding="utf-8")
-        os.replace(partial, self._note(index))
+        self.drop(number)  # an old note must not stand beside new tables
+        rows = {"records": shard.records, "truth": shard.truth}
+        for table, schema in self._tables.items():
+            with write_whole(self._folder / self._name(number, table)) as stream:
+                pq.write_table(pa.Table.from_pylist(rows[table], schema=schema), stream, compression="zstd")
+        note = {
+            "of": self._index.digest,
+            "rows": {table: len(rows[table]) for table in self._tables},
+            "rejects": shard.rejects,
+            "statistics": shard.statistics,
+        }
+        with write_whole(self._note(number)) as stream:
+            stream.write(json.dumps(note).encode("ascii"))
+        return note
+
+    def drop(self, number: int) -> None:
+        """Take a commit back, so that the shard is made again."""
+        self._note(number).unlink(missing_ok=True)
 
     def tables(self) -> Iterator[tuple[Path, str]]:
         """Path and name in the artifact of every table."""
-        for table in ("records", "truth") if self._knows_truth else ("records",):
-            for index in range(self._count):
-                name = part_name(index, self._count, table)
-                yield self._folder / name, name
+        for table in self._tables:
+            for number in range(self.count):
+                yield self._folder / self._name(number, table), self._name(number, table)
 
-    def _note(self, index: int) -> Path:
-        return self._folder / "notes" / f"{index:05d}-of-{self._count:05d}.json"
+    def _read(self, number: int) -> Note | None:
+        try:
+            note: Note = json.loads(self._note(number).read_text(encoding="utf-8"))
+            rows = {
+                table: pq.read_metadata(self._folder / self._name(number, table)).num_rows for table in self._tables
+            }
+        except (OSError, ValueError, pa.ArrowException):
+            return None
+        return note if note["rows"] == rows and note["of"] == self._index.digest else None
 
-    def _table(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
-        os.replace(partial, path)
+    def _name(self, number: int, table: str) -> str:
+        return part_name(number, self.count, table)
+
+    def _note(self, number: int) -> Path:
+        return self._folder / "notes" / f"{number:05d}-of-{self.count:05d}.json"
 
 
 def run(context: StepContext) -> Outcome:
-    """Make the inventory of one data set. Raises DataError or StepError."""
+    """Make the inventory of one data set. Raises DataError."""
     params = context.params(InventoryParams)
     source = source_of(context.site, context.job.ref.name)
     index = build_index(source, params.seed, params.limit)
     if not index.total:
         raise DataError(f"data.{context.job.ref.name} holds no records; correct its annotation file in the recipe")
-    count = -(-index.taken // RECORDS_PER_SHARD)
-    commits = Commits(context.work(), count, source.knows_truth)
-    rejects: list[tuple[str, str, str]] = []
-    statistics: Counter[str] = Counter()
-    allowed = params.max_reject_share * index.taken
+    commits = Commits(context.work(), index, source.knows_truth)
+    notes = commits.notes()
+    if exceeds(reasons(notes.values()), index.taken, params.max_reject_share):
+        # An earlier run failed for these. Whether they were repaired only another look can tell.
+        for number in [number for number, note in notes.items() if note["rejects"]]:
+            commits.drop(number)
+            del notes[number]
+    _inspect(context, params.max_reject_share, source, index, commits, notes)
+    return _publish(context, index, commits, notes)
 
+
+def _inspect(
+    context: StepContext, share: float, source: RawSource, index: Index, commits: Commits, notes: dict[int, Note]
+) -> None:
+    """Make the shards that are not committed yet, and fill in their notes; stops when too much is rejected."""
+    rejected = reasons(notes.values())
     with workers_for(index.images, RAY_FROM) as workers:
         inspector = Inspector(source.images, index, workers)
         entries = iter(index.walk(source))
-        for number in range(count):
-            size = min(RECORDS_PER_SHARD, index.taken - number * RECORDS_PER_SHARD)
-            note = commits.note(number)
-            if note is None:
-                shard = Shard()
-                done = number * RECORDS_PER_SHARD
-                for batch in inspector.inspect(_batches(islice(entries, size))):
-                    for entry, facts in batch:
-                        shard.add(entry, facts)
-                    done += len(batch)
-                    context.progress.update(done, index.taken, rejected=len(rejects) + len(shard.rejects))
-                commits.write(number, shard)
-                note = {"rejects": shard.rejects, "statistics": shard.statistics}
-            else:
-                inspector.skip(islice(entries, size))
-            rejects += [(str(i), str(reason), str(detail)) for i, reason, detail in note["rejects"]]
-            statistics.update(note["statistics"])
-            if len(rejects) > allowed:
-                seen = min((number + 1) * RECORDS_PER_SHARD, index.taken)
-                raise StepError(too_many(context.job.ref.name, rejects, seen, index.taken, params.max_reject_share))
-
-    for path, name in commits.tables():
-        context.staging.add_file(path, name)
-    context.staging.write_rejects(rejects)
-    counts = Counts(
-        unit=context.step.unit,
-        rows_in=index.total,
-        rows_out=index.taken - len(rejects),
-        rejected=dict(Counter(reason for _, reason, _ in rejects)),
-        not_selected=index.total - index.taken,
-    )
-    return Outcome(counts, {**statistics, "images_named": index.images})
+        for number in range(commits.count):
+            mine, done = islice(entries, commits.size(number)), number * RECORDS_PER_SHARD
+            if number in notes:
+                inspector.skip(mine)
+                continue
+            shard = Shard()
+            for batch in inspector.inspect(_batches(mine)):
+                for entry, facts in batch:
+                    shard.add(entry, facts)
+                done += len(batch)
+                context.progress.update(done, index.taken, rejected=rejected.total() + len(shard.rejects))
+            notes[number] = commits.write(number, shard)
+            rejected += reasons([notes[number]])
+            stopped = "" if done == index.taken else f" (stopped after {done})"
+            what = f"records of data.{context.job.ref.name}{stopped}"
+            check_budget(what, rejected, index.taken, share, _remedy(notes))
+        next(entries, None)  # reads on to the end, which shows whether the raw data is still what it was
 
 
 def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
@@ -186,19 +208,33 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def too_many(dataset: str, rejects: list[tuple[str, str, str]], seen: int, total: int, share: float) -> str:
-    """The message of an inventory that rejects more than it may."""
-    reasons = Counter(reason for _, reason, _ in rejects)
-    lines = [f"  {reason}: {number}" for reason, number in reasons.most_common()]
-    examples = [f"  {reason}: {detail}" for _, reason, detail in rejects[:EXAMPLES]]
-    part = "" if seen == total else f" (stopped after {seen} of {total})"
-    return "\n".join(
-        [
-            f"data.{dataset}: {len(rejects)} of {seen} records cannot be used{part}, "
-            f"more than max_reject_share = {share:g} of {total} allows:",
-            *lines,
-            "the first of them:",
-            *examples,
-            "Correct the data or its locations in the recipe, or allow more with max_reject_share.",
-        ]
+def reasons(notes: Iterable[Note]) -> Counter[str]:
+    """Rejects by reason."""
+    return Counter(reason for note in notes for _, reason, _ in note["rejects"])
+
+
+def _remedy(notes: dict[int, Note]) -> str:
+    """Some rejects, for people to see what is wrong, and what to do."""
+    rejects = (reject for _, note in sorted(notes.items()) for reject in note["rejects"])
+    examples = [f"  {reason}: {detail}" for _, reason, detail in islice(rejects, EXAMPLES)]
+    remedy = "Correct the data or its locations in the recipe and run again, or allow more with max_reject_share."
+    return "\n".join(["the first of them:", *examples, remedy])
+
+
+def _publish(context: StepContext, index: Index, commits: Commits, notes: dict[int, Note]) -> Outcome:
+    """Take the commits into the artifact and account for every record."""
+    ordered = [notes[number] for number in range(commits.count)]
+    for path, name in commits.tables():
+        context.staging.add_file(path, name)
+    context.staging.write_rejects([(i, reason, detail) for note in ordered for i, reason, detail in note["rejects"]])
+    statistics: Counter[str] = Counter()
+    for note in ordered:
+        statistics.update(note["statistics"])
+    counts = Counts(
+        unit=context.step.unit,
+        rows_in=index.total,
+        rows_out=sum(note["rows"]["records"] for note in ordered),
+        rejected=dict(reasons(ordered)),
+        not_selected=index.total - index.taken,
     )
+    return Outcome(counts, {**statistics, "images_named": index.images})

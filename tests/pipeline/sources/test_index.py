@@ -4,9 +4,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.errors import DataError
 from pipeline.sources.index import build_index, image_key
 from pipeline.sources.records import Entry, Record, Rejected, Turn, canonical_id
 
@@ -61,6 +63,17 @@ def test_a_limit_is_a_nested_choice_in_file_order(
     shuffled = list(entries)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert set(ids(shuffled, seed, large)) == set(chosen)
+
+
+@given(names, names, st.one_of(st.none(), st.integers(1, 30)))
+def test_an_index_is_good_for_its_own_records_only(first: list[int], second: list[int], limit: int | None) -> None:
+    index = build_index(Listed([record(n) for n in first]), 0, limit)
+    other = Listed([record(n) for n in second])
+    if first == second:
+        assert len(list(index.walk(other))) == index.taken
+    else:
+        with pytest.raises(DataError, match="it was changed meanwhile"):
+            list(index.walk(other))
 
 
 def test_another_seed_is_another_choice() -> None:

@@ -2,18 +2,22 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 import pipeline.sources.inspection as inspection
 import pipeline.steps.inventory as inventory
-from model.errors import DataError, StepError
+from model.errors import DataError
 from pipeline.artifacts.store import Artifact
 from pipeline.schemas import RECORDS, TRUTH
 from pipeline.sources.config import FolderSource, MiniatureSource
 from pipeline.sources.images import ImageFacts
+from pipeline.sources.index import build_index
+from pipeline.sources.opening import open_source
 from pipeline.steps.context import work_folder
 from tests.pipeline.sources.pictures import animated, bomb, encoded, halves, rotated_by_exif
 from tests.pipeline.steps.workshop import Workshop, cambrian, chat, rejects, table
@@ -92,10 +96,10 @@ def test_every_line_is_a_row_or_a_reject_with_its_reason(tmp_path: Path) -> None
 
 def test_too_many_rejects_fail_with_counts_examples_and_remedy(tmp_path: Path) -> None:
     workshop = messy(tmp_path)
-    with pytest.raises(StepError) as caught:
+    with pytest.raises(DataError) as caught:
         workshop.inventory(max_reject_share=0.3)
     message = str(caught.value)
-    assert "data.pretrain: 11 of 18 records cannot be used, more than max_reject_share = 0.3" in message
+    assert "11 of 18 records of data.pretrain were rejected, more than max_reject_share = 0.3" in message
     assert "  unsafe_path: 4" in message
     assert "empty.jpg" in message
     assert "allow more with max_reject_share" in message
@@ -119,10 +123,29 @@ def test_an_empty_data_set_is_an_error(tmp_path: Path) -> None:
         Workshop(tmp_path, cambrian(tmp_path, [])).inventory()
 
 
-def test_a_data_set_without_a_good_record_is_published_if_that_is_allowed(tmp_path: Path) -> None:
-    artifact = Workshop(tmp_path, cambrian(tmp_path, ["{", "{"])).inventory(max_reject_share=1.0)
-    assert artifact.manifest.counts.rows_out == 0
-    assert len(table(artifact, "records/")) == 0
+def test_a_data_set_without_a_good_record_is_an_error_whatever_is_allowed(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"2 of 2 records .* nothing would be left:\n  malformed_json: 2"):
+        Workshop(tmp_path, cambrian(tmp_path, ["{", "{"])).inventory(max_reject_share=1.0)
+
+
+def test_details_that_utf8_cannot_write_are_spelled_out_and_cut(tmp_path: Path) -> None:
+    talk = [{"from": "\ud800" * 5000, "value": "Q"}, {"from": "gpt", "value": "A"}]
+    good: dict[str, Any] = {"conversations": chat(("Q", "A"))}
+    (tmp_path / "images").mkdir()
+    (tmp_path / "captions.json").write_text(
+        json.dumps({"images": [], "annotations": [{"id": "\ud800", "caption": "x"}]})
+    )
+    for source in (
+        cambrian(tmp_path, [{"conversations": [{"from": "human", "value": "Q"}, *talk]}, good]),
+        FolderSource(images=str(tmp_path / "images"), captions=str(tmp_path / "captions.json")),
+    ):
+        shard = inventory.Shard()
+        for entry in open_source(source, tmp_path).entries():
+            shard.add(entry, None)
+        details = [detail for _, _, detail in shard.rejects]
+        assert len(details) == 1
+        assert "\\ud800" in details[0].encode("utf-8").decode()
+        assert len(details[0]) < 6 * inventory.MAX_DETAIL + 1
 
 
 def many(folder: Path) -> Workshop:
@@ -200,8 +223,133 @@ def test_an_image_is_opened_once_over_all_shards(tmp_path: Path, monkeypatch: py
 @pytest.mark.usefixtures("small_shards")
 def test_hopeless_data_stops_early(tmp_path: Path) -> None:
     lines: list[dict[str, Any] | str] = [{"image": f"{n}.jpg", "conversations": CHAT} for n in range(60)]
-    with pytest.raises(StepError, match=r"12 of 12 records cannot be used \(stopped after 12 of 60\)"):
+    with pytest.raises(DataError, match=r"12 of 60 records of data\.pretrain \(stopped after 12\) were rejected"):
         Workshop(tmp_path, cambrian(tmp_path, lines)).inventory(max_reject_share=0.1)
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_repaired_data_pass_though_they_failed_before(tmp_path: Path) -> None:
+    """An image of the same size changes no fingerprint, so the inventory has the same id and the same work folder."""
+    workshop = many(tmp_path / "a")
+    expected = workshop.inventory(max_reject_share=0.2)
+    broken = many(tmp_path / "b")
+    for n in range(9):
+        path = tmp_path / "b" / "images" / f"{n}.jpg"
+        path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(DataError, match="not_an_image: 10"):
+        broken.inventory(max_reject_share=0.2)
+    for n in range(9):
+        name = f"{n}.jpg"
+        (tmp_path / "b" / "images" / name).write_bytes((tmp_path / "a" / "images" / name).read_bytes())
+    repaired = broken.inventory(max_reject_share=0.2)
+    assert content(repaired) == content(expected)
+    assert repaired.manifest.counts == expected.manifest.counts
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_rejects_that_are_allowed_are_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop, written = many(tmp_path), killed_at(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        workshop.inventory()
+    assert written == [0, 1, 2]
+    assert workshop.inventory().manifest.counts.rejected == {"missing_image": 6}
+    assert written == [0, 1, 2, 3, 4, 5, 6], "9.jpg is missing in shard 1, which is kept"
+
+
+DAMAGE = {
+    "empty note": lambda work: (work / "notes" / "00000-of-00007.json").write_bytes(b""),
+    "half a note": lambda work: cut(work / "notes" / "00000-of-00007.json"),
+    "empty table": lambda work: (work / "records" / "part-00000-of-00007.parquet").write_bytes(b""),
+    "half a table": lambda work: cut(work / "records" / "part-00000-of-00007.parquet"),
+    "no table": lambda work: (work / "records" / "part-00000-of-00007.parquet").unlink(),
+    "another table": lambda work: pq.write_table(
+        RECORDS.empty_table(), work / "records" / "part-00000-of-00007.parquet"
+    ),
+}
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def killed_at(monkeypatch: pytest.MonkeyPatch, shard: int) -> list[int]:
+    """Make one inventory die before it commits this shard. The list fills with the shards that are committed."""
+    written: list[int] = []
+    really, alive = inventory.Commits.write, [False]
+
+    def write(self: inventory.Commits, number: int, rows: inventory.Shard) -> inventory.Note:
+        if number == shard and not alive[0]:
+            alive[0] = True
+            raise KeyboardInterrupt
+        written.append(number)
+        return really(self, number, rows)
+
+    monkeypatch.setattr(inventory.Commits, "write", write)
+    return written
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_commit_that_cannot_be_read_whole_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object]
+) -> None:
+    expected = many(tmp_path / "a").inventory()
+    workshop = many(tmp_path / "b")
+    written = killed_at(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        workshop.inventory()
+    damage(work_folder(workshop.job("inventory", _params(workshop, 0.5))))
+    again = workshop.inventory()
+    assert written == [0, 1, 0, 2, 3, 4, 5, 6]
+    assert content(again) == content(expected)
+    assert again.manifest.counts == expected.manifest.counts
+
+
+def test_commits_are_of_the_raw_data_that_they_were_made_of(tmp_path: Path) -> None:
+    first, second = (
+        build_index(open_source(cambrian(tmp_path / name, [{"conversations": chat((name, "A"))}]), tmp_path), 0)
+        for name in ("a", "b")
+    )
+    inventory.Commits(tmp_path / "work", first, False).write(0, inventory.Shard())
+    assert list(inventory.Commits(tmp_path / "work", first, False).notes()) == [0]
+    assert not inventory.Commits(tmp_path / "work", second, False).notes()
+    assert not inventory.Commits(tmp_path / "work", first, True).notes(), "there is no truth"
+
+
+CHANGES: dict[str, Callable[[list[str]], list[str]]] = {
+    "shorter": lambda lines: lines[:4],
+    "one less": lambda lines: lines[:-1],
+    "longer": lambda lines: [*lines, lines[0]],
+    "other": lambda lines: [lines[0].replace("Q0", "Q?"), *lines[1:]],
+    "other order": lambda lines: lines[::-1],
+}
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize("limit", [None, 20])
+def test_raw_data_that_change_between_the_passes_are_an_error(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[list[str]], list[str]],
+    limit: int | None,
+) -> None:
+    workshop, really = many(tmp_path), inventory.build_index
+
+    def build_index(*args: Any) -> Any:
+        index = really(*args)
+        path = tmp_path / "records.jsonl"
+        path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+        return index
+
+    monkeypatch.setattr(inventory, "build_index", build_index)
+    with pytest.raises(DataError, match="changed"):
+        workshop.inventory(limit=limit)
+
+
+def test_the_counts_are_those_of_the_rows(tmp_path: Path) -> None:
+    artifact = many(tmp_path).inventory()
+    assert artifact.manifest.counts.rows_out == table(artifact, "records/").num_rows == 34
 
 
 def test_truth_of_the_rendered_world(tmp_path: Path) -> None:
