@@ -1,24 +1,26 @@
 """Shards: the fixed lists of queries that are segmented, committed and published as one.
 
-A shard is a pure function of the subset and the recipe. It is committed by renaming a whole file into place, so that
-a commit is there or it is not, and a rerun computes only what is missing.
+A shard is a pure function of the subset and the recipe. It is committed as one whole file, so that a commit is there or
+it is not, and a rerun computes only what is missing.
 """
 
 import itertools
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.errors import DataError
+from pipeline.masks.statistics import reason_name
 from pipeline.schemas import EVIDENCE, QUERIES, part_name
+from pipeline.whole import write_whole
 
 METADATA = b"agevlm"  # key of a part's own facts in its Parquet schema
+Fault = tuple[str, str, str]  # sample_id/turn/query_kind, the reason's name, the reason
 
 
 def read_parts(folder: Path, schema: pa.Schema, table: str = "") -> pa.Table:
@@ -30,8 +32,11 @@ def read_parts(folder: Path, schema: pa.Schema, table: str = "") -> pa.Table:
 
 
 def read_part(file: Path, schema: pa.Schema) -> pa.Table:
-    """One part of a table. Raises DataError if its columns are not the schema's."""
-    table = pq.read_table(file)
+    """One part of a table. Raises DataError if it cannot be read whole or if its columns are not the schema's."""
+    try:
+        table = pq.read_table(file, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{file} cannot be read ({error}); run the step that makes it again") from error
     if table.schema.names != schema.names:
         raise DataError(f"{file} has the columns {table.schema.names}, not {schema.names}; run its step again")
     return table.cast(schema)
@@ -69,35 +74,41 @@ class Commits:
         """The shards that are not committed, in order. A file that cannot be read whole is no commit."""
         return [index for index in range(len(self._rows)) if not self._done(index)]
 
+    def faults(self, index: int) -> list[Fault]:
+        """The queries of a committed shard that the teachers failed at."""
+        table = read_part(self.path(index), EVIDENCE)
+        rows = table.filter(pc.equal(table["status"], "error")).select(["sample_id", "turn", "query_kind", "reason"])
+        return [
+            (f"{row['sample_id']}/{row['turn']}/{row['query_kind']}", reason_name(row["reason"]), row["reason"])
+            for row in rows.to_pylist()
+        ]
+
     def drop(self, index: int) -> None:
         """Take a commit back, so that the shard is computed again."""
         self.path(index).unlink(missing_ok=True)
 
     def _done(self, index: int) -> bool:
         try:
-            return bool(pq.read_metadata(self.path(index)).num_rows == self._rows[index])
-        except (FileNotFoundError, pa.ArrowInvalid):
+            facts_of(self.path(index))
+            return len(read_part(self.path(index), EVIDENCE)) == self._rows[index]
+        except DataError:
             return False
 
 
 def commit(path: Path, table: pa.Table, facts: dict[str, Any]) -> None:
-    """Write a shard's evidence (EVIDENCE) whole and rename it into place. The bytes depend on the arguments only."""
+    """Write a shard's evidence (EVIDENCE) whole, or not at all. The bytes depend on the arguments only."""
     if table.schema != EVIDENCE:
         raise ValueError(f"evidence has the schema {table.schema}")
     schema = EVIDENCE.with_metadata({METADATA: json.dumps(facts, sort_keys=True).encode("ascii")})
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(partial, "wb") as stream:
-            pq.write_table(table.cast(schema), stream, compression="zstd")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_whole(path) as stream:
+        pq.write_table(table.cast(schema), stream, compression="zstd", write_page_checksum=True)
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """What `commit` was told of a part. Empty if nothing."""
-    metadata = pq.read_schema(path).metadata or {}
-    facts: dict[str, Any] = json.loads(metadata.get(METADATA, b"{}"))
+    """What `commit` was told of a part. Empty if nothing. Raises DataError if the part cannot be read."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        facts: dict[str, Any] = json.loads(metadata.get(METADATA, b"{}"))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read ({error}); run the step that makes it again") from error
     return facts

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.errors import DataError
@@ -59,6 +59,55 @@ def test_commits_are_whole_and_say_what_is_missing(tmp_path: Path) -> None:
     assert commits.missing() == [0, 2], "nor is a torn file"
     commits.drop(1)
     assert commits.missing() == [0, 1, 2]
+
+
+def full(rows: int) -> pa.Table:
+    """Evidence with something in every column."""
+    instance = {"polygons": [[0.5, 1.0]], "box": [0.0], "rle": "04", "area": 3, "sam_iou": 0.5, "agreement_iou": 0.25}
+    row = {"sample_id": "s", "query_kind": "caption", "char_start": 0, "char_end": 3, "image_sha256": "0" * 64}
+    row |= {"height": 4, "width": 5, "query": "A dog", "status": "segmented", "reason": "", "teacher": "t"}
+    values = [
+        {**row, "turn": n, "polygon_score": n / 7, "instances": [{**instance, "area": n + k} for k in range(n % 3)]}
+        for n in range(rows)
+    ]
+    return pa.Table.from_pylist(values, schema=EVIDENCE)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_damaged_commit_is_missing_or_unharmed(tmp_path: Path, data: st.DataObject) -> None:
+    """Footer, page or metadata: whatever is damaged, no error reaches the user and no wrong row is published."""
+    commits, table = Commits(tmp_path / "shards", [full(9)]), full(9)
+    commit(commits.path(0), table, {"shard": 0, "device": "cpu"})
+    content = bytearray(commits.path(0).read_bytes())
+    start = data.draw(st.integers(0, len(content) - 1))
+    damage = data.draw(st.binary(min_size=1, max_size=16))
+    content[start : start + len(damage)] = damage
+    commits.path(0).write_bytes(content[: data.draw(st.just(len(content)) | st.integers(0, len(content)))])
+    if not commits.missing():
+        assert read_part(commits.path(0), EVIDENCE).equals(table)
+        facts_of(commits.path(0))
+
+
+def test_a_damaged_page_is_no_commit(tmp_path: Path) -> None:
+    commits = Commits(tmp_path / "shards", [full(9)])
+    commit(commits.path(0), full(9), {})
+    content = bytearray(commits.path(0).read_bytes())
+    column = pq.read_metadata(commits.path(0)).row_group(0).column(0)
+    content[column.dictionary_page_offset + column.total_compressed_size - 3] ^= 1
+    commits.path(0).write_bytes(content)
+    assert commits.missing() == [0]
+    with pytest.raises(DataError, match=r"part-00000-of-00001\.parquet cannot be read .*; run the step"):
+        read_part(commits.path(0), EVIDENCE)
+
+
+def test_faults_are_the_errors_by_name(tmp_path: Path) -> None:
+    commits = Commits(tmp_path / "shards", [queries([3])])
+    rows = full(3).to_pylist()
+    rows[1] |= {"status": "error", "reason": "image_changed: gone: 5.jpg"}
+    rows[2] |= {"status": "no_region"}
+    commit(commits.path(0), pa.Table.from_pylist(rows, schema=EVIDENCE), {})
+    assert commits.faults(0) == [("s/1/caption", "image_changed", "image_changed: gone: 5.jpg")]
 
 
 def test_the_bytes_of_a_commit_depend_on_its_content_only(tmp_path: Path) -> None:
