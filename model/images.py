@@ -1,15 +1,15 @@
 """Opening an image that nobody vouches for: its bytes in, an upright RGB picture out, or a named reason why not.
 
 The inventory, the teachers, the student's processor and `ask` all open images here, so a mask that was made from a
-picture lies on the very pixels that the student sees. Only PIL and numpy are used.
+picture lies on the very pixels that the student sees. No torch here.
 """
 
 import io
 from typing import Final
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from model.agevlm.upright import upright_rgb
 from model.errors import DataError
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -19,7 +19,6 @@ MAX_PIXELS: Final = 80_000_000
 """Larger images are refused before they are decoded (as RGB these take 240 MB); below the size at which PIL warns."""
 MAX_BYTES: Final = 64 << 20
 """Larger files are refused before they are read."""
-DEEP_MODES: Final = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 class ImageError(DataError):
@@ -67,31 +66,7 @@ def _decode(data: bytes) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise ImageError("too_many_pixels", f"{width} x {height} is more than {MAX_PIXELS} pixels")
     image.load()
-    return _rgb(_upright(image))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; metadata that cannot be read says nothing, as in a browser."""
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block raises struct, Syntax, Key and other errors; the pixels are fine
-        return image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode in DEEP_MODES:
-        values = np.asarray(image)
-        if values.size and (values.min() < 0 or values.max() > 65535):
-            raise ImageError("unsupported_mode", f"mode {image.mode} with values beyond 16 bits")
-        return Image.fromarray((values.astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ImageError("unsupported_mode", "floating-point pixels have no agreed white")
-    if image.has_transparency_data:
-        # Hidden pixels hold arbitrary colours: dropping alpha would show what no viewer shows.
-        layer = image.convert("RGBA")
-        canvas = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        canvas.alpha_composite(layer)
-        return canvas.convert("RGB")
-    return image.convert("RGB")
+        return upright_rgb(image)
+    except ValueError as error:
+        raise ImageError("unsupported_mode", str(error)) from error

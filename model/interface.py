@@ -6,7 +6,7 @@ Shapes: T text tokens, D hidden size, S visual tokens, L layers that attend to t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,17 @@ class HiddenStates(Protocol):
 
     `image` are the hidden states of image tokens where a model has them in its language model, else what stands for
     them (AGE-VLM: the adapter's outputs). `valid` leaves out visual tokens that stand for padding only.
+    Read-only, so that a frozen dataclass is one.
     """
 
-    text: FloatArray
-    image: FloatArray
-    valid: NDArray[np.bool_]
+    @property
+    def text(self) -> FloatArray: ...
+
+    @property
+    def image(self) -> FloatArray: ...
+
+    @property
+    def valid(self) -> NDArray[np.bool_]: ...
 
 
 class AttentionMaps(Protocol):
@@ -34,9 +40,14 @@ class AttentionMaps(Protocol):
     `layers` are the L layers' numbers in the model's own count, ascending; tables 4 and 6 show the first.
     """
 
-    maps: FloatArray
-    valid: NDArray[np.bool_]
-    layers: tuple[int, ...]
+    @property
+    def maps(self) -> FloatArray: ...
+
+    @property
+    def valid(self) -> NDArray[np.bool_]: ...
+
+    @property
+    def layers(self) -> tuple[int, ...]: ...
 
     def heat_map(self, image: Picture, layer: int = 0) -> Picture:
         """Map number `layer` laid over the upright image, in the image's own size."""
@@ -61,3 +72,9 @@ class VisionLanguageModel(Protocol):
     ) -> AttentionMaps:
         """Where the prompt (or its characters `span`, or the tokens of `answer` behind it) looks."""
         ...
+
+
+if TYPE_CHECKING:  # mypy holds every implementation to the interface here
+    from model.agevlm.analysis import AgeVlm
+
+    IMPLEMENTATIONS: tuple[type[VisionLanguageModel], ...] = (AgeVlm,)

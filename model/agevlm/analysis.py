@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from .chat_text import refuse_control_tokens
 from .image_processing_agevlm import to_rgb
 from .letterbox import Geometry
 from .modeling_agevlm import AgeVlmForConditionalGeneration
@@ -72,7 +73,11 @@ class Maps:
 
 
 class AgeVlm:
-    """A model and its processor, behind the three questions of the analysis. Runs on the model's device and dtype."""
+    """A model and its processor, behind the three questions of the analysis. Runs on the model's device and dtype.
+
+    Prompts and answers are taken for untrusted text: what spells a control token would end its turn and open another
+    (a forged one), and is refused.
+    """
 
     def __init__(self, model: AgeVlmForConditionalGeneration, processor: AgeVlmProcessor) -> None:
         self.model, self.processor = model.eval(), processor
@@ -92,9 +97,13 @@ class AgeVlm:
         max_new_tokens: int = 64,
         **generate: Any,
     ) -> list[str]:
-        """Answers, greedy unless `generate` says otherwise (do_sample, num_beams ...). One picture or None a prompt."""
-        if len(images) != len(prompts):
-            raise ValueError(f"{len(images)} images for {len(prompts)} prompts; give one (or None) per prompt")
+        """Answers, greedy unless `generate` says otherwise (do_sample, num_beams ...). One picture or None a prompt.
+
+        Raises: ValueError if their numbers differ, or if a prompt would forge turns.
+        """
+        _check_pairs(images, prompts)
+        if not prompts:
+            return []
         inputs = self._inputs(images, [self._ask(prompt) for prompt in prompts])
         options = {"do_sample": False, "eos_token_id": self.processor.stop_token_ids(self.model), **generate}
         pad = self.processor.tokenizer.pad_token_id
@@ -106,9 +115,15 @@ class AgeVlm:
 
     @torch.no_grad()
     def hidden_states(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Hidden]:
-        """Text states of the last layer and adapter outputs, one sample at a time (no padding enters them)."""
+        """Text states of the last layer and adapter outputs, one sample at a time (no padding enters them).
+
+        Raises: ValueError if the numbers differ, if a picture is missing, or if a prompt would forge turns.
+        """
+        _check_pairs(images, prompts)
         result = []
-        for image, prompt in zip(images, prompts, strict=True):
+        for number, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+            if image is None:
+                raise ValueError(f"image {number} is None; hidden states are those of a picture and a prompt")
             inputs = self._inputs([image], [self._ask(prompt)])
             out = self.model.model(**inputs)
             result.append(
@@ -126,8 +141,10 @@ class AgeVlm:
 
         The same averaged map as in the guidance loss (eq. 3): mean over heads and over the text's tokens.
 
-        Raises: ValueError if both `span` and `answer` are given, or if the text has no token.
+        Raises: ValueError if both `span` and `answer` are given, if the text has no token or would forge turns, or if
+        `image` is no picture.
         """
+        upright = to_rgb(image)
         if span is not None and answer is not None:
             raise ValueError("span and answer are both given; ask for one of them")
         chat = [{"role": "user", "content": prompt}]
@@ -144,7 +161,6 @@ class AgeVlm:
         cells = inputs["cell_mask"]
         out = self.model.model(ids, **inputs, guidance_mask=torch.ones_like(cells), query_mask=query)
         grid = self.model.config.vision_config.grid
-        upright = to_rgb(image)
         return Maps(
             maps=_array(out.attention_maps[:, 0]).reshape(-1, grid, grid),
             valid=cells[0].cpu().numpy().reshape(grid, grid),
@@ -153,7 +169,9 @@ class AgeVlm:
         )
 
     def _ask(self, prompt: str) -> str:
-        return self.processor.render([{"role": "user", "content": prompt}], add_generation_prompt=True)
+        chat = [{"role": "user", "content": prompt}]
+        refuse_control_tokens(chat, self.processor.control_tokens)
+        return self.processor.render(chat, add_generation_prompt=True)
 
     def _inputs(self, images: Sequence[Image.Image | None], texts: list[str] | None) -> dict[str, torch.Tensor]:
         text_options: dict[str, Any] = {}
@@ -165,6 +183,11 @@ class AgeVlm:
         if "pixel_values" in on_device:
             on_device["pixel_values"] = on_device["pixel_values"].to(self.model.dtype)
         return on_device
+
+
+def _check_pairs(images: Sequence[Any], prompts: Sequence[str]) -> None:
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} images for {len(prompts)} prompts; give one (or None) per prompt")
 
 
 def _array(tensor: torch.Tensor) -> FloatArray:

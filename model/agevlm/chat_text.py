@@ -2,17 +2,21 @@
 
 The guidance loss needs the tokens of the very text that a mask was made from; the language loss needs the tokens that
 the assistant says. Both are found by character positions in the rendered chat, so they are right for any tokenizer and
-any chat template.
+any chat template. The positions are known by construction: a template's own words are told from a message's by
+rendering the same roles with marks in place of the words, never by searching for them.
+
+No torch and no transformers here: packing writes its rows with these functions too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Span = tuple[int, int]  # half-open, in characters or in tokens
-Renderer = Callable[[list[dict[str, str]], bool], str]  # messages, with generation prompt -> text
+Message = dict[str, str]  # role, content
+MARK = "\ue000{number}\ue001"  # private-use characters: in no template
 
 
 @dataclass(frozen=True)
@@ -54,94 +58,116 @@ class EncodedChat:
             raise ValueError(f"characters {char_start}..{stop} of message {message} are no span of its text")
         first = begin + max(0, char_start - self.stripped[message])
         last = min(end, begin + max(0, stop - self.stripped[message]))
-        covering = [n for n, (a, b) in enumerate(self.offsets) if a < last and b > first]
+        covering = [n for n, (a, b) in enumerate(self.offsets) if max(a, first) < min(b, last)]
         return (covering[0], covering[-1] + 1) if covering else (len(self.input_ids), len(self.input_ids))
 
 
 def plain_text(content: Any) -> str:
-    """A message's text: the content itself, or its text parts joined; images never enter the text of AGE-VLM."""
+    """A message's text: the content itself, or its text parts joined; images never enter the text of AGE-VLM.
+
+    Raises: ValueError for a part that is neither text nor image, which would be lost in silence.
+    """
     if isinstance(content, str):
         return content
-    parts = [part["text"] for part in content if part.get("type") == "text"]
-    return "".join(parts)
+    if not isinstance(content, (list, tuple)):
+        raise ValueError(f"content is a {type(content).__name__}; give a string or a list of parts")
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"])
+        elif kind != "image":
+            what = "holds no string 'text'" if kind == "text" else f"is of type {kind!r}, which AGE-VLM cannot read"
+            raise ValueError(
+                f'a content part {what}; give {{"type": "text", "text": ...}}, or a picture as '
+                '{"type": "image", "image": ...} with "path" or "url" in place of "image" if it is to be opened'
+            )
+    return "".join(texts)
 
 
-def plain_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+def plain_messages(messages: Sequence[dict[str, Any]]) -> list[Message]:
     """Messages with text only, as every tokenizer's template takes them. Raises: ValueError for a malformed message."""
     plain = []
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or "role" not in message or "content" not in message:
             raise ValueError(f"message {number} is {message!r}; give a dict with 'role' and 'content'")
-        plain.append({"role": str(message["role"]), "content": plain_text(message["content"])})
+        try:
+            plain.append({"role": str(message["role"]), "content": plain_text(message["content"])})
+        except ValueError as error:
+            raise ValueError(f"message {number}: {error}") from None
     return plain
 
 
-def refuse_control_tokens(messages: Sequence[dict[str, str]], special_tokens: Sequence[str]) -> None:
-    """Raise ValueError if a message would forge turns: its text holds one of the tokenizer's special tokens."""
+def refuse_control_tokens(messages: Sequence[Message], control_tokens: Iterable[str]) -> None:
+    """Raise ValueError if a message would forge turns: its text holds one of the tokenizer's control tokens."""
     for number, message in enumerate(messages):
-        for token in special_tokens:
+        for token in control_tokens:
             if token and token in message["content"]:
                 raise ValueError(
                     f"message {number} contains the control token {token!r}; take it out, it would end or open a turn"
                 )
 
 
-def find_messages(text: str, messages: Sequence[dict[str, str]]) -> tuple[list[Span], list[int]]:
-    """Where each message's (trimmed) text stands in the rendered chat, and how much was trimmed before it.
+def chat_frame(render: Callable[[list[Message]], str], roles: Sequence[str]) -> tuple[str, ...]:
+    """What a template writes before, between and after the words of messages by these roles: one literal more.
 
-    Raises: ValueError if the template changed a message's text.
+    Raises: ValueError if the template does not write every message exactly once and in order.
     """
-    spans, stripped, cursor = [], [], 0
-    for number, message in enumerate(messages):
-        content = message["content"]
-        # Verbatim if the template keeps the spaces around it, else trimmed as Llama 3's template does.
-        start, length, taken = text.find(content, cursor), len(content), 0
-        trimmed = content.strip()
-        at = text.find(trimmed, cursor)
-        if start < 0 or start > at + len(content) - len(content.lstrip()):
-            start, length, taken = at, len(trimmed), len(content) - len(content.lstrip())
-        if start < 0:
+    marks = [MARK.format(number=number) for number in range(len(roles))]
+    rest = render([{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)])
+    literals = []
+    for mark in marks:
+        literal, found, rest = rest.partition(mark)
+        if not found or mark in rest:
+            raise ValueError("the chat template does not write every message exactly once")
+        literals.append(literal)
+    return (*literals, rest)
+
+
+def place_words(text: str, frame: Sequence[str], words: Sequence[str], trimmed: bool = True) -> list[Span]:
+    """Where the words of each message stand in a rendered chat.
+
+    With `trimmed`, a template may take white space off both ends of a message, as Llama 3's does; what is left has the
+    span. Raises: ValueError if the template changed the words.
+    """
+    spans: list[Span] = []
+    position = len(frame[0])
+    if not text.startswith(frame[0]):
+        raise ValueError("the chat template begins differently before these messages than before others")
+    for number, (word, after) in enumerate(zip(words, frame[1:], strict=True)):
+        forms = (word, word.strip()) if trimmed else (word,)
+        kept = next((form for form in forms if text.startswith(form + after, position)), None)
+        if kept is None:
             raise ValueError(
                 f"the chat template does not contain message {number} as it was given; use a template that copies "
                 "the text of messages"
             )
-        spans.append((start, start + length))
-        stripped.append(taken)
-        cursor = start + length
-    return spans, stripped
-
-
-def find_targets(render: Renderer, text: str, messages: list[dict[str, str]]) -> list[Span]:
-    """Characters that the assistant says, each turn with its end-of-turn token.
-
-    Found by comparing the chat up to a turn's generation prompt with the chat up to its end, which needs no support
-    from the template. Raises: ValueError if the template rewrites earlier turns.
-    """
-    spans = []
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = render(messages[:number], True) if number else ""
-        after = render(messages[: number + 1], False)
-        if not (after.startswith(before) and text.startswith(after.rstrip())):
-            raise ValueError(
-                f"the chat template renders turn {number} differently once later turns follow; use a template "
-                "whose output only grows"
-            )
-        spans.append((len(before), len(after.rstrip())))
+        spans.append((position, position + len(kept)))
+        position += len(kept) + len(after)
+    if position != len(text):
+        raise ValueError("the chat template ends differently after these messages than after others")
     return spans
 
 
+def place_targets(frame: Sequence[str], spans: Sequence[Span], said: Iterable[int], closing: str) -> list[Span]:
+    """What the assistant says: the words of the messages `said`, each with the end of turn `closing` if it follows."""
+    return [
+        (spans[number][0], spans[number][1] + (len(closing) if frame[number + 1].startswith(closing) else 0))
+        for number in said
+    ]
+
+
 def covered(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """Per token, whether it covers a character of one of the spans; tokens of no width never do."""
-    return [any(a < end and b > start for start, end in spans) for a, b in offsets]
+    """Per token, whether it covers a character of one of the spans; tokens and spans of no width never do."""
+    return [any(max(a, start) < min(b, end) for start, end in spans) for a, b in offsets]
 
 
 __all__ = [
     "EncodedChat",
+    "chat_frame",
     "covered",
-    "find_messages",
-    "find_targets",
+    "place_targets",
+    "place_words",
     "plain_messages",
     "refuse_control_tokens",
 ]

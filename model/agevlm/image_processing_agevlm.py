@@ -10,23 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .letterbox import FITS, Geometry, content_cells, fit
+from .upright import upright_rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def to_rgb(image: Any) -> Image.Image:
-    """Upright 8-bit RGB of a PIL image or an (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8 array.
+    """Upright 8-bit RGB (`upright_rgb`) of a PIL image or a uint8 array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
 
-    EXIF orientation is applied, the first frame of an animation taken, 16-bit greys scaled to 8 bits, transparency laid
-    over white.
-
-    Raises: ValueError for anything else, naming its type or shape.
+    Raises: ValueError for anything else, naming its type, shape or mode.
     """
     if isinstance(image, torch.Tensor):
         image = image.numpy(force=True)
@@ -40,17 +38,7 @@ def to_rgb(image: Any) -> Image.Image:
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise ValueError(f"image is a {type(image).__name__}; give a PIL image or a uint8 array")
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode in ("I;16", "I;16B", "I;16L", "I;16N", "I", "F"):
-        grey = np.asarray(upright).astype(np.float64)
-        # Pillow opens 16-bit PNGs as I;16 or I. Wider or floating greys have no fixed range: stretch what is there.
-        top = 65535.0 if grey.size and 255 < grey.max() <= 65535 else max(float(grey.max(initial=0.0)), 255.0)
-        upright = Image.fromarray((grey.clip(0, top) * (255.0 / top)).round().astype(np.uint8))
-    if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-        layers = upright.convert("RGBA")
-        white = Image.new("RGBA", layers.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layers).convert("RGB")
-    return upright.convert("RGB")
+    return upright_rgb(image)
 
 
 class AgeVlmImageProcessor(BaseImageProcessor):  # type: ignore[misc]
@@ -103,7 +91,7 @@ class AgeVlmImageProcessor(BaseImageProcessor):  # type: ignore[misc]
         pixels: list[NDArray[np.float32]] = []
         cells: list[NDArray[np.bool_]] = []
         mean, std = np.asarray(self.image_mean, np.float32), np.asarray(self.image_std, np.float32)
-        for image in flatten_images(images):
+        for image in picture_per_row(images):
             square, place = self.canvas(image)
             scaled = np.asarray(square, dtype=np.float32) / np.float32(255)
             pixels.append(((scaled - mean) / std).transpose(2, 0, 1))
@@ -112,19 +100,26 @@ class AgeVlmImageProcessor(BaseImageProcessor):  # type: ignore[misc]
         return BatchFeature(data=data, tensor_type=return_tensors)
 
 
-def flatten_images(images: Any) -> list[Any]:
-    """One image, a list of them, or one list per sample, as a flat list. Raises: ValueError if there is none."""
+def picture_per_row(images: Any) -> list[Any]:
+    """The picture of each row, None for a text-only row, from one picture, a list of them, or a list of lists.
+
+    As in transformers a row's list holds its pictures: none, or the one that AGE-VLM looks at.
+
+    Raises: ValueError if there is no row, or a row with several pictures.
+    """
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
+        images = list(images)
     if not isinstance(images, (list, tuple)):
-        if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
-            images = list(images)
-        else:
-            return [images]
-    flat = [image for item in images for image in (item if isinstance(item, (list, tuple)) else [item])]
-    if not flat:
+        return [images]
+    if not images:
         raise ValueError("images is empty; give at least one image, or leave it out")
-    return flat
+    rows = [list(row) if isinstance(row, (list, tuple)) else [row] for row in images]
+    for number, row in enumerate(rows):
+        if len(row) > 1:
+            raise ValueError(f"row {number} has {len(row)} images; AGE-VLM looks at one picture per row")
+    return [row[0] if row else None for row in rows]
 
 
 AgeVlmImageProcessor.register_for_auto_class("AutoImageProcessor")  # a saved folder carries this code
 
-__all__ = ["AgeVlmImageProcessor", "flatten_images", "to_rgb"]
+__all__ = ["AgeVlmImageProcessor", "picture_per_row", "to_rgb"]

@@ -5,25 +5,29 @@ Shapes: B rows, T text tokens, S image cells, N images (rows that have one).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_utils import load_image
 
 from .chat_templates import template_for
 from .chat_text import (
     EncodedChat,
+    Message,
+    chat_frame,
     covered,
-    find_messages,
-    find_targets,
+    place_targets,
+    place_words,
     plain_messages,
     refuse_control_tokens,
 )
 from .configuration_agevlm import AgeVlmVisionConfig
-from .image_processing_agevlm import AgeVlmImageProcessor, flatten_images
+from .image_processing_agevlm import AgeVlmImageProcessor, picture_per_row, to_rgb
 
 # Llama 3.2's template writes a day: its own default, not today's, so that answering renders what training rendered.
 # Packs render with the same clock (pipeline.packing.chat), and like them we give templates no 'date_string'.
@@ -42,7 +46,8 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
     """An image processor and a tokenizer with a chat template.
 
     Calling it gives `input_ids`, `attention_mask` (B, T) for text, and `pixel_values` (N, 3, H, W), `cell_mask` (B, S),
-    `has_image` (B,) for images. `images` is one picture, or one per text with None for a text-only row.
+    `has_image` (B,) for images. `images` is one picture, or one per text with None (or an empty list) for a
+    text-only row.
     """
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
@@ -88,7 +93,7 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
     ) -> BatchFeature:
         """Tokenize and preprocess; keyword arguments go to the tokenizer.
 
-        Raises: ValueError if there are neither images nor text, or if their numbers differ.
+        Raises: ValueError if there are neither images nor text, if their numbers differ, or if a row has two images.
         """
         if images is None and text is None:
             raise ValueError("images and text are both missing; give at least one of them")
@@ -96,6 +101,8 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         rows = None
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
+            if not texts:
+                raise ValueError("text is empty; give at least one text, or leave it out")
             rows = len(texts)
             data.update(self.tokenizer(texts, return_tensors=return_tensors, **kwargs))
         if images is not None:
@@ -103,23 +110,26 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         return BatchFeature(data)
 
     def _images(self, images: Any, rows: int | None, return_tensors: str | None) -> BatchFeature:
-        flat = flatten_images(images)
-        if rows is not None and len(flat) != rows:
+        pictures = picture_per_row(images)
+        if rows is not None and len(pictures) != rows:
             raise ValueError(
-                f"{len(flat)} images for {rows} texts; give one image per text, and None where a text has none"
+                f"{len(pictures)} images for {rows} texts; give one image per text, and None where a text has none"
             )
-        has_image = np.array([image is not None for image in flat])
+        has_image = np.array([picture is not None for picture in pictures])
         side = self.image_processor.image_size // self.image_processor.stride
-        cell_mask = np.zeros((len(flat), side * side), dtype=bool)
+        cell_mask = np.zeros((len(pictures), side * side), dtype=bool)
         out: dict[str, Any] = {"has_image": has_image, "cell_mask": cell_mask}
         if has_image.any():
-            done = self.image_processor([image for image in flat if image is not None])
+            done = self.image_processor([picture for picture in pictures if picture is not None])
             cell_mask[has_image] = done["cell_mask"]
             out["pixel_values"] = done["pixel_values"]
         return BatchFeature(out, tensor_type=return_tensors)
 
     def render(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False) -> str:
-        """The chat as the text that is tokenized (it already begins with the begin-of-text token, if there is one)."""
+        """The chat as the text that is tokenized (it already begins with the begin-of-text token, if there is one).
+
+        A message may spell control tokens here: whoever renders what others wrote asks `refuse_control_tokens` first.
+        """
         text: str = self.tokenizer.apply_chat_template(
             plain_messages(messages),
             chat_template=_CLOCK + self.chat_template,
@@ -137,12 +147,20 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         return_dict: bool = False,
         return_tensors: str | None = None,
         processor_kwargs: dict[str, Any] | None = None,
+        sanitize_control_tokens: bool = False,
         **kwargs: Any,
     ) -> Any:
         """As in transformers: text, or with `tokenize` model inputs; one conversation or a list of them.
 
         Pictures stand in the messages as `{"type": "image", "image": PIL, path or URL}`; at most one a conversation,
-        since AGE-VLM looks at one picture.
+        since AGE-VLM looks at one picture. Where an answer is asked for (`add_generation_prompt`), shorter chats are
+        padded on the left, so that each is continued at its own end; `padding_side` overrules it.
+
+        As in transformers a message may spell control tokens, for this is its caller's own tool; `encode_chat` and
+        `AgeVlm` refuse them. With `sanitize_control_tokens` they are refused here too, for no model was trained on
+        text that spells them.
+
+        Raises: ValueError for malformed messages, or content other than text and pictures.
         """
         batched = len(conversation) > 0 and not isinstance(conversation[0], dict)
         chats = list(conversation) if batched else [conversation]
@@ -150,14 +168,19 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         wanted = {"chat_template": template, "add_generation_prompt": add_generation_prompt}
         own = ("continue_final_message", "documents", "date_string")
         template_kwargs: dict[str, Any] = {name: kwargs.pop(name) for name in own if name in kwargs}
+        plain = [plain_messages(chat) for chat in chats]
+        if sanitize_control_tokens:
+            for messages in plain:
+                refuse_control_tokens(messages, self.control_tokens)
         texts = [
-            self.tokenizer.apply_chat_template(plain_messages(chat), tokenize=False, **wanted, **template_kwargs)
-            for chat in chats
+            self.tokenizer.apply_chat_template(messages, tokenize=False, **wanted, **template_kwargs)
+            for messages in plain
         ]
         if not tokenize:
             return texts if batched else texts[0]
         images = [_picture(chat) for chat in chats]
-        options = {"padding": batched, **kwargs, **(processor_kwargs or {}), "add_special_tokens": False}
+        side = {"padding_side": "left"} if add_generation_prompt else {}
+        options = {"padding": batched, **side, **kwargs, **(processor_kwargs or {}), "add_special_tokens": False}
         inputs = self(
             images=images if any(image is not None for image in images) else None,
             text=texts,
@@ -166,19 +189,48 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         )
         return inputs if return_dict else inputs["input_ids"]
 
+    @property
+    def control_tokens(self) -> list[str]:
+        """Tokens that mean something to the model when a text spells them: every special one, named or not."""
+        added = self.tokenizer.added_tokens_decoder.values()
+        unnamed = (token.content for token in added if token.special)
+        return list(dict.fromkeys([*self.tokenizer.all_special_tokens, *unnamed]))
+
     def encode_chat(self, messages: Sequence[dict[str, Any]]) -> EncodedChat:
         """A training conversation: tokens, targets of the language loss, and positions of every character.
 
         Raises: ValueError for malformed messages, control tokens in their text, or a template that rewrites text.
         """
         plain = plain_messages(messages)
-        refuse_control_tokens(plain, self.tokenizer.all_special_tokens)
+        refuse_control_tokens(plain, self.control_tokens)
         text = self.render(plain)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         offsets = [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
-        spans, stripped = find_messages(text, plain)
-        targets = covered(offsets, find_targets(self.render, text, plain))
+        words = [message["content"] for message in plain]
+        frame = chat_frame(self.render, [message["role"] for message in plain])
+        spans = place_words(text, frame, words)
+        stripped = [
+            0 if end - start == len(word) else len(word) - len(word.lstrip())
+            for word, (start, end) in zip(words, spans, strict=True)
+        ]
+        targets = covered(offsets, self._targets(plain, text, frame, spans))
         return EncodedChat(text, list(encoded["input_ids"]), offsets, targets, spans, stripped)
+
+    def _targets(
+        self, messages: list[Message], text: str, frame: Sequence[str], spans: Sequence[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """Characters that the assistant says. Raises: ValueError if a turn is not trained as it is asked for."""
+        roles = [message["role"] for message in messages]
+        said = [number for number, role in enumerate(roles) if role == "assistant"]
+        for number in said:
+            if number and not text.startswith(self.render(messages[:number], add_generation_prompt=True)):
+                raise ValueError(
+                    f"the chat template renders turn {number} differently once later turns follow; use a template "
+                    "whose output only grows"
+                )
+        # What a template closes an assistant's turn with, it writes last where that turn is the last.
+        closing = chat_frame(self.render, roles[: said[-1] + 1])[-1].rstrip() if said else ""
+        return place_targets(frame, spans, said, closing)
 
     def stop_token_ids(self, model: Any = None) -> list[int]:
         """Tokens that end an answer: the tokenizer's, the model's, and the chat format's end of turn."""
@@ -200,14 +252,26 @@ def _picture(chat: Sequence[dict[str, Any]]) -> Any:
         if isinstance(message["content"], str):
             continue
         for part in message["content"]:
-            if part.get("type") == "image":
+            if part["type"] == "image":
                 source = next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
                 if source is None:
                     raise ValueError(f"image part {part!r} names no picture; add 'image', 'path' or 'url'")
-                found.append(load_image(source) if isinstance(source, str) else source)
+                found.append(_opened(source))
     if len(found) > 1:
         raise ValueError(f"the conversation has {len(found)} images; AGE-VLM looks at one picture per conversation")
     return found[0] if found else None
+
+
+def _opened(source: Any) -> Any:
+    """A picture from its path, URL or base64; other things as they are. Raises: ValueError if it is none of them."""
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    if not isinstance(source, str):
+        return source
+    if os.path.isfile(source):
+        with Image.open(source) as picture:  # not load_image: it drops transparency and clips 16-bit greys
+            return to_rgb(picture)
+    return load_image(source)
 
 
 AgeVlmProcessor.register_for_auto_class()  # a saved folder carries this code

@@ -19,11 +19,12 @@ import jinja2.sandbox
 from tokenizers import Tokenizer
 
 from model.agevlm.chat_templates import template_for
+from model.agevlm.chat_text import chat_frame, place_targets, place_words
 from model.errors import ConfigError, DataError
 from pipeline.sources.records import Turn
 
 FIXED_DATE = date(2024, 7, 26)  # Llama 3.2's template writes the day; a pack must not depend on when it is made
-SENTINEL = "\ue000{number}\ue001"  # private-use characters: in no template
+ROLES = ("user", "assistant")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 Span = tuple[int, int]  # characters, half-open
@@ -94,39 +95,24 @@ class ChatFormat:
         frame = self._frame(len(turns))
         words = [part for turn in turns for part in (turn.question, turn.answer)]
         text = self.text(self._messages(words))
-        spans, position = [], 0
-        for literal, word in zip(frame, words, strict=False):
-            position += len(literal)
-            spans.append((position, position + len(word)))
-            position += len(word)
-        built = "".join(literal + word for literal, word in zip(frame, [*words, ""], strict=True))
-        if built != text:
-            raise DataError("the chat template changes the words of this conversation")
+        try:
+            spans = place_words(text, frame, words, trimmed=False)
+        except ValueError as error:
+            raise DataError("the chat template changes the words of this conversation") from error
         closing = frame[-1].rstrip()  # what the assistant says last: its end of turn
-        targets, ends = [], []
-        for number in range(len(turns)):
-            end = spans[2 * number + 1][1]
-            if frame[2 * number + 2].startswith(closing):
-                end += len(closing)
-            targets.append((spans[2 * number + 1][0], end))
-            ends.append(end)
-        return Rendered(text, tuple(spans[::2]), tuple(spans[1::2]), tuple(targets), tuple(ends))
+        targets = place_targets(frame, spans, range(1, len(words), 2), closing)
+        return Rendered(text, tuple(spans[::2]), tuple(spans[1::2]), tuple(targets), tuple(end for _, end in targets))
 
     def _messages(self, words: Sequence[str]) -> list[dict[str, str]]:
-        roles = ("user", "assistant")
-        return self._system + [{"role": roles[n % 2], "content": word} for n, word in enumerate(words)]
+        return self._system + [{"role": ROLES[n % 2], "content": word} for n, word in enumerate(words)]
 
     def _frame(self, turns: int) -> tuple[str, ...]:
         """What the template writes before, between and after the words of so many turns: 2 * turns + 1 literals."""
         if turns not in self._frames:
-            marks = [SENTINEL.format(number=n) for n in range(2 * turns)]
-            rest, literals = self.text(self._messages(marks)), []
-            for mark in marks:
-                literal, found, rest = rest.partition(mark)
-                if not found or mark in rest:
-                    raise ConfigError("weights.text: the chat template does not write every message exactly once")
-                literals.append(literal)
-            self._frames[turns] = (*literals, rest)
+            try:
+                self._frames[turns] = chat_frame(lambda marked: self.text(self._system + marked), ROLES * turns)
+            except ValueError as error:
+                raise ConfigError(f"weights.text: {error}") from error
         return self._frames[turns]
 
 

@@ -113,6 +113,8 @@ def test_a_template_that_changes_words_is_refused(tmp_path: Path) -> None:
     assert chat.render([Turn("q", "a")]).text == "q;a;"
     with pytest.raises(DataError, match="changes the words"):
         chat.render([Turn("Q", "A")])
+    with pytest.raises(DataError, match="changes the words"):
+        ChatFormat(write_backbone(tmp_path / "trims")).render([Turn(" Q", "A")])
 
 
 def test_transformers_renders_and_tokenizes_the_same(formats: dict[str, ChatFormat], tmp_path: Path) -> None:
