@@ -9,7 +9,7 @@ from flows.settings import Settings, git_commit
 from model.errors import ConfigError
 from pipeline.artifacts.spec import StepSpec
 from pipeline.artifacts.store import Artifact, ArtifactStore
-from pipeline.fingerprints import Fingerprints
+from pipeline.fingerprints import Fingerprints, cache_folder
 from pipeline.job import JobSpec, job_of
 from pipeline.plan import Plan, PlannedStep, plan
 from pipeline.recipe import Recipe
@@ -50,7 +50,7 @@ def planner(recipe: Recipe, settings: Settings, until: str | None = None) -> Pla
 
 def fingerprint_cache(settings: Settings) -> Path:
     """Where checksums of large raw files are remembered."""
-    return (settings.scratch if "://" in settings.store else Path(settings.store)) / "fingerprints"
+    return cache_folder(settings.store, str(settings.scratch))
 
 
 def prepare(recipe: Recipe, settings: Settings, make_plan: Planner, force: Iterable[str], run: RunFile) -> Prepared:

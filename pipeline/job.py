@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import Field
 
 from model.errors import ConfigError
-from pipeline.artifacts.spec import ArtifactRef, StepSpec
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, short
 from pipeline.config import Config, validate
 from pipeline.plan import Plan, PlannedStep
 from pipeline.recipe import Resources
@@ -24,6 +24,26 @@ class JobSpec(Config):
     site: Site
     resources: Resources
     git_commit: str | None = None
+
+    def check(self) -> None:
+        """Raises ConfigError unless the artifact and the inputs are those that the spec names.
+
+        An id says how an artifact is made; published under another, it would be found by those who ask for that.
+        """
+        wrong = []
+        made = self.spec.id(self.attempt)
+        if made != self.ref.id:
+            wrong.append(f"its spec and attempt make {short(made)}, but its ref is {self.ref}")
+        given = {name: ref.id for name, ref in self.inputs.items()}
+        for name in sorted(given.keys() | self.spec.inputs.keys()):
+            asked, got = self.spec.inputs.get(name), given.get(name)
+            if asked != got:
+                wrong.append(f"input '{name}' is {short(got or 'none')}, but its spec has {short(asked or 'none')}")
+        if wrong:
+            raise ConfigError(
+                f"{self.key} is not a right spec: {'; '.join(wrong)}. Specs are not edited: change the recipe, and "
+                "'agevlm plan RECIPE --json FOLDER' writes right ones"
+            )
 
 
 def job_of(planned: PlannedStep, plan: Plan, site: Site, git_commit: str | None = None) -> JobSpec:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.errors import ArtifactError, StepError
+from model.errors import ArtifactError, ConfigError, DataError, StepError
 from pipeline.artifacts.manifest import Counts
+from pipeline.artifacts.spec import ArtifactRef
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.config import Config, validate
@@ -17,6 +18,7 @@ from pipeline.job import JobSpec
 from pipeline.progress import Progress
 from pipeline.recipe import Resources
 from pipeline.site import Site
+from pipeline.steps.outside import RAW, check_planned
 from pipeline.steps.table import STEPS, Step
 
 Params = TypeVar("Params", bound=Config)
@@ -76,11 +78,11 @@ def work_folder(job: JobSpec) -> Path:
 def run_job(job: JobSpec) -> Artifact:
     """Run one step and publish its artifact; if the artifact exists already, return it and run nothing.
 
+    If another process publishes it while the step runs, that one is returned, even if the step failed over it.
     Raises StepError, DataError, ConfigError or ArtifactError with a message for people.
     """
-    step = STEPS[job.spec.step]
-    if step.revision != job.spec.revision:
-        raise StepError(f"{job.key} was planned for revision {job.spec.revision}, but this code has {step.revision}")
+    job.check()
+    step = _step(job)
     store = ArtifactStore(job.site.root)
     existing = store.get(job.ref)
     if existing is not None:
@@ -94,15 +96,61 @@ def run_job(job: JobSpec) -> Artifact:
     staging = Staging(store, job.ref, job.spec, job.attempt, inputs, job.git_commit, submission)
     context = StepContext(job, step, store, inputs, staging, Progress(store, job.ref.id, step.unit))
     try:
-        outcome = entry_point(step)(context)
+        outcome = _perform(context)
         artifact = staging.publish(outcome.counts, outcome.statistics, outcome.device)
-    except BaseException:
+    except BaseException as error:
         staging.discard()
-        raise
+        first = _published_meanwhile(store, job.ref) if isinstance(error, Exception) else None
+        if first is None:
+            raise
+        print(f"{job.ref} was published by another process meanwhile; this one failed: {error}", flush=True)
+        artifact = first
     if artifact.manifest.data not in staging.base:
         staging.discard()
     shutil.rmtree(work_folder(job), ignore_errors=True)
     return artifact
+
+
+def _step(job: JobSpec) -> Step:
+    """The row of the step table. Raises ConfigError if there is none, StepError if it has another revision."""
+    step = STEPS.get(job.spec.step)
+    if step is None or step.kind != job.ref.kind:
+        known = ", ".join(f"{s.name} makes {s.kind}" for s in STEPS.values())
+        raise ConfigError(f"{job.key}: no step '{job.spec.step}' makes an artifact of kind {job.ref.kind}; {known}")
+    if step.revision != job.spec.revision:
+        raise StepError(f"{job.key} was planned for revision {job.spec.revision}, but this code has {step.revision}")
+    return step
+
+
+def _perform(context: StepContext) -> Outcome:
+    """Run a step's code on what was planned.
+
+    Raw data are checked again after it, for it is then that they were read; a step that failed because they changed
+    says so. What the step committed may be of other data then, and goes.
+    """
+    job = context.job
+    check_planned(job)
+    try:
+        outcome = entry_point(context.step)(context)
+    except Exception:
+        _check_raw(job)
+        raise
+    _check_raw(job)
+    return outcome
+
+
+def _check_raw(job: JobSpec) -> None:
+    try:
+        check_planned(job, frozenset({RAW}))
+    except DataError:
+        shutil.rmtree(work_folder(job), ignore_errors=True)
+        raise
+
+
+def _published_meanwhile(store: ArtifactStore, ref: ArtifactRef) -> Artifact | None:
+    """The artifact that another process published, if its files are what its manifest says."""
+    artifact = store.get(ref)
+    return artifact if artifact is not None and not artifact.verify() else None
 
 
 def entry_point(step: Step) -> Callable[[StepContext], Outcome]:

@@ -1,14 +1,22 @@
 """Fingerprints: they follow content, not time or place."""
 
+import errno
+import hashlib
 import os
 import shutil
+import tempfile
+import time
 from pathlib import Path
+from random import Random
+from typing import IO, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model.errors import ConfigError, DataError
-from pipeline.fingerprints import Fingerprints
-from pipeline.sources.config import CambrianSource, MiniatureSource
+from pipeline.fingerprints import Fingerprints, cache_folder, listing
+from pipeline.sources.config import CambrianSource, FolderSource, MiniatureSource
 
 
 @pytest.fixture
@@ -44,15 +52,238 @@ def test_changed_raw_data_has_another_fingerprint(tmp_path: Path, raw: CambrianS
     assert len(seen) == 4
 
 
-def test_a_checksum_is_computed_once(tmp_path: Path, raw: CambrianSource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_file_was_given_for_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    file = tmp_path / "annotations.json"
+    file.write_text("{}")
     fingerprints = Fingerprints(tmp_path / "cache")
-    before = fingerprints.file(Path(raw.annotations))
+    images = tmp_path / "images"
+    images.mkdir()
+    captions = fingerprints.source("pretrain", FolderSource(images=str(images), captions=str(file)))
+    assert captions != fingerprints.source("pretrain", FolderSource(images=str(images), instances=str(file)))
 
-    def explode(stream: object) -> None:
-        raise AssertionError("hashed again")
 
-    monkeypatch.setattr("pipeline.fingerprints.sha256_of", explode)
-    assert Fingerprints(tmp_path / "cache").file(Path(raw.annotations)) == before
+# -- checksums of files
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What was hashed, file by file."""
+    seen: list[bytes] = []
+
+    def sha256_of(stream: IO[bytes]) -> tuple[str, int]:
+        seen.append(stream.read())
+        return hashlib.sha256(seen[-1]).hexdigest(), len(seen[-1])
+
+    monkeypatch.setattr("pipeline.fingerprints.sha256_of", sha256_of)
+    return seen
+
+
+@pytest.fixture
+def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if every file had been left alone for long enough."""
+    monkeypatch.setattr("pipeline.fingerprints.RECENT_NS", 0)
+
+
+@pytest.mark.usefixtures("at_rest")
+def test_a_checksum_is_computed_once(tmp_path: Path, hashed: list[bytes]) -> None:
+    (tmp_path / "a").write_bytes(b"aaa")
+    before = Fingerprints(tmp_path / "cache").file(tmp_path / "a")
+    assert Fingerprints(tmp_path / "cache").file(tmp_path / "a") == before
+    assert hashed == [b"aaa"]
+
+
+@pytest.mark.usefixtures("at_rest")
+@pytest.mark.parametrize("replaced", [False, True], ids=["written in place", "another file"])
+def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path, replaced: bool) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"aaa")
+    fingerprints = Fingerprints(tmp_path / "cache")
+    fingerprints.file(file)
+    status = file.stat()
+    time.sleep(0.05)  # more than the resolution of the file system's times
+    if replaced:
+        (tmp_path / "b").write_bytes(b"bbb")
+        os.replace(tmp_path / "b", file)
+    else:
+        file.write_bytes(b"bbb")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_mtime_ns == status.st_mtime_ns
+    assert fingerprints.file(file) == hashlib.sha256(b"bbb").hexdigest()
+
+
+def test_of_a_file_that_changed_just_now_nothing_is_remembered(tmp_path: Path, hashed: list[bytes]) -> None:
+    """It could change once more within the resolution of the file system's times."""
+    (tmp_path / "a").write_bytes(b"aaa")
+    fingerprints = Fingerprints(tmp_path / "cache")
+    assert fingerprints.file(tmp_path / "a") == fingerprints.file(tmp_path / "a")
+    assert hashed == [b"aaa", b"aaa"]
+    assert not (tmp_path / "cache").exists()
+
+
+@given(st.lists(st.binary(min_size=3, max_size=3), min_size=2, max_size=6))
+def test_however_fast_a_file_changes_its_checksum_is_that_of_what_it_holds(contents: list[bytes]) -> None:
+    """Every write keeps the size and puts the time of modification back."""
+    with tempfile.TemporaryDirectory() as name:
+        file, fingerprints = Path(name) / "a", Fingerprints(Path(name) / "cache")
+        for content in contents:
+            file.write_bytes(content)
+            os.utime(file, ns=(1, 1))
+            assert fingerprints.file(file) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.usefixtures("at_rest")
+def test_a_file_that_changes_while_it_is_hashed_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"aaa")
+
+    def sha256_of(stream: IO[bytes]) -> tuple[str, int]:
+        file.write_bytes(b"longer")
+        return "0" * 64, 3
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.fingerprints.sha256_of", sha256_of)
+        Fingerprints(tmp_path / "cache").file(file)
+    assert Fingerprints(tmp_path / "cache").file(file) == hashlib.sha256(b"longer").hexdigest()
+
+
+@pytest.mark.usefixtures("at_rest")
+@pytest.mark.parametrize("content", ["", "{", "[]", "null"])
+def test_a_damaged_cache_is_computed_again(tmp_path: Path, hashed: list[bytes], content: str) -> None:
+    (tmp_path / "a").write_bytes(b"aaa")
+    fingerprints = Fingerprints(tmp_path / "cache")
+    before = fingerprints.file(tmp_path / "a")
+    (entry,) = (tmp_path / "cache").iterdir()
+    entry.write_text(content)
+    assert fingerprints.file(tmp_path / "a") == before
+    assert fingerprints.file(tmp_path / "a") == before
+    assert hashed == [b"aaa", b"aaa"]
+
+
+# -- trees of images
+
+NAMES = st.text(st.sampled_from("ab\n\u00e9 \udcff."), min_size=1, max_size=3).filter(lambda n: n.strip(".") != "")
+TREES = st.dictionaries(
+    NAMES, st.recursive(st.integers(0, 3), lambda below: st.dictionaries(NAMES, below, max_size=3)), max_size=4
+)
+
+
+def grow(folder: Path, tree: dict[str, Any]) -> None:
+    """Make files of these sizes and folders of these trees."""
+    folder.mkdir()
+    for name, item in tree.items():
+        if isinstance(item, dict):
+            grow(folder / name, item)
+        else:
+            (folder / name).write_bytes(bytes(item))
+
+
+def files_of(tree: dict[str, Any], prefix: str = "") -> dict[str, int]:
+    """Path -> size of the files of a tree."""
+    found: dict[str, int] = {}
+    for name, item in tree.items():
+        found |= files_of(item, f"{prefix}{name}/") if isinstance(item, dict) else {prefix + name: item}
+    return found
+
+
+@given(TREES, TREES, st.randoms())
+def test_two_trees_have_the_same_listing_if_their_files_have_the_same_names_and_sizes(
+    one: dict[str, Any], two: dict[str, Any], random: Random
+) -> None:
+    shuffled = dict(random.sample(list(one.items()), len(one)))
+    with tempfile.TemporaryDirectory() as name:
+        for number, tree in enumerate((one, shuffled, two)):
+            grow(Path(name) / str(number), tree)
+        first, again, other = (listing(Path(name) / str(number)) for number in range(3))
+    assert first == again
+    assert (first == other) == (files_of(one) == files_of(two))
+
+
+def test_the_order_of_a_listing_is_that_of_the_names_bytes_whatever_the_system_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grow(tmp_path / "images", {"b": 1, "a": {"z": 1, "\u00e9": 2}, "\udcff": 1, "c": {}})
+    before = listing(tmp_path / "images")
+    really = os.scandir
+
+    class Backwards(list[Any]):
+        def __enter__(self) -> "Backwards":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(os, "scandir", lambda path: Backwards(sorted(really(path), key=lambda e: e.name)[::-1]))
+    assert listing(tmp_path / "images") == before
+
+
+def test_links_count_by_where_in_the_folder_they_lead(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    grow(images, {"a.jpg": 1, "below": {"b.jpg": 2}})
+    link = images / "link.jpg"
+    seen = {"none": listing(images)}
+    for target in ("a.jpg", "below/b.jpg", "below", "nowhere", "link.jpg", "../outside.jpg"):
+        link.symlink_to(target)
+        seen[target] = listing(images)
+        link.unlink()
+    assert len(set(seen.values())) == len(seen)
+    link.symlink_to(images / "a.jpg")
+    assert listing(images) == seen["a.jpg"], "written as an absolute path, it leads to the same image"
+    link.unlink()
+    link.symlink_to("/also/outside")
+    assert listing(images) == seen["../outside.jpg"], "what lies outside is never read, wherever it is"
+    (tmp_path / "other").symlink_to(images)
+    assert listing(tmp_path / "other") == listing(images)
+
+
+def test_a_pipe_is_listed_and_not_opened(tmp_path: Path) -> None:
+    grow(tmp_path / "images", {"a.jpg": 1})
+    before = listing(tmp_path / "images")
+    os.mkfifo(tmp_path / "images" / "pipe.jpg")
+    assert listing(tmp_path / "images") != before
+
+
+class Forbidden:
+    """`os.scandir` that may not open a folder of this name."""
+
+    def __init__(self, name: bytes) -> None:
+        self._name, self._really = name, os.scandir
+
+    def __call__(self, path: Any) -> Any:
+        if os.path.basename(os.fsencode(path).rstrip(b"/")) == self._name:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return self._really(path)
+
+
+def test_a_folder_that_may_not_be_read_is_part_of_the_listing_by_name(
+    tmp_path: Path, raw: CambrianSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = Path(raw.images)
+    without = listing(images)
+    (images / "secret").mkdir()
+    empty = listing(images)
+    (images / "secret" / "a.jpg").write_bytes(b"a")
+    full = listing(images)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", Forbidden(b"secret"))
+        hidden = listing(images)
+    assert without == empty, "an empty folder holds no image"
+    assert len({empty, full, hidden}) == 3
+    monkeypatch.setattr(os, "scandir", Forbidden(b"images"))
+    with pytest.raises(DataError, match=r"data\.pretrain: .*/images/ cannot be read \(Permission denied\)"):
+        Fingerprints(tmp_path / "cache").source("pretrain", raw)
+
+
+def test_an_unreadable_annotation_file_is_a_data_error(
+    tmp_path: Path, raw: CambrianSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(stream: IO[bytes]) -> None:
+        raise OSError(errno.EIO, "Input/output error", os.fsencode(raw.annotations) + b"\xff")
+
+    monkeypatch.setattr("pipeline.fingerprints.sha256_of", fails)
+    with pytest.raises(DataError, match=r"data\.jsonl\\xff cannot be read \(Input/output error\)") as caught:
+        Fingerprints(tmp_path / "cache").source("pretrain", raw)
+    assert str(caught.value).encode("utf-8")
 
 
 def test_missing_raw_data_names_the_path(tmp_path: Path) -> None:
@@ -76,3 +307,56 @@ def test_hub_weights_need_a_commit(tmp_path: Path) -> None:
         fingerprints.weights("florence", "hub:florence-community/Florence-2-large")
     with pytest.raises(ConfigError, match="does not exist"):
         fingerprints.weights("sam", str(tmp_path / "none.pth"))
+
+
+def weights(folder: Path, *files: str) -> Path:
+    """A folder of weights; each file holds its own name."""
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(file)
+    return folder
+
+
+def test_the_name_of_a_single_file_of_weights_does_not_count_and_its_content_does(tmp_path: Path) -> None:
+    fingerprints = Fingerprints(tmp_path / "cache")
+    files = [tmp_path / name for name in ("sam_vit_h.pth", "renamed.pth", "other.pth")]
+    for file, content in zip(files, (b"x", b"x", b"y"), strict=True):
+        file.write_bytes(content)
+    one, renamed, other = (fingerprints.weights("sam", str(file)) for file in files)
+    assert one == renamed != other
+    with pytest.raises(ConfigError, match=r"weights\.text = .*/other\.pth is a file; give the folder"):
+        fingerprints.weights("text", str(files[2]))
+
+
+@pytest.mark.parametrize("role", ["florence", "sam", "text", "vision"])
+def test_a_folder_with_pickled_weights_only_is_refused_with_the_remedy(tmp_path: Path, role: str) -> None:
+    folder = weights(tmp_path / "w", "config.json", "pytorch_model.bin", "original/consolidated.00.pth")
+    with pytest.raises(ConfigError, match=rf"weights\.{role} = .* as \.bin only.*convert them to safetensors"):
+        Fingerprints(tmp_path / "cache").weights(role, str(folder))
+    with pytest.raises(ConfigError, match=r"holds no \.safetensors file; give a folder that does"):
+        Fingerprints(tmp_path / "cache").weights(role, str(weights(tmp_path / "empty", "config.json")))
+
+
+def test_a_folder_of_weights_counts_by_what_is_loaded(tmp_path: Path) -> None:
+    fingerprints = Fingerprints(tmp_path / "cache")
+    folder = weights(tmp_path / "w", "config.json", "model.safetensors", "tokenizer.json")
+    before = fingerprints.weights("text", str(folder))
+    weights(folder, "pytorch_model.bin", "README.md")
+    assert fingerprints.weights("text", str(folder)) == before
+    shutil.move(folder, tmp_path / "moved")
+    assert fingerprints.weights("text", str(tmp_path / "moved")) == before
+    (tmp_path / "moved" / "tokenizer.json").write_text("other")
+    assert fingerprints.weights("text", str(tmp_path / "moved")) != before
+
+
+def test_weights_that_are_a_dangling_link_are_named(tmp_path: Path) -> None:
+    """As in a cache of Hugging Face that was cut off."""
+    folder = weights(tmp_path / "w", "config.json")
+    (folder / "model.safetensors").symlink_to("../blobs/gone")
+    with pytest.raises(ConfigError, match=r"weights\.text = .*gone cannot be read \(No such file"):
+        Fingerprints(tmp_path / "cache").weights("text", str(folder))
+
+
+def test_the_cache_lies_where_every_job_finds_it() -> None:
+    assert cache_folder("/data/store", "/tmp/scratch") == Path("/data/store/fingerprints")
+    assert cache_folder("s3://bucket/store", "/tmp/scratch") == Path("/tmp/scratch/fingerprints")

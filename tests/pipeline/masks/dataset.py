@@ -22,6 +22,7 @@ from pipeline.schemas import QUERIES, TRUTH, part_name
 from pipeline.site import Site
 from pipeline.sources.config import CambrianSource
 from pipeline.steps.params import MasksParams, SegmentParams
+from tests.pipeline.steps.workshop import true_fingerprints
 
 NAME = "pretrain"
 MAX_REJECT_SHARE = 0.1
@@ -37,23 +38,23 @@ class Dataset:
     inventory: Artifact
     subset: Artifact
 
-    def segment_job(self, florence: Path, sam: Path, teacher: TeacherConfig, salt: str = "") -> JobSpec:
-        """The job of segment; a different salt is a different artifact."""
-        params = SegmentParams(
-            teacher=teacher, florence=f"{salt}florence-checksum", sam="sam-checksum", max_reject_share=MAX_REJECT_SHARE
-        )
+    def segment_job(self, florence: Path, sam: Path, teacher: TeacherConfig, attempt: int = 0) -> JobSpec:
+        """The job of segment; a different attempt is a different artifact."""
+        site = self.site(florence, sam)
+        params = SegmentParams(teacher=teacher, florence="now", sam="now", max_reject_share=MAX_REJECT_SHARE)
         spec = StepSpec(
             step="segment",
             revision=1,
-            params=params.model_dump(mode="json"),
+            params=true_fingerprints(params.model_dump(mode="json"), site, NAME),
             inputs={"subset": self.subset.ref.id, "inventory": self.inventory.ref.id},
         )
         return JobSpec(
             key=f"segment-{NAME}",
             spec=spec,
-            ref=ArtifactRef(kind="segments", name=NAME, id=spec.id()),
+            ref=ArtifactRef(kind="segments", name=NAME, id=spec.id(attempt)),
+            attempt=attempt,
             inputs={"subset": self.subset.ref, "inventory": self.inventory.ref},
-            site=self.site(florence, sam),
+            site=site,
             resources=Resources(cpus=1, workers=1, threads=1),
         )
 

@@ -20,6 +20,7 @@ from pipeline.job import JobSpec
 from pipeline.recipe import Resources
 from pipeline.schemas import MASKS, RECORDS, TRUTH, part_name
 from pipeline.site import Site
+from tests.pipeline.steps.workshop import true_fingerprints
 from tests.pipeline.training.world import ExactGuide, jpeg
 
 
@@ -56,6 +57,7 @@ class Bench:
         resources: Resources | None = None,
     ) -> JobSpec:
         """The job of one step."""
+        params = true_fingerprints(params, self.site, step)
         spec = StepSpec(step=step, revision=1, params=params, inputs={n: ref.id for n, ref in inputs.items()})
         return JobSpec(
             key=step,

@@ -4,6 +4,7 @@ import hashlib
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 import pipeline.packing.shards as packing
 import pipeline.steps.pack as pack
-from model.errors import ConfigError, StepError
+from model.errors import ConfigError, DataError, StepError
 from pipeline.artifacts.store import Artifact
 from pipeline.packing.chat import ChatFormat
 from pipeline.schemas import PACK
@@ -44,6 +45,7 @@ def prepare(folder: Path, raw: list[dict[str, Any] | str]) -> tuple[Workshop, Ar
     for n in range(4):
         (folder / "images" / f"{n}.png").write_bytes(encoded(halves(20 + 2 * n, 10)))
     backbone = write_backbone(folder / "backbone")
+    (backbone / "model.safetensors").write_bytes(b"")  # a pack reads no weights, but a plan wants them there
     workshop = Workshop(folder, source, {"text": str(backbone)})
     return workshop, workshop.inventory()
 
@@ -74,6 +76,7 @@ def packed(workshop: Workshop, inventory: Artifact) -> Artifact:
 def test_every_record_is_a_row_or_a_reject(packed: Artifact, inventory: Artifact) -> None:
     counts = packed.manifest.counts
     assert (counts.unit, counts.rows_in, counts.rows_out) == ("record", RECORDS, RECORDS - 2)
+    assert counts.rows_out == table(packed).num_rows
     assert counts.rejected == {"too_long": 1, "control_token": 1}
     assert "more than 160" in rejects(packed)["too_long"][0]
     names = {row["sample_id"]: row["given_id"] for row in table(inventory, "records/").to_pylist()}
@@ -142,7 +145,7 @@ def test_the_file_order_changes_nothing_and_the_seed_does(
     shuffled = lines()
     random.Random(5).shuffle(shuffled)
     other, other_inventory = prepare(tmp_path, shuffled)
-    assert other_inventory.ref.id == inventory.ref.id  # the test's fingerprint does not look at the file
+    assert other_inventory.ref.id != inventory.ref.id
     again = make(other, other_inventory)
     assert [entry.sha256 for entry in again.manifest.files][:4] == [entry.sha256 for entry in packed.manifest.files][:4]
     reseeded = make(workshop, inventory, seed=1)
@@ -190,7 +193,8 @@ def test_a_killed_pack_continues_and_ends_the_same(
 def test_an_image_that_changed_since_the_inventory_stops_the_pack(tmp_path: Path) -> None:
     workshop, inventory = prepare(tmp_path, lines())
     (tmp_path / "images" / "1.png").write_bytes(encoded(halves(50, 50)))
-    with pytest.raises(StepError, match=r"image '1\.png' is not the file that the inventory saw"):
+    remedy = r"; put it back as it was, or .* force = \[\"inventory-pretrain\"\]"
+    with pytest.raises(StepError, match=r"image '1\.png' is not the file that the inventory saw" + remedy):
         make(workshop, inventory)
     (tmp_path / "images" / "1.png").unlink()
     with pytest.raises(StepError, match=r"image '1\.png': No such file or directory, but the inventory has it"):
@@ -212,13 +216,70 @@ def test_row_groups_are_closed_before_they_are_too_big(tmp_path: Path, monkeypat
         assert [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)] == [1, 1, 1, 1]
 
 
-def test_a_data_set_without_records_makes_an_empty_pack(tmp_path: Path) -> None:
-    workshop, _ = prepare(tmp_path, lines()[:1])
-    (tmp_path / "records.jsonl").write_text("{\n{\n")
-    inventory = workshop.inventory(max_reject_share=1.0, fingerprint="bad")
-    artifact = make(workshop, inventory)
-    assert artifact.manifest.counts.rows_in == 0
-    assert len(table(artifact)) == 0
+def too_long(number: int) -> list[dict[str, Any] | str]:
+    return [{"id": n, "conversations": chat((f"Q{n}", "word " * 300))} for n in range(number)]
+
+
+def test_a_pack_that_rejects_too_much_fails_with_reasons_and_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop, inventory = prepare(tmp_path, [*too_long(20), *lines()[:10]])
+    built: list[int] = []
+    really = packing.build_shard
+
+    def build_shard(job: packing.ShardJob, index: int, records: pa.Table) -> packing.Note:
+        built.append(index)
+        return really(job, index, records)
+
+    monkeypatch.setattr(pack, "build_shard", build_shard)
+    message = (
+        r"of 30 records of pack-pretrain were rejected, more than max_reject_share = 0\.1 allows:\n  too_long: \d+"
+    )
+    for _ in range(2):
+        with pytest.raises(DataError, match=message + r"\nThe first: the first turn alone takes .*\nCorrect"):
+            make(workshop, inventory)
+    assert built.count(0) == 1, "what is committed is not made again"
+
+
+def test_a_pack_of_no_row_is_not_published(tmp_path: Path) -> None:
+    workshop, inventory = prepare(tmp_path, too_long(4))
+    params = _params() | {"max_reject_share": 1.0}
+    with pytest.raises(DataError, match="4 of 4 records .* nothing would be left"):
+        workshop.run("pack", params, inventory=inventory)
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def emptied(content: bytes) -> bytes:
+    """The same note, but no rows."""
+    table = pq.read_table(pa.BufferReader(content))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.slice(0, 0), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def plain(content: bytes) -> bytes:
+    """The same rows, but no note."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(pq.read_table(pa.BufferReader(content)).replace_schema_metadata(None), sink)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("damage", [lambda _: b"", half, emptied, plain], ids=["nothing", "half", "no rows", "no note"])
+def test_a_commit_that_is_not_whole_is_made_again(
+    packed: Artifact, tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    workshop, inventory = prepare(tmp_path, lines())
+    commits = work_folder(workshop.job("pack", _params(), inventory=inventory)) / "shards"
+    commits.mkdir(parents=True)
+    for name in packed.matching("part-"):
+        content = Path(packed.path(name)).read_bytes()
+        (commits / name).write_bytes(damage(content) if name.startswith("part-00001") else content)
+    again = make(workshop, inventory)
+    assert {e.path: e.sha256 for e in again.manifest.files} == {e.path: e.sha256 for e in packed.manifest.files}
+    assert again.manifest.counts == packed.manifest.counts
 
 
 def test_a_system_prompt_is_in_every_row(workshop: Workshop, inventory: Artifact) -> None:

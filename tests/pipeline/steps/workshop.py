@@ -15,6 +15,7 @@ from pipeline.recipe import Resources
 from pipeline.site import Site
 from pipeline.sources.config import CambrianSource, Source, identity
 from pipeline.steps.context import run_job
+from pipeline.steps.outside import fingerprints_now
 from pipeline.steps.table import STEPS
 
 
@@ -36,17 +37,17 @@ class Workshop:
         return run_job(self.job(step_name, params, **inputs))
 
     def job(self, step_name: str, params: dict[str, Any], **inputs: Artifact) -> JobSpec:
-        """The job of one step of the data set 'pretrain'."""
+        """The job of one step of the data set 'pretrain', planned with what is there now."""
         step = STEPS[step_name]
-        checked = step.params.model_validate(params).model_dump(mode="json")
-        spec = StepSpec(
-            step=step_name, revision=step.revision, params=checked, inputs={k: a.ref.id for k, a in inputs.items()}
-        )
         site = Site(
             root=str(self.folder / "store"),
             scratch=str(self.folder / "scratch"),
             sources={"pretrain": self.source},
             weights=self.weights,
+        )
+        checked = step.params.model_validate(true_fingerprints(params, site, "pretrain")).model_dump(mode="json")
+        spec = StepSpec(
+            step=step_name, revision=step.revision, params=checked, inputs={k: a.ref.id for k, a in inputs.items()}
         )
         return JobSpec(
             key=f"{step_name}-pretrain",
@@ -61,6 +62,12 @@ class Workshop:
         """The inventory of the source."""
         params = {"limit": None, "seed": 0, "max_reject_share": 0.5, "fingerprint": "raw"}
         return self.run("inventory", {"source": identity(self.source), **params, **changes})
+
+
+def true_fingerprints(params: dict[str, Any], site: Site, dataset: str) -> dict[str, Any]:
+    """Parameters of a step whose fingerprints, whatever was given for them, are those of what the site has now."""
+    given = [name for name, value in params.items() if value is not None]
+    return params | {name: now for name, _, now in fingerprints_now(given, site, dataset)}
 
 
 def table(artifact: Artifact, prefix: str = "part-") -> pa.Table:
