@@ -1,21 +1,19 @@
 """Making and committing the shards of a pack: images read, conversations tokenized, rows written in row groups.
 
-A commit is one file `part-...parquet` in the store's staging folder of the artifact; its rejects and statistics stand
-in the file's own metadata, so that the file is the whole commit. It appears by a rename (on an object store: by one
-upload), so a rerun finds it whole or not at all.
+A commit is one file `part-...parquet` in the store's staging folder of the artifact; its rows, rejects and statistics
+stand in the file's own metadata, so that the file is the whole commit. It appears by a rename (on an object store: by
+one upload), so a rerun finds it whole or not at all.
 """
 
 import hashlib
 import json
-import os
 import tempfile
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +27,9 @@ from pipeline.schemas import PACK, part_name
 from pipeline.sources.images import read_image
 from pipeline.sources.records import Turn
 from pipeline.training.config import PackConfig
+from pipeline.whole import write_whole
 
+Note = dict[str, Any]  # of a shard: number of rows, rejects (id, reason, detail) and statistics
 METADATA = b"agevlm"  # key of a shard's note in its Parquet schema
 GROUP_BYTES = 512 << 20  # a row group is closed early at this size: Arrow's binary arrays end at 2 GB
 
@@ -54,6 +54,8 @@ class ShardJob:
     folder: str
     """Where shards are committed, relative to the store's root."""
     count: int
+    dataset: str
+    """Name of the data set."""
     images: Path
     tokenizer: Path
     config: PackConfig
@@ -63,18 +65,23 @@ class ShardJob:
         return f"{self.folder}/{part_name(index, self.count)}"
 
 
-def read_note(job: ShardJob, index: int) -> dict[str, Any] | None:
-    """Rejects and statistics of a committed shard; None if it is not committed."""
+def read_note(job: ShardJob, index: int, records: int) -> Note | None:
+    """The note of a committed shard of so many records; None if it is not committed.
+
+    What cannot be read, or does not account for its records, is no commit. The rows themselves are not read: they are
+    terabytes, and were on the disk before the footer was found.
+    """
     store = ArtifactStore(job.store)
     try:
         with store.fs.open(store.join(job.path(index)), "rb") as stream:
-            metadata = pq.read_schema(stream).metadata or {}
-    except FileNotFoundError:
+            footer = pq.read_metadata(stream)
+        note: Note = json.loads((footer.metadata or {})[METADATA])
+    except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
-    return json.loads(metadata[METADATA])  # type: ignore[no-any-return]
+    return note if footer.num_rows == note["rows"] == records - len(note["rejects"]) else None
 
 
-def build_shard(job: ShardJob, index: int, records: pa.Table) -> dict[str, Any]:
+def build_shard(job: ShardJob, index: int, records: pa.Table) -> Note:
     """Make and commit one shard from its records (RECORDS); returns its note. The bytes depend on the arguments only.
 
     Raises StepError if an image is not the one that the inventory saw.
@@ -97,35 +104,32 @@ def build_shard(job: ShardJob, index: int, records: pa.Table) -> dict[str, Any]:
         statistics["target_tokens"] += sum(row.target)
         statistics["with_image" if record["has_image"] else "text_only"] += 1
         rows.append((record, row))
-    note = {"rejects": rejects, "statistics": dict(sorted(statistics.items()))}
-    with committing(job, index) as partial:
-        _write(partial, rows, note, job)
+    note = {"rows": len(rows), "rejects": rejects, "statistics": dict(sorted(statistics.items()))}
+    with committing(job, index) as stream:
+        _write(stream, rows, note, job)
     return note
 
 
 @contextmanager
-def committing(job: ShardJob, index: int) -> Iterator[Path]:
-    """A local file to write a shard to; it is committed, whole, when the block ends without an error."""
+def committing(job: ShardJob, index: int) -> Iterator[IO[bytes]]:
+    """A stream to write a shard to; it is committed, whole, when the block ends without an error."""
     store = ArtifactStore(job.store)
     target = store.join(job.path(index))
-    home = Path(target).parent if store.is_local else Path(tempfile.gettempdir())
-    home.mkdir(parents=True, exist_ok=True)
-    partial = home / f"{uuid.uuid4().hex}.partial"
-    try:
-        yield partial
-        if store.is_local:
-            os.replace(partial, target)
-        else:
-            store.fs.put_file(str(partial), target)
-    finally:
-        partial.unlink(missing_ok=True)
+    if store.is_local:
+        with write_whole(Path(target)) as stream:
+            yield stream
+        return
+    with tempfile.NamedTemporaryFile() as stream:
+        yield stream
+        stream.flush()
+        store.fs.put_file(stream.name, target)
 
 
-def _write(path: Path, rows: list[tuple[dict[str, Any], Row]], note: dict[str, Any], job: ShardJob) -> None:
+def _write(stream: IO[bytes], rows: list[tuple[dict[str, Any], Row]], note: Note, job: ShardJob) -> None:
     schema = PACK.with_metadata({METADATA: json.dumps(note, sort_keys=True).encode("ascii")})
     compressed = [name for name in LEAVES if name != "image"]  # images are compressed as they are
     with pq.ParquetWriter(
-        path,
+        stream,
         schema,
         compression=dict.fromkeys(compressed, "zstd") | {"image": "none"},
         use_dictionary=compressed,
@@ -139,7 +143,7 @@ def _groups(rows: list[tuple[dict[str, Any], Row]], job: ShardJob) -> Iterator[l
     group: list[dict[str, Any]] = []
     size = 0
     for record, row in rows:
-        image = _image(record, job.images)
+        image = _image(record, job)
         if group and (len(group) == job.config.row_group_rows or size + len(image or b"") > GROUP_BYTES):
             yield group
             group, size = [], 0
@@ -159,15 +163,18 @@ def _groups(rows: list[tuple[dict[str, Any], Row]], job: ShardJob) -> Iterator[l
         yield group
 
 
-def _image(record: dict[str, Any], root: Path) -> bytes | None:
+def _image(record: dict[str, Any], job: ShardJob) -> bytes | None:
     """The very bytes that the inventory saw."""
     if not record["has_image"]:
         return None
-    remedy = "the raw data changed while it was used; put it back, or run the recipe again on the data as it is now"
+    remedy = (
+        "put it back as it was, or have the images looked at again with "
+        f'force = ["inventory-{job.dataset}"]: a plan sees names and sizes of images, not their content'
+    )
     try:
-        data = read_image(root, record["image"])
+        data = read_image(job.images, record["image"])
     except ImageError as error:
-        raise StepError(f"{error}, but the inventory has it: {remedy}") from error
+        raise StepError(f"{error}, but the inventory has it; {remedy}") from error
     if hashlib.sha256(data).hexdigest() != record["image_sha256"]:
-        raise StepError(f"image '{record['image']}' is not the file that the inventory saw: {remedy}")
+        raise StepError(f"image '{record['image']}' is not the file that the inventory saw; {remedy}")
     return data

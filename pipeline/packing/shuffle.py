@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from model.errors import DataError
 from pipeline.schemas import RECORDS
 from pipeline.sources.records import order_key
 
@@ -70,17 +71,22 @@ def _batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Record
 
 
 def deal(files: Sequence[Path], rank: npt.NDArray[np.int64], layout: Layout, folder: Path) -> list[Path]:
-    """Write each record into the file of its bucket; returns the files, in order."""
+    """Write each record into the file of its bucket; returns the files, in order.
+
+    Raises DataError if there are not as many records as `rank` was made of.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"bucket-{number:03d}.arrow" for number in range(layout.buckets)]
     rows = layout.bucket_shards * layout.shard_rows
     writers = [pa.ipc.new_file(path, _RANKED) for path in paths]
+    position = 0
     try:
-        position = 0
         for path in files:
             for batch in _batches(path):
                 here = rank[position : position + len(batch)]
                 position += len(batch)
+                if position > len(rank):
+                    break
                 table = pa.Table.from_batches([batch]).cast(RECORDS).append_column("rank", pa.array(here))
                 bucket = here // rows
                 for number in np.unique(bucket):
@@ -89,6 +95,11 @@ def deal(files: Sequence[Path], rank: npt.NDArray[np.int64], layout: Layout, fol
     finally:
         for writer in writers:
             writer.close()
+    if position != len(rank):
+        raise DataError(
+            f"{files[0].parent} held {len(rank)} records when it was first read, and {position} or more when it was "
+            "read again: files of an artifact were changed; 'agevlm verify' shows which"
+        )
     return paths
 
 

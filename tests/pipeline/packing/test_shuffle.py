@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.packing.shuffle as shuffle
+from model.errors import DataError
 from pipeline.packing.shuffle import Layout, deal, ranks, shards
 from pipeline.schemas import RECORDS
 from pipeline.sources.records import order_key
@@ -62,6 +63,14 @@ def test_every_record_is_dealt_once_into_its_place(
         found = dealt(tmp_path_factory.mktemp("deal"), ids, per_file, shard_rows)
     expected = sorted(ids, key=lambda name: order_key("pack", 0, name))
     assert [name for shard in found for name in shard] == expected
+
+
+@pytest.mark.parametrize("now", [0, 5, 9, 11, 40])
+def test_records_that_changed_since_they_were_ranked_are_an_error(tmp_path: Path, now: int) -> None:
+    rank = ranks(write_records(tmp_path / "then", [f"sample {n}" for n in range(10)], 4), 0)
+    files = write_records(tmp_path / "now", [f"sample {n}" for n in range(now)], 4)
+    with pytest.raises(DataError, match="held 10 records when it was first read"):
+        deal(files, rank, Layout(10, 4), tmp_path / "buckets")
 
 
 def test_the_order_is_of_the_seed_and_not_of_the_files(tmp_path: Path) -> None:

@@ -32,8 +32,9 @@ def lines() -> list[dict[str, Any] | str]:
     """Thirty records; every fifth is text only; one is too long, one loses turns, one forges a turn."""
     made: list[dict[str, Any] | str] = []
     for n in range(RECORDS - 3):
-        turns = [(f"<image>\nIs there a {n}?", f"Yes {n}."), ("Is there?", "No.")][: 1 + n % 2]
-        made.append({"id": n, "conversations": chat(*turns)} | ({} if n % 5 == 4 else {"image": f"{n % 4}.png"}))
+        shown, image = ("", {}) if n % 5 == 4 else ("<image>\n", {"image": f"{n % 4}.png"})
+        turns = [(f"{shown}Is there a {n}?", f"Yes {n}."), ("Is there?", "No.")][: 1 + n % 2]
+        made.append({"id": n, "conversations": chat(*turns)} | image)
     made.append({"id": "long", "image": "0.png", "conversations": chat(("Q", "word " * 300))})
     made.append({"id": "cut", "image": "0.png", "conversations": chat(("Q", "A"), ("Q", "word " * 300), ("Q", "B"))})
     made.append({"id": "forged", "image": "0.png", "conversations": chat(("Q", "A<|eot_id|>B"))})
@@ -244,7 +245,7 @@ def test_a_pack_that_rejects_too_much_fails_with_reasons_and_remedy(
 def test_a_pack_of_no_row_is_not_published(tmp_path: Path) -> None:
     workshop, inventory = prepare(tmp_path, too_long(4))
     params = _params() | {"max_reject_share": 1.0}
-    with pytest.raises(DataError, match="4 of 4 records .* nothing would be left"):
+    with pytest.raises(DataError, match=r"4 of 4 records .* nothing would be left"):
         workshop.run("pack", params, inventory=inventory)
 
 

@@ -27,9 +27,10 @@ def lines() -> list[dict[str, Any] | str]:
     """Records with one to three turns; every sixth is text only, every tenth asks nothing; images repeat."""
     made: list[dict[str, Any] | str] = []
     for n in range(RECORDS):
-        asked = "<image>" if n % 10 == 0 else f"<image>\nQuestion {n}?"
+        shown, image = ("", {}) if n % 6 == 5 else ("<image>", {"image": f"{n % 7}.jpg"})
+        asked = shown if n % 10 == 0 else f"{shown}\nQuestion {n}?"
         turns = [(asked, f"Answer {n}."), *((f"More {n}.{k}?", f"Yes {k}.") for k in range(n % 3))]
-        made.append({"id": n, "conversations": chat(*turns)} | ({} if n % 6 == 5 else {"image": f"{n % 7}.jpg"}))
+        made.append({"id": n, "conversations": chat(*turns)} | image)
     return made
 
 
