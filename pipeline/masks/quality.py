@@ -1,27 +1,40 @@
-"""How good masks are where the truth is known: IoU against it, and whether silence was right."""
+"""How good masks are where the truth is known: IoU against it, and what became of texts about absent things."""
 
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from model.teachers import rle
-from pipeline.masks.shards import read_part, read_parts
-from pipeline.masks.statistics import distribution
-from pipeline.schemas import MASKS, TRUTH
+import pyarrow.parquet as pq
 
-COLUMNS = ("sample_id", "turn", "query_kind", "status", "height", "width", "rle")
+from model.teachers import rle
+from pipeline.masks.gates import GATES
+from pipeline.masks.shards import read_parts
+from pipeline.masks.statistics import distribution
+from pipeline.schemas import TRUTH
+
+COLUMNS = ("sample_id", "turn", "query_kind", "status", "reason", "height", "width", "rle")
+OUTCOMES = ("accepted", "rejected", "no_region", "error")
+
+
+def outcome(status: str, reason: str | None) -> str:
+    """What really happened to a row of MASKS, one of OUTCOMES: 'rejected' means that a gate stopped a teacher's mask.
+
+    The table calls a row 'rejected' also if the teachers never saw it; its reason is then no gate, but an error.
+    """
+    return "error" if status == "rejected" and reason not in GATES else status
 
 
 def iou_against_truth(masks: Path, truth: Path) -> dict[str, Any]:
     """Measure masks (folder with MASKS parts) against the truth (folder with TRUTH parts).
 
-    Returns, for everything ('overall'), per query kind ('kinds') and per status ('statuses'):
+    Returns, for everything ('overall'), per query kind ('kinds') and per outcome ('statuses'):
         present / absent: queries whose object is / is not in the picture;
         iou: distribution over present queries with an accepted mask;
         mean_iou_present: mean over all present queries, 0 where no mask was accepted;
         accepted_present, accepted_absent: shares of present and absent queries with an accepted mask (the second is a
         mistake: the object is not there);
+        absent_outcomes: absent queries by outcome: only 'no_region' is the teachers' own right answer;
         unknown: queries that the truth does not speak of.
     """
     known = {(row["sample_id"], row["turn"]): row for row in read_parts(truth, TRUTH).to_pylist()}
@@ -30,8 +43,9 @@ def iou_against_truth(masks: Path, truth: Path) -> dict[str, Any]:
         fact = known.get((row["sample_id"], row["turn"]))
         present = None if fact is None else bool(fact["present"])
         score = _iou(row, fact) if fact is not None and present and row["status"] == "accepted" else 0.0
-        item = (row["status"], present, score)
-        for key in (("overall", ""), ("kinds", row["query_kind"]), ("statuses", row["status"])):
+        status = outcome(row["status"], row["reason"])
+        item = (status, present, score)
+        for key in (("overall", ""), ("kinds", row["query_kind"]), ("statuses", status)):
             groups[key].append(item)
     result: dict[str, Any] = {"overall": _summary(groups[("overall", "")]), "kinds": {}, "statuses": {}}
     for (group, name), items in sorted(groups.items()):
@@ -42,7 +56,7 @@ def iou_against_truth(masks: Path, truth: Path) -> dict[str, Any]:
 
 def _rows(folder: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(folder.glob("part-*.parquet")):
-        yield from read_part(file, MASKS).select(list(COLUMNS)).to_pylist()
+        yield from pq.read_table(file, columns=list(COLUMNS)).to_pylist()
 
 
 def _iou(row: dict[str, Any], fact: dict[str, Any]) -> float:
@@ -66,6 +80,7 @@ def _summary(items: list[tuple[str, bool | None, float]]) -> dict[str, Any]:
         "mean_iou_present": _share(sum(accepted), len(present)),
         "accepted_present": _share(len(accepted), len(present)),
         "accepted_absent": _share(sum(status == "accepted" for status, _, _ in absent), len(absent)),
+        "absent_outcomes": {name: sum(status == name for status, _, _ in absent) for name in OUTCOMES},
     }
 
 

@@ -15,10 +15,12 @@ from pipeline.report.collect import DATASET_NAMES, Run, StepView, variant_name, 
 from pipeline.report.dag import Box, draw
 from pipeline.report.evaluation import evaluation_of
 from pipeline.report.findings import headline, limits, quality_sentences
-from pipeline.report.masks import MaskSet, Row, examples, mask_sets
+from pipeline.report.mask_rows import Row
+from pipeline.report.masks import MaskSet, examples, mask_sets
+from pipeline.report.origin import origin_of
 from pipeline.report.overlays import images_of, overlay
-from pipeline.report.page import plural, render, short_duration
-from pipeline.report.reproduce import commands, parameters
+from pipeline.report.page import CUT, clip, cut, plural, render, short_count, short_duration, words
+from pipeline.report.reproduce import commands, conditions, parameters
 from pipeline.report.training import Stage, guidance_charts, loss_charts, mass_charts, stages_of
 
 PICTURES = {"accepted": 6, "rejected": 4, "no_region": 2}
@@ -62,7 +64,7 @@ class MaskSection:
     sentences: list[str]
     histograms: list[tuple[str, Markup]]
     pictures: list[Picture]
-    has_truth: bool
+    note: str
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def build(run: Run, report_id: str, made: datetime, miniature_weights: Mapping[s
     miniature = miniature_teachers(run, miniature_weights)
     head = headline(run, masks, stages, evaluation)
     definition = available().get(run.recipe)
+    origin = origin_of(run, miniature_weights)
     page = render(
         run=run,
         made=made,
@@ -103,14 +106,18 @@ def build(run: Run, report_id: str, made: datetime, miniature_weights: Mapping[s
         charts=chart_groups(stages),
         evaluation=evaluation,
         limits=limits(run, masks, evaluation, set(sources.values()), miniature),
-        commands=commands(run, report_id),
+        commands=commands(run, origin, report_id),
+        conditions=conditions(run, origin),
+        origin=origin,
         devices=sorted({v.provenance.device for v in run.steps}),
         hosts=sorted({v.provenance.host for v in run.steps if v.provenance.host}),
         parameters=parameters(run),
         definition=definition.read_text(encoding="utf-8") if definition else "",
     )
+    overlap = evaluation.overlap if evaluation else None
     statistics = {
         "findings": head.findings,
+        "evaluation_images": None if overlap is None else {"all": overlap.images, "trained_on": overlap.trained_on},
         "tiles": {tile.label: tile.value for tile in head.tiles},
         "trouble": list(run.trouble),
         "bytes": len(page.encode("utf-8")),
@@ -148,7 +155,8 @@ def _subtitle(run: Run, view: StepView) -> str:
 
 
 def _brief(view: StepView) -> str:
-    return f"{plural(view.counts.rows_out, view.counts.unit)}, {short_duration(view.provenance.seconds)}"
+    number, unit = view.counts.rows_out, view.counts.unit
+    return f"{short_count(number)} {unit if number == 1 else words(unit)}, {short_duration(view.provenance.seconds)}"
 
 
 def mask_section(run: Run, masks: MaskSet, foreign: bool) -> MaskSection:
@@ -171,15 +179,21 @@ def mask_section(run: Run, masks: MaskSet, foreign: bool) -> MaskSection:
         sentences=quality_sentences(masks, foreign),
         histograms=histograms,
         pictures=pictures,
-        has_truth=any(p.row.truth for p in pictures),
+        note=_picture_note(pictures),
     )
+
+
+def _picture_note(pictures: list[Picture]) -> str:
+    note = "Chosen by a hash of their ids, not by eye. Orange: the published mask. Blue: what the gates refused."
+    note += " White line: the truth." if any(p.row.truth for p in pictures) else ""
+    return f"{note} {CUT}" if cut(*(p.row.query for p in pictures)) else note
 
 
 def picture_rows(pack: StepView, masks: MaskSet) -> list[Picture]:
     """Queries drawn on their images: some of each status whose image is at hand."""
-    spare = examples(masks, {status: 8 * number for status, number in PICTURES.items()})
+    spare = examples(masks.rows, {status: 8 * number for status, number in PICTURES.items()})
     found = images_of(pack.artifact, {row.key[0] for row in spare})
-    shown = examples(masks, PICTURES, among={row.key for row in spare if row.key[0] in found})
+    shown = examples(masks.rows, PICTURES, among={row.key for row in spare if row.key[0] in found})
     pictures = []
     for row in shown:
         try:
@@ -187,7 +201,7 @@ def picture_rows(pack: StepView, masks: MaskSet) -> list[Picture]:
         except DataError as error:
             raise DataError(f"image of {row.key[0]} in {pack.artifact.ref}: {error}; make the pack again") from error
         status = row.status.replace("_", " ")
-        pictures.append(Picture(row, uri, f"{status}: {row.query}", _facts(row)))
+        pictures.append(Picture(row, uri, f"{status}: {clip(row.query)}", _facts(row)))
     return pictures
 
 

@@ -91,6 +91,10 @@ class Run:
         """A step by key, or None."""
         return next((s for s in self.steps if s.key == key), None)
 
+    def read_by(self, view: StepView, kind: str) -> list[StepView]:
+        """The steps of the run that make artifacts of this kind and that a step read."""
+        return [s for s in self.of_kind(kind) if s.key in view.inputs]
+
     def of_kind(self, kind: str) -> list[StepView]:
         """The steps that make artifacts of this kind, in order."""
         return [s for s in self.steps if s.artifact.ref.kind == kind]

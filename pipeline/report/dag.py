@@ -13,6 +13,9 @@ from markupsafe import Markup, escape
 
 NODE_W, NODE_H, GAP_X, GAP_Y, SEEN_NOT_H = 126.0, 68.0, 34.0, 16.0, 8.0
 SWEEPS, MAX_STARTS = 24, 8
+ROOM = NODE_W - 18  # for a line of text
+WIDTHS = (7.5, 5.9, 6.02, 5.5)  # of a character in each of a box's lines, in the widest of the page's fonts
+SQUEEZE = 1.2  # how much too long a line may be and still be drawn whole, its letters closer together
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def draw(boxes: Sequence[Box]) -> Markup:
         node = (box.key, column[box.key])
         x, y = left(node), heights[node] - NODE_H / 2 + pad
         text = "".join(
-            f'<text class="l{i}" x="{x + 11:.1f}" y="{y + 17 + 14.5 * i:.1f}">{escape(line)}</text>'
+            f'<text class="l{i}" x="{x + 11:.1f}" y="{y + 17 + 14.5 * i:.1f}"{_fitted(line, WIDTHS[i])}</text>'
             for i, line in enumerate(box.lines)
         )
         parts.append(
@@ -174,3 +177,11 @@ def draw(boxes: Sequence[Box]) -> Markup:
         f'<svg class="dag" viewBox="0 0 {width:.0f} {bottom:.0f}" style="--w:{width:.0f}px" role="group" '
         f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )
+
+
+def _fitted(line: str, width: float) -> str:
+    """The end of a text element's tag and its text, so that it stays in its box: squeezed a little, else cut."""
+    most = int(SQUEEZE * ROOM / width)
+    shown = line if len(line) <= most else f"{line[: most - 1].rstrip()}\u2026"
+    squeezed = f' textLength="{ROOM:g}" lengthAdjust="spacingAndGlyphs"' if len(shown) * width > ROOM else ""
+    return f"{squeezed}>{escape(shown)}"

@@ -10,7 +10,9 @@ from model.errors import ArtifactError
 from pipeline.report.collect import Run, StepView, layer_names, variant_name
 from pipeline.report.comparison import Difference, difference_charts, differences
 from pipeline.report.figures import Interval, dot_chart
+from pipeline.report.overlap import Overlap, overlap_of, overlap_words
 from pipeline.report.overlays import shrink
+from pipeline.report.page import CUT, cut
 
 SCORES, EXAMPLES = "scores.json", "examples.json"
 # In the table of all scores, but no chart: they say how the charted ones come about.
@@ -57,6 +59,11 @@ class Example:
     picture: str | None
     variants: tuple[VariantAnswer, ...]
 
+    @property
+    def cut(self) -> bool:
+        """Whether one of its texts is too long to be shown whole."""
+        return cut(self.question, self.reference, *(v.answer for v in self.variants))
+
 
 @dataclass(frozen=True)
 class LayerTable:
@@ -71,6 +78,7 @@ class Evaluation:
     """The section on the page."""
 
     text: str
+    overlap: Overlap | None
     charts: list[tuple[str, Markup]]
     differences: list[Difference]
     difference_charts: list[tuple[str, Markup]]
@@ -91,12 +99,15 @@ def evaluation_of(run: Run, limit: int) -> Evaluation | None:
     asked = " and ".join(str(n) for n in sorted({view.counts.rows_out for view in views}))
     gains = differences(views)
     examples, layer = _examples(run, views, limit)
+    overlap = overlap_of(run)
     return Evaluation(
         text=(
-            f"{'Each variant' if len(views) > 1 else 'The variant'} answered {asked} questions about images that "
-            "no stage was trained on. Dots are the scores, bars their 95 % intervals (bootstrap over images); the "
-            "dashed line is what needs no look at the image."
+            f"{'Each variant' if len(views) > 1 else 'The variant'} answered {asked} questions. "
+            f"{overlap_words(overlap)} Dots are the scores, bars their 95 % intervals (bootstrap over images); the "
+            "dashed line is what needs no look at the image. Attention counts as inside the object on every cell of "
+            "the cross-attention's grid that the object touches."
         ),
+        overlap=overlap,
         charts=charts(scores),
         differences=gains,
         difference_charts=difference_charts(gains),
@@ -104,8 +115,9 @@ def evaluation_of(run: Run, limit: int) -> Evaluation | None:
         layers=_layer_table(run, views),
         examples=examples,
         map_note=(
-            f"Attention of the question's tokens in the cross-attention of {layer}, mean over heads; lighter is more. "
-            "The white line is the true object. Questions chosen by a hash, the same for every variant."
+            f"Attention of the question's tokens in the cross-attention of {layer}, mean over heads; lighter is more, "
+            "each map on a scale of its own. The white line is the true object. Questions chosen by a hash, the same "
+            f"for every variant.{f' {CUT}' if any(e.cut for e in examples) else ''}"
         ),
     )
 
@@ -192,7 +204,7 @@ def _note(example: dict[str, Any]) -> str:
         return "What is asked about is not in the image."
     if example.get("chance") is not None:
         covered = f"{100 * example['chance']:.0f}\u202f%"
-        return f"The object covers {covered} of the image: attention spread evenly would put as much on it."
+        return f"The object touches {covered} of the image's cells: attention spread evenly would put as much there."
     return ""
 
 

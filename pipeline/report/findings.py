@@ -6,6 +6,7 @@ from pipeline.report import comparison
 from pipeline.report.collect import DATASET_NAMES, Run, variant_name
 from pipeline.report.evaluation import Evaluation
 from pipeline.report.masks import KIND_NAMES, MaskSet, Quality
+from pipeline.report.overlap import overlap_words
 from pipeline.report.page import count, duration, plural, score, share, size
 from pipeline.report.training import Stage
 
@@ -46,6 +47,8 @@ def headline(run: Run, masks: list[MaskSet], stages: list[Stage], evaluation: Ev
     tiles += [Tile("rejected rows", count(rejected)), Tile("artifacts' size", size(run.bytes))]
     findings = [mask_finding(m) for m in masks]
     if evaluation:
+        if evaluation.overlap and evaluation.overlap.finding:
+            findings.append(f"Trained-on images in the evaluation: {evaluation.overlap.finding}.")
         findings += score_findings(evaluation)
     findings += [s for stage in stages if (s := guidance_finding(stage))]
     reach = "from raw data to answers" if evaluation and records else f"{plural(len(run.steps), 'step')}"
@@ -73,11 +76,17 @@ def mask_finding(masks: MaskSet) -> str:
         )
     for q in masks.quality:
         if q.absent_total:
-            words += (
-                f" Asked about absent things, the teachers rightly gave none in {share(q.abstained)} "
-                f"of {q.absent_total} cases."
-            )
+            words += f" Of {plural(q.absent_total, 'text')} about absent things, {absent_words(q)}."
     return words
+
+
+def absent_words(q: Quality) -> str:
+    """What became of texts about absent things: only a missing region is the teachers' own right answer."""
+    words = (
+        f"{count(q.absent['no_region'])} rightly got no region, {count(q.absent['rejected'])} got a mask that a gate "
+        f"stopped, {count(q.absent['accepted'])} got a wrong mask that came through"
+    )
+    return f"{words}; {count(q.absent['error'])} could not be asked (errors)" if q.absent["error"] else words
 
 
 def quality_sentences(masks: MaskSet, foreign: bool) -> list[str]:
@@ -88,20 +97,15 @@ def quality_sentences(masks: MaskSet, foreign: bool) -> list[str]:
         if q.asked:
             lines.append(_quality(kind, q, foreign))
         if q.absent_total:
-            wrong = q.absent.get("accepted", 0)
-            lines.append(
-                f"Of {q.absent_total} texts ({kind}) about something that is not in the image, "
-                f"{q.absent.get('no_region', 0)} got no region, {q.absent.get('rejected', 0)} got a mask that the "
-                f"gates stopped, and {wrong} got a wrong mask that came through."
-            )
+            about = f"{plural(q.absent_total, 'text')} ({kind}) about something that is not in the image"
+            lines.append(f"Of {about}, {absent_words(q)}.")
         if q.incomparable:
             lines.append(
                 f"{q.incomparable} rows ({kind}) could not be compared: the truth has another size than the image."
             )
-    unknown = sum(row.present is None for row in masks.rows)
-    if unknown:
+    if masks.unknown:
         lines.append(
-            f"For {plural(unknown, 'query')} of {count(masks.total)} no truth is known; they are not judged here."
+            f"For {plural(masks.unknown, 'query')} of {count(masks.total)} no truth is known; they are not judged here."
         )
     parts = " + ".join(f"{count(n)} {status.replace('_', ' ')}" for status, n in masks.statuses.items())
     lines.append(f"Every query is accounted for: {parts} = {count(masks.total)}.")
@@ -116,9 +120,12 @@ def _quality(kind: str, q: Quality, foreign: bool) -> str:
             f"{q.accepted} of {q.asked} texts ({kind}) about something present got an accepted mask. These are "
             f"{grade(q.mean)}: mean IoU {score(q.mean)}, median {score(q.median)}, {share(q.half)} reach 0.5."
         )
+    if q.errors:
+        words += f" {count(q.errors)} of the texts could not be asked (errors)."
     if q.raw_mean is not None:
         words += (
-            f" Over all of them, gates aside and a missing mask counted as 0, the teachers reach {score(q.raw_mean)}."
+            f" Over all that were asked, gates aside and a missing mask counted as 0, the teachers reach "
+            f"{score(q.raw_mean)}."
         )
     if foreign:
         words += (
@@ -135,7 +142,9 @@ def score_findings(evaluation: Evaluation) -> list[str]:
         if key not in LEADING:
             continue
         group = [s for s in evaluation.table if (s.benchmark, s.metric) == key]
-        values = ", ".join(f"{s.name} {s.value:.2f} \u00b1 {s.error:.{2 if s.error >= 0.005 else 3}f}" for s in group)
+        values = ", ".join(
+            f"{s.name} {s.value:.2f} \u00b1 {s.error:.{3 if 0 < s.error < 0.005 else 2}f}" for s in group
+        )
         title = f"{group[0].title[:1].upper()}{group[0].title[1:]}"
         chance = f"; {group[0].chance_name}: {group[0].chance:.2f}" if group[0].chance is not None else ""
         words = f"{title}: {values} (n = {count(min(s.n for s in group))}{chance})."
@@ -154,8 +163,8 @@ def guidance_finding(stage: Stage) -> str:
         for name, (start, end) in zip(stage.layers, ends, strict=True)
     )
     return (
-        f"Attention inside the teachers' masks while {stage.row} trained ({stage.label}): {moves} "
-        f"(first and last third of {count(stage.guided_rows)} guided rows)."
+        f"Attention inside the teachers' masks while {stage.row} trained: {moves} "
+        f"(first and last third of {count(stage.guided_rows)} guided rows; {stage.names})."
     )
 
 
@@ -185,6 +194,7 @@ def limits(
             "right."
         )
     if evaluation:
+        lines.append(overlap_words(evaluation.overlap))
         names = ", ".join(variant_name(v) for v in run.variants)
         lines.append(
             f"One seed per variant ({names}). The intervals cover the choice of questions only, not that of data order "

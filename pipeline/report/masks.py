@@ -1,51 +1,50 @@
 """What the teachers did, per data set: counts by status and reason, and their masks beside the known truth."""
 
 import hashlib
+import heapq
 import statistics
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.teachers import rle
-from pipeline.artifacts.store import Artifact
-from pipeline.report.collect import Run, read_rows
+from pipeline.report.collect import Run
+from pipeline.report.mask_rows import Key, Row, rows_of
 
 STATUSES = ("accepted", "rejected", "no_region")
 KIND_NAMES = {"caption": "caption", "question": "question", "question_and_answer": "question and answer"}
-_COLUMNS = ["sample_id", "turn", "query_kind", "query", "status", "reason", "rle", "area", "height", "width"]
-_SCORES = ["polygon_score", "sam_iou", "agreement_iou"]
-Key = tuple[str, int, str]  # sample_id, turn, query_kind
+KEPT = 48  # rows of each status and reason that may become pictures: not every image is at hand
 
 
-@dataclass(frozen=True)
-class Row:
-    """One query with what came of it. Masks are COCO counts in the full image's frame."""
-
-    key: Key
-    query: str
-    status: str
-    reason: str
-    size: tuple[int, int]  # height, width
-    rle: str | None
-    evidence: tuple[str, ...]  # the teachers' masks before the gates
-    scores: dict[str, float]
-    truth: str | None
-    present: bool | None  # None: the source does not know what the text is about
-    iou: float | None  # of the published mask and the truth; 0 where none was published
-    raw_iou: float | None  # of the union of the teachers' masks before the gates and the truth
-
-
-@dataclass(frozen=True)
+@dataclass
 class Quality:
     """The masks of one kind of text beside the truth."""
 
     kind: str
-    asked: int  # texts about something that is there
-    accepted: int  # of those
-    ious: tuple[float, ...]  # of the accepted
-    raw_ious: tuple[float, ...]  # of all asked, before the gates; 0 where nothing was found
-    absent: dict[str, int]  # texts about something absent, by status
-    incomparable: int  # truth and mask have different sizes
+    asked: int = 0  # texts about something that is there
+    accepted: int = 0  # of those
+    errors: int = 0  # of those: the teachers never saw them
+    incomparable: int = 0  # of those: truth and mask have different sizes
+    ious: list[float] = field(default_factory=list)  # of the accepted
+    raw_ious: list[float] = field(default_factory=list)  # of all that the teachers saw, before the gates; 0 for no mask
+    absent: Counter[str] = field(default_factory=Counter)  # texts about something absent, by status
+
+    def add(self, row: Row) -> None:
+        """Count a row; one without truth is left out."""
+        if row.present is False:
+            self.absent[row.status] += 1
+        if not row.present:
+            return
+        self.asked += 1
+        self.accepted += row.status == "accepted"
+        if row.status == "error":
+            self.errors += 1
+        elif row.iou is None or row.raw_iou is None:
+            self.incomparable += 1
+        else:
+            self.raw_ious.append(row.raw_iou)
+            if row.status == "accepted":
+                self.ious.append(row.iou)
 
     @property
     def mean(self) -> float | None:
@@ -64,18 +63,13 @@ class Quality:
 
     @property
     def raw_mean(self) -> float | None:
-        """Mean IoU over all texts that have an object, before the gates."""
+        """Mean IoU over all texts that have an object and were seen, before the gates."""
         return statistics.fmean(self.raw_ious) if self.raw_ious else None
 
     @property
     def absent_total(self) -> int:
         """Texts about something that is not there."""
         return sum(self.absent.values())
-
-    @property
-    def abstained(self) -> float | None:
-        """Share of the texts about absent things that got no mask."""
-        return 1 - self.absent.get("accepted", 0) / self.absent_total if self.absent_total else None
 
     def histogram(self, bins: int = 10) -> list[int]:
         """Number of accepted masks by IoU, in `bins` equal bins over [0, 1]."""
@@ -96,7 +90,8 @@ class MaskSet:
     gates: dict[str, float]
     teacher: dict[str, Any]
     quality: tuple[Quality, ...]
-    rows: tuple[Row, ...] = field(repr=False)
+    unknown: int  # rows that the truth does not speak of
+    rows: tuple[Row, ...] = field(repr=False)  # some of each status and reason, to be shown
 
     @property
     def total(self) -> int:
@@ -114,53 +109,61 @@ def _mask_set(run: Run, key: str) -> MaskSet:
     assert view is not None
     name = view.artifact.ref.name
     segments, inventory = run.get(f"segment-{name}"), run.get(f"inventory-{name}")
-    truth = _truth(inventory.artifact) if inventory else {}
-    evidence = _evidence(segments.artifact) if segments else {}
-    rows = []
-    for raw in read_rows(view.artifact, "part-", _COLUMNS + _SCORES):
-        identity = (raw["sample_id"], raw["turn"], raw["query_kind"])
-        rows.append(_row(raw, evidence.get(identity, ()), truth.get(identity[:2])))
+    evidence, truth = (v.artifact if v else None for v in (segments, inventory))
     reasons: dict[str, Counter[str]] = {}
-    for row in rows:
-        reasons.setdefault(row.status, Counter())[row.reason or ""] += 1
-    statuses = Counter(row.status for row in rows)
-    known = [*STATUSES, *sorted(set(statuses) - set(STATUSES))]
-    kinds = sorted({row.key[2] for row in rows})
-    qualities = [quality(kind, [r for r in rows if r.key[2] == kind]) for kind in kinds]
+    kinds: dict[str, Quality] = {}
+    kept, unknown = Kept(), 0
+    for row in rows_of(view.artifact, evidence, truth):
+        reasons.setdefault(row.status, Counter())[row.reason] += 1
+        kinds.setdefault(row.key[2], Quality(row.key[2])).add(row)
+        kept.add(row)
+        unknown += row.present is None
+    statuses = {status: counts.total() for status, counts in sorted(reasons.items())}
     return MaskSet(
         name=name,
         key=key,
-        statuses={status: statuses[status] for status in known},
+        statuses=dict.fromkeys(STATUSES, 0) | statuses,
         reasons={status: dict(sorted(c.items(), key=lambda i: (-i[1], i[0]))) for status, c in sorted(reasons.items())},
         gates=dict(view.params.get("gates", {})),
         teacher=dict(segments.params.get("teacher", {})) if segments else {},
-        quality=tuple(q for q in qualities if q.asked or q.absent_total),
-        rows=tuple(rows),
+        quality=tuple(q for _, q in sorted(kinds.items()) if q.asked or q.absent_total),
+        unknown=unknown,
+        rows=kept.rows,
     )
 
 
-def quality(kind: str, rows: list[Row]) -> Quality:
-    """Compare the rows of one kind of text with the truth; rows without truth are left out."""
-    present = [r for r in rows if r.present]
-    measured = [r for r in present if r.iou is not None]
-    return Quality(
-        kind=kind,
-        asked=len(present),
-        accepted=sum(r.status == "accepted" for r in present),
-        ious=tuple(r.iou for r in measured if r.status == "accepted" and r.iou is not None),
-        raw_ious=tuple(r.raw_iou for r in measured if r.raw_iou is not None),
-        absent=dict(Counter(r.status for r in rows if r.present is False)),
-        incomparable=len(present) - len(measured),
-    )
+class Kept:
+    """Of each status and reason the first rows in the order of a hash of their keys: nobody chose the pretty ones."""
+
+    def __init__(self, number: int = KEPT) -> None:
+        self._number = number
+        self._heaps: dict[tuple[str, str], list[tuple[int, Key, Row]]] = {}
+
+    def add(self, row: Row) -> None:
+        """Keep the row if it is among the first."""
+        heap = self._heaps.setdefault((row.status, row.reason), [])
+        item = (-_order(row), row.key, row)
+        if len(heap) < self._number:
+            heapq.heappush(heap, item)
+        else:
+            heapq.heappushpop(heap, item)
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows that were kept, in that order."""
+        return tuple(sorted((row for heap in self._heaps.values() for _, _, row in heap), key=_order))
 
 
-def examples(masks: MaskSet, wanted: dict[str, int], among: set[Key] | None = None) -> list[Row]:
-    """Rows to show, by status: taken in the order of a hash of their keys, so nobody chose the pretty ones.
+def _order(row: Row) -> int:
+    return int.from_bytes(hashlib.sha256("\0".join(map(str, row.key)).encode()).digest())
+
+
+def examples(rows: Iterable[Row], wanted: dict[str, int], among: set[Key] | None = None) -> list[Row]:
+    """Rows to show, by status, in the order of a hash of their keys.
 
     Rejected rows take turns through their reasons, so that each reason is seen. `among`: only rows with these keys.
     """
-    rows = masks.rows if among is None else [r for r in masks.rows if r.key in among]
-    ordered = sorted(rows, key=lambda r: hashlib.sha256("\0".join(map(str, r.key)).encode()).digest())
+    ordered = sorted((r for r in rows if among is None or r.key in among), key=_order)
     chosen: list[Row] = []
     for status, number in wanted.items():
         queues: dict[str, list[Row]] = {}
@@ -172,44 +175,3 @@ def examples(masks: MaskSet, wanted: dict[str, int], among: set[Key] | None = No
             taken += [queue.pop(0) for _, queue in sorted(queues.items()) if queue]
         chosen += taken[:number]
     return chosen
-
-
-def _row(raw: dict[str, Any], evidence: tuple[str, ...], truth: tuple[bool, int, int, str | None] | None) -> Row:
-    size = (raw["height"], raw["width"])
-    present, target, iou, raw_iou = None, None, None, None
-    if truth is not None:
-        present, target = truth[0], truth[3]
-        if present and target and truth[1:3] == size:
-            height, width = size
-            # No mask counts as 0: a teacher that stays silent must not look better than one that tries.
-            iou = rle.iou(raw["rle"], target, height, width) if raw["rle"] else 0.0
-            raw_iou = rle.iou(rle.union(evidence, height, width), target, height, width) if evidence else 0.0
-    return Row(
-        key=(raw["sample_id"], raw["turn"], raw["query_kind"]),
-        query=raw["query"],
-        status=raw["status"],
-        reason=raw["reason"] or "",
-        size=size,
-        rle=raw["rle"],
-        evidence=evidence,
-        scores={name: raw[name] for name in _SCORES if raw[name] is not None},
-        truth=target,
-        present=present,
-        iou=iou,
-        raw_iou=raw_iou,
-    )
-
-
-def _truth(inventory: Artifact) -> dict[tuple[str, int], tuple[bool, int, int, str | None]]:
-    return {
-        (row["sample_id"], row["turn"]): (row["present"], row["height"], row["width"], row["rle"])
-        for row in read_rows(inventory, "truth/")
-    }
-
-
-def _evidence(segments: Artifact) -> dict[Key, tuple[str, ...]]:
-    rows = read_rows(segments, "part-", ["sample_id", "turn", "query_kind", "instances"])
-    return {
-        (row["sample_id"], row["turn"], row["query_kind"]): tuple(i["rle"] for i in row["instances"] or () if i["rle"])
-        for row in rows
-    }

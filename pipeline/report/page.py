@@ -10,6 +10,8 @@ from markupsafe import Markup
 
 FOLDER = Path(__file__).resolve().parent
 TEMPLATE = "page.html.jinja"
+LONGEST_TEXT = 240  # characters of a question or an answer that are shown
+CUT = f"Texts of more than {LONGEST_TEXT} characters are cut and end in \u2026; the artifacts hold them whole."
 
 
 def render(**values: Any) -> str:
@@ -31,12 +33,23 @@ def render(**values: Any) -> str:
         chips=chips,
         plural=plural,
         words=words,
+        clip=clip,
         groupby_score=by_score,
     )
     return environment.get_template(TEMPLATE).render(
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),  # our own file: nothing to escape
         **values,
     )
+
+
+def clip(text: str, limit: int = LONGEST_TEXT) -> str:
+    """A text as it is shown: what is longer than `limit` characters ends in an ellipsis."""
+    return text if len(text) <= limit else f"{text[: limit - 1].rstrip()}\u2026"
+
+
+def cut(*texts: str) -> bool:
+    """Whether `clip` shortens any of these texts."""
+    return any(len(text) > LONGEST_TEXT for text in texts)
 
 
 def by_score(scores: Iterable[Any]) -> list[list[Any]]:
@@ -80,6 +93,13 @@ def count(number: int) -> str:
     return f"{number:,}".replace(",", "\u202f")
 
 
+def short_count(number: int) -> str:
+    """As `count`, from 100 000 on in thousands or millions: '150k', '2.5M'."""
+    if number < 100_000:
+        return count(number)
+    return f"{number / 1000:.0f}k" if number < 999_500 else f"{number / 1e6:.3g}M"
+
+
 def words(word: str) -> str:
     """The plural of a unit: 'queries', 'records'."""
     return f"{word[:-1]}ies" if word.endswith("ry") else f"{word}s"
@@ -113,5 +133,5 @@ def moment(value: datetime | str) -> str:
 
 
 def chips(reasons: Iterable[tuple[str, int]]) -> str:
-    """'reason 3, other 1'."""
-    return ", ".join(f"{reason or 'no reason given'} {count(number)}" for reason, number in reasons)
+    """'reason 3, other 1'; a number stays on the line of its reason."""
+    return ", ".join(f"{reason or 'no reason given'}\u00a0{count(number)}" for reason, number in reasons)

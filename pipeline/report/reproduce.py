@@ -2,22 +2,21 @@
 
 import json
 import shlex
-from typing import Any
 
 import yaml
 
-from model.errors import ConfigError
-from pipeline.recipe import Recipe, available, load_recipe
+from pipeline.artifacts.spec import short
 from pipeline.report.collect import Run
+from pipeline.report.origin import Origin
+from pipeline.report.page import plural
 
-# Parameters of the flow that belong to the teachers; the others of mask generation are the gates.
-TEACHER_PARAMETERS = ("prompt", "sam_prompt", "beams", "max_new_tokens")
+SHOWN = 12  # differences to the shipped recipe that are listed
 
 
-def commands(run: Run, report_id: str) -> list[tuple[str, str]]:
+def commands(run: Run, origin: Origin, report_id: str) -> list[tuple[str, str]]:
     """What to type, each with what it is for."""
     ends = run.of_kind("evaluation") or run.of_kind("checkpoint") or list(run.steps)
-    lines = [(flow_command(run), "the same run; steps whose artifacts exist are not run again")]
+    lines = [(flow_command(run, origin), "the same run; steps whose artifacts exist are not run again")]
     if ends:
         lines.append((f"agevlm show {ends[-1].short_id}", f"what {ends[-1].key} holds and how it was made"))
         lines.append((f"agevlm lineage {ends[-1].short_id}", "from it back to the raw data"))
@@ -26,44 +25,40 @@ def commands(run: Run, report_id: str) -> list[tuple[str, str]]:
     if trained:
         ask = f'agevlm ask {trained[-1].short_id} IMAGE "QUESTION" --map map.png'
         lines.append((ask, f"ask {trained[-1].key} yourself"))
-    lines.append((f"agevlm show {report_id[:12]}", "this page's own artifact"))
+    lines.append((f"agevlm show {short(report_id)}", "this page's own artifact"))
     return lines
 
 
-def flow_command(run: Run) -> str:
-    """The command that starts the flow with what was given beside the recipe: variants, limit, gates, prompt."""
-    recipe = shipped(run.recipe)
-    given: dict[str, Any] = {"recipe": run.recipe if recipe else f"PATH/OF/{run.recipe}.yaml"}
-    if recipe is None or recipe.variants != run.variants:
-        given["variants"] = list(run.variants)
-    if recipe is not None:
-        given |= typed_beside(run, recipe)
+def flow_command(run: Run, origin: Origin) -> str:
+    """The command that starts the flow with what belongs beside the recipe: variants, limit, gates, prompt."""
+    given = {"recipe": run.recipe if origin.shipped else f"PATH/OF/{run.recipe}.yaml", **origin.typed}
     words = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in given.items()]
     return " ".join(["prefect deployment run agevlm/full-recipe", *(f"-p {shlex.quote(word)}" for word in words)])
 
 
-def typed_beside(run: Run, recipe: Recipe) -> dict[str, Any]:
-    """The flow's parameters whose values in this run are not the recipe's."""
-    found: dict[str, Any] = {}
-    for view in run.steps:
-        params = view.params
-        gates, teacher = recipe.gates.model_dump(), recipe.teacher.model_dump()
-        found |= {k: v for k, v in params.get("gates", {}).items() if k in gates and gates[k] != v}
-        used = params.get("teacher", {})
-        found |= {k: used[k] for k in TEACHER_PARAMETERS if k in used and used[k] != teacher[k]}
-        if "limit" in params and params["limit"] != getattr(recipe.data, view.artifact.ref.name).limit:
-            found["limit"] = params["limit"]
-    return {k: v for k, v in found.items() if v is not None}
-
-
-def shipped(name: str) -> Recipe | None:
-    """The recipe of that name that ships with this code, None if there is none that can be read."""
-    if name not in available():
-        return None
-    try:
-        return load_recipe(name)
-    except ConfigError:
-        return None  # the page still tells every parameter; only the shortest command cannot be worked out
+def conditions(run: Run, origin: Origin) -> list[str]:
+    """What the first command needs to make the same run, beside the code."""
+    lines = []
+    if origin.differences:
+        listed = "; ".join(origin.differences[:SHOWN])
+        more = len(origin.differences) - SHOWN
+        rest = f"; and {plural(more, 'other value')}, all of them below" if more > 0 else ""
+        lines.append(
+            f"This run's recipe differs from the {run.recipe}.yaml that ships with the project in: {listed}{rest}. Its "
+            "file is needed to repeat the run."
+        )
+    elif not origin.shipped:
+        lines.append(
+            f"No recipe \u201c{run.recipe}\u201d ships with the project: its file is needed to repeat the run. What "
+            "the command gives beside it is what this run used, whether it stood in the file or was typed."
+        )
+    if origin.outside:
+        listed = ", ".join(f"{place} {short(checksum)}" for place, checksum in origin.outside.items())
+        lines.append(
+            f"What lies at the recipe's locations must be what lay there for this run: {listed} (the first digits of "
+            "their checksums). 'agevlm plan' tells whether it is: then it calls every step cached."
+        )
+    return lines
 
 
 def parameters(run: Run) -> str:

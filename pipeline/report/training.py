@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from model.stage_table import STAGES, trains
-from pipeline.report.collect import Run, StepView, layer_names, read_rows, variants_text
+from pipeline.report.collect import Run, StepView, layer_names, read_rows, variant_name, variants_text
 from pipeline.report.figures import Series, line_chart
 
 METRICS = "metrics.parquet"
@@ -22,6 +22,7 @@ class Stage:
     row: str
     number: int
     label: str
+    names: str  # of its variants, in full
     colour: str
     steps: tuple[float, ...]
     lm_loss: tuple[float, ...]
@@ -136,6 +137,7 @@ def _stage(run: Run, view: StepView) -> Stage:
         row=row,
         number=int(view.step.removeprefix("stage")),
         label=variants_text(variants, run.variants) or row,
+        names=" and ".join(variant_name(v) for v in variants),
         colour=f"c-{variants[0]}" if 0 < len(variants) < len(run.variants) or len(run.variants) == 1 else SHARED,
         steps=tuple(float(r["step"]) for r in table),
         lm_loss=_column(table, "lm_loss"),

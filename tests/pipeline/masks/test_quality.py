@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.teachers import rle
-from pipeline.masks.quality import iou_against_truth
+from pipeline.masks.gates import GATES
+from pipeline.masks.quality import iou_against_truth, outcome
 from pipeline.masks.statistics import distribution, reason_name
 from pipeline.schemas import MASKS, TRUTH
 
@@ -20,8 +21,15 @@ def square(side: int) -> str:
     return rle.encode(mask)
 
 
+def test_only_a_gate_rejects_a_mask() -> None:
+    assert [outcome("rejected", gate) for gate in GATES] == ["rejected"] * len(GATES)
+    assert outcome("rejected", "image_changed: sha256 is x") == "error"
+    assert outcome("rejected", "") == outcome("rejected", None) == "error"
+    assert [outcome(status, "") for status in ("accepted", "no_region")] == ["accepted", "no_region"]
+
+
 def test_iou_silence_and_hallucination_are_told_apart(tmp_path: Path) -> None:
-    def mask(turn: int, status: str, counts: str | None, kind: str = "question") -> dict[str, Any]:
+    def mask(turn: int, status: str, counts: str | None, kind: str = "question", reason: str = "") -> dict[str, Any]:
         return {
             **dict.fromkeys(MASKS.names),
             "sample_id": "s",
@@ -30,6 +38,7 @@ def test_iou_silence_and_hallucination_are_told_apart(tmp_path: Path) -> None:
             "height": 20,
             "width": 20,
             "status": status,
+            "reason": reason,
             "rle": counts,
         }
 
@@ -46,22 +55,27 @@ def test_iou_silence_and_hallucination_are_told_apart(tmp_path: Path) -> None:
     masks = [
         mask(0, "accepted", square(10)),  # IoU 1
         mask(1, "accepted", square(5)),  # of a square of 10: IoU 0.25
-        mask(2, "rejected", None),  # present, missed
+        mask(2, "rejected", None, reason="min_area"),  # present, missed
         mask(3, "accepted", square(4), "caption"),  # absent: a mistake
         mask(4, "no_region", None, "caption"),  # absent: right
         mask(5, "accepted", square(3), "caption"),  # the truth says nothing
+        mask(6, "rejected", None, "caption", "max_area"),  # absent, and a gate stopped the teachers' mask
+        mask(7, "rejected", None, "caption", "missing_image"),  # absent, and the teachers never saw it
     ]
     truth = [fact(0, square(10)), fact(1, square(10)), fact(2, square(8)), fact(3, None), fact(4, None)]
+    truth += [fact(6, None), fact(7, None)]
     for name, rows, schema in (("masks", masks, MASKS), ("truth", truth, TRUTH)):
         (tmp_path / name).mkdir()
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / name / "part-00000-of-00001.parquet")
     found = iou_against_truth(tmp_path / "masks", tmp_path / "truth")
     overall = found["overall"]
-    assert [overall[k] for k in ("queries", "present", "absent", "unknown")] == [6, 3, 2, 1]
+    assert [overall[k] for k in ("queries", "present", "absent", "unknown")] == [8, 3, 4, 1]
     assert overall["iou"]["mean"] == pytest.approx(0.625)
     assert overall["mean_iou_present"] == pytest.approx(1.25 / 3, abs=1e-6)
     assert overall["accepted_present"] == pytest.approx(2 / 3, abs=1e-6)
-    assert overall["accepted_absent"] == 0.5
+    assert overall["accepted_absent"] == 0.25
+    assert overall["absent_outcomes"] == {"accepted": 1, "rejected": 1, "no_region": 1, "error": 1}
+    assert found["statuses"]["error"]["queries"] == 1
     assert found["kinds"]["caption"]["accepted_present"] is None
     assert found["kinds"]["question"]["accepted_absent"] is None
     assert found["statuses"]["rejected"]["mean_iou_present"] == 0

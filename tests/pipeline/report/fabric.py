@@ -3,6 +3,7 @@
 The scenes are the rendered world's; teachers and students are stood in for by seeded noise. No number here is a result.
 """
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from pipeline.evaluation.overlay import heat_over
 from pipeline.evaluation.prediction import Attention, Prediction
 from pipeline.evaluation.questions import Question, Truth
 from pipeline.evaluation.table import BENCHMARKS
+from pipeline.fingerprints import Fingerprints
 from pipeline.job import JobSpec, job_of
 from pipeline.plan import Plan, PlannedStep, plan
 from pipeline.recipe import Recipe, load_recipe
@@ -60,12 +62,16 @@ class Fabric:
     recipe: Recipe = field(default_factory=lambda: load_recipe("miniature"))
     scenes: int = 16
     evil: str = ""  # put into every query, question and answer
+    leaked: int = 0  # images of the evaluation that are in the pretraining data too
+    unseen: int = 0  # queries of each data set whose image was lost before the teachers could see it
 
     def __post_init__(self) -> None:
         self.store = ArtifactStore(str(self.root / "store"))
         self.rng = np.random.default_rng(0)
         self.made: dict[str, Artifact] = {}
-        self.fingerprints = dict(FINGERPRINTS)
+        ours = [role for role, name in self.recipe.weights if name == "miniature"]
+        real = {f"weights.{role}": Fingerprints(self.root / "cache").weights(role, "miniature") for role in ours}
+        self.fingerprints = FINGERPRINTS | real
 
     def plan(self) -> Plan:
         return plan(self.recipe, self.store.attempt, self.fingerprints)
@@ -107,6 +113,10 @@ class Fabric:
     def _scene(self, name: str, index: int) -> tuple[str, Scene]:
         return f"{name}-{index:04d}", make_scene(SEEDS[name] + index)
 
+    def _checksum(self, name: str, index: int) -> str:
+        leaked = name == "evaluation" and index < self.leaked
+        return hashlib.sha256(f"{'pretrain' if leaked else name} {index}".encode()).hexdigest()
+
     def _inventory(self, staging: Staging, step: PlannedStep) -> Counts:
         name = step.ref.name
         records, truth = [], []
@@ -120,7 +130,7 @@ class Fabric:
                     "given_id": sample,
                     "has_image": True,
                     "image": f"{sample}.png",
-                    "image_sha256": "0" * 64,
+                    "image_sha256": self._checksum(name, index),
                     "width": scene.width,
                     "height": scene.height,
                     "turns": [{"question": query, "answer": "answer"}],
@@ -184,6 +194,8 @@ class Fabric:
             instance = {"polygons": [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]], "box": [1.0, 1.0, 9.0, 9.0], "rle": mask}
             instance |= {"area": 100, "sam_iou": scores["sam_iou"], "agreement_iou": scores["agreement_iou"]}
             state = {"status": "segmented" if mask else "no_region", "reason": "", "polygon_score": 0.9, "teacher": "t"}
+            if len(rows) < self.unseen:
+                state, mask = state | {"status": "error", "reason": "missing_image: no file"}, None
             rows.append({**columns, **state, "instances": [instance] if mask else []})
         staging.write_table(part_name(0, 1), pa.Table.from_pylist(rows, schema=EVIDENCE))
         return Counts(unit="query", rows_in=len(rows), rows_out=len(rows))
@@ -191,10 +203,12 @@ class Fabric:
     def _masks(self, staging: Staging, step: PlannedStep) -> Counts:
         rows, rejected = [], 0
         for columns, mask, scores in self._rows(step):
-            status, reason = ("no_region", "no_polygon") if mask is None else ("accepted", "")
+            status, reason = ("no_region", "") if mask is None else ("accepted", "")
             if mask is not None and scores["sam_iou"] < 0.55:
                 status, reason = "rejected", "min_sam_iou"
                 rejected += 1
+            if len(rows) < self.unseen:
+                status, reason, mask = "rejected", f"missing_image: no file {len(rows)}.jpg", None
             kept = mask if status == "accepted" else None
             state = {"status": status, "reason": reason, "rle": kept, "area": 100 if kept else 0, "teacher": "t"}
             rows.append({**columns, **state, **(scores if mask else dict.fromkeys(scores))})

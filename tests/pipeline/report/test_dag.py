@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.report.dag import GAP_Y, NODE_H, Box, columns_of, draw, layout
+from pipeline.report.dag import GAP_Y, NODE_H, ROOM, SQUEEZE, WIDTHS, Box, columns_of, draw, layout
 
 
 def boxes(edges: dict[str, list[str]]) -> list[Box]:
@@ -68,3 +68,16 @@ def test_every_box_is_drawn_once_with_its_link_and_escaped_text() -> None:
     assert "&lt;b&gt;" in svg
     assert "<b>" not in svg
     assert draw(boxes({"a": [], "b": ["a"]})) == draw(boxes({"a": [], "b": ["a"]}))
+
+
+@given(st.text(st.characters(codec="ascii", categories=["L", "N", "Zs"]), min_size=1, max_size=60).map(str.strip))
+def test_no_line_leaves_its_box(line: str) -> None:
+    """As wide as the widest font draws it: squeezed a little if need be, cut if that is not enough."""
+    svg = str(draw([Box("k", (line,) * 4, "c-data", "#k", ())]))
+    texts = re.findall(r"<text class=\"l(\d)\"[^>]*?( textLength=\"([\d.]+)\"[^>]*)?>([^<]*)</text>", svg)
+    assert len(texts) == 4
+    for number, _, length, shown in texts:
+        wide = len(shown) * WIDTHS[int(number)]
+        assert wide <= ROOM or float(length) == ROOM
+        assert wide <= SQUEEZE * ROOM
+        assert shown == line or (shown.endswith("\u2026") and line.startswith(shown[:-1]))

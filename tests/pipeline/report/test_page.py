@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.artifacts.store import Artifact
 from pipeline.recipe import load_recipe
+from pipeline.report.page import CUT, LONGEST_TEXT, clip, short_count
 from tests.pipeline.report.fabric import Fabric, page_of
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -110,7 +111,7 @@ def test_every_step_stands_in_the_graph_and_in_the_table(fabric: Fabric, artifac
         assert f'<td class="n">{made.counts.rows_in}</td>' in row
         assert f'<td class="n">{made.counts.rows_out}</td>' in row
         assert str(made.provenance.job) in row
-    assert page.count("truncated 3") == 3
+    assert page.count("truncated\u00a03") == 3
     assert artifact.ref.id in page
     counts = artifact.manifest.counts
     assert (counts.unit, counts.rows_in, counts.rows_out) == ("artifact", 21, 21)
@@ -171,6 +172,41 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert found.handlers == []
     assert "<script>alert('x')</script>" in found.text
     assert "{{ 7*7 }}" in found.text
+
+
+def test_long_texts_are_cut_and_the_page_says_so(tmp_path: Path, reader: Reader) -> None:
+    endless = " so to speak" * 200
+    found = Reader(page_of(Fabric(tmp_path, scenes=10, evil=endless).report()))
+    assert endless.strip() not in found.text
+    longest = max(len(words) for words in found.words if "so to speak so to speak" in words)
+    assert longest <= LONGEST_TEXT
+    assert found.text.count(CUT) == 3  # under the pictures of each data set, and at the examples
+    assert CUT not in reader.text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("abcd", "abcd"), ("abcde", "abc\u2026"), ("ab  cde", "ab\u2026"), ("", "")],
+)
+def test_a_text_that_fits_is_not_touched(text: str, shown: str) -> None:
+    assert clip(text, 4) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [(7, "7"), (99_999, "99\u202f999"), (100_000, "100k"), (150_400, "150k"), (999_499, "999k"), (2_500_000, "2.5M")],
+)
+def test_large_numbers_are_short_in_the_graph(number: int, shown: str) -> None:
+    assert short_count(number) == shown
+
+
+def test_a_recipe_that_was_edited_is_not_called_the_shipped_one(tmp_path: Path, reader: Reader) -> None:
+    recipe = load_recipe("miniature").override(variants=["age_vlm"])
+    found = Reader(page_of(Fabric(tmp_path, recipe.model_copy(update={"seed": 3}), scenes=6).report()))
+    assert "differs from the miniature.yaml that ships with the project in: seed = 3 (shipped: 0)" in found.text
+    assert "which is not this run's" in found.text
+    assert "recipe=PATH/OF/miniature.yaml" in found.text
+    assert "PATH/OF" not in reader.text
 
 
 @pytest.mark.parametrize(

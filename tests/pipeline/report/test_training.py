@@ -18,6 +18,7 @@ def stage(mass: tuple[tuple[float, ...], ...], guided: tuple[int, ...]) -> Stage
         row="stage3",
         number=3,
         label="AGE-VLM",
+        names="AGE-VLM",
         colour="c-age_vlm",
         steps=steps,
         lm_loss=tuple(1.0 for _ in guided),
