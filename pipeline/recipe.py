@@ -13,6 +13,12 @@ from pipeline.sources.config import Source
 from pipeline.training.config import PackConfig, StageConfig, StudentConfig, Variant
 
 RECIPES = Path(__file__).resolve().parent.parent / "flows" / "recipes"
+# The rows of the step table, which itself reads this module.
+STEP_NAMES = (
+    *("inventory", "subset", "segment", "masks", "pack"),
+    *("stage1", "stage2", "stage3", "stage4"),
+    *("evaluate", "report"),
+)
 DatasetName = Literal["pretrain", "instruct", "evaluation"]
 
 
@@ -37,12 +43,21 @@ class Data(Config):
 
 
 class Weights(Config):
-    """Pretrained weights: 'miniature' (shipped), a local path, or 'hub:org/name@commit'."""
+    """Pretrained weights: 'miniature' (shipped), a local path, or 'hub:org/name@commit' (but for SAM)."""
 
     florence: str = "miniature"
-    sam: str = "miniature"
+    sam: str = Field(default="miniature", description="segment-anything's checkpoint; no hub has it in this form")
     text: str = Field(default="miniature", description="any Llama-architecture checkpoint")
     vision: str = Field(default="miniature", description="timm ConvNeXt: folder with config.json and safetensors")
+
+    @model_validator(mode="after")
+    def _sam_is_a_file(self) -> Self:
+        if self.sam.startswith("hub:"):
+            raise ValueError(
+                f"sam = '{self.sam}': SAM is read from segment-anything's own checkpoint, which is no hub repository; "
+                "download it (sam_vit_h_4b8939.pth, sam_vit_l_0b3195.pth or sam_vit_b_01ec64.pth) and give its path"
+            )
+        return self
 
 
 class Resources(Config):
@@ -99,6 +114,13 @@ class Recipe(Config):
     def _distinct_variants(self) -> Self:
         if len(set(self.variants)) != len(self.variants):
             raise ValueError(f"variants {list(self.variants)} repeat; name each once")
+        return self
+
+    @model_validator(mode="after")
+    def _known_resources(self) -> Self:
+        unknown = sorted(set(self.resources) - set(STEP_NAMES))
+        if unknown:
+            raise ValueError(f"resources: unknown step '{unknown[0]}'; steps are {', '.join(STEP_NAMES)}")
         return self
 
     def override(

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.artifacts.manifest import Counts
+from pipeline.budget import check_budget
 from pipeline.masks.config import QueryKind
 from pipeline.schemas import QUERIES, part_name
 from pipeline.sources.conversation import query_span, turn_text
@@ -28,7 +29,7 @@ Places = npt.NDArray[np.void]
 
 
 def run(context: StepContext) -> Outcome:
-    """Choose the records and write their queries."""
+    """Choose the records and write their queries. Raises DataError if no record can be asked about."""
     params = context.params(SubsetParams)
     folder = context.input_path("inventory")
     files = [folder / name for name in context.inputs["inventory"].matching("records/", ".parquet")]
@@ -36,6 +37,14 @@ def run(context: StepContext) -> Outcome:
 
     left_out: Counter[str] = Counter()
     chosen = choose(eligible(files, params.query, left_out), params.size, params.seed)
+    check_budget(
+        f"records of subset-{context.inputs['inventory'].ref.name}",
+        left_out,
+        total,
+        1.0,  # records without an image or a question are no faults, unless they are all
+        f"Queries of kind '{params.query}' need records with an image"
+        f"{' and a question' if params.query == 'question' else ''}; correct the data, or 'query' in the recipe.",
+    )
     available = total - sum(left_out.values())
     tables, seen = [], 0
     for batch in _batches(files):

@@ -7,7 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import ConfigError
-from pipeline.recipe import available, load_recipe
+from pipeline.recipe import RECIPES, STEP_NAMES, available, load_recipe
+from pipeline.sources.config import MiniatureSource, Source
+from pipeline.sources.images import inspect_image
+from pipeline.sources.opening import open_source
+from pipeline.sources.records import Record
+from pipeline.steps.table import STEPS
 
 
 @pytest.mark.parametrize("name", sorted(available()))
@@ -26,6 +31,34 @@ def test_the_paper_recipe_is_the_papers() -> None:
         assert (config.warmup_ratio, config.epochs, config.global_batch) == (0.03, 1, 128)
 
 
+def test_resources_can_be_given_to_the_steps_of_the_table() -> None:
+    assert tuple(STEPS) == STEP_NAMES
+
+
+def images_of(source: Source) -> set[str] | None:
+    """The images of a raw data set, by the hash of their content where they are files; None if they are not here."""
+    if isinstance(source, MiniatureSource):
+        return {f"scene {seed}" for seed in range(source.seed, source.seed + source.scenes)}
+    if not Path(source.images).is_dir():
+        return None
+    reader = open_source(source, Path("unused"))
+    names = {entry.image for entry in reader.entries() if isinstance(entry, Record) and entry.image is not None}
+    return {inspect_image(reader.images, name).sha256 for name in names}
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_no_recipe_trains_on_what_it_is_evaluated_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RECIPES.parent.parent)
+    data = load_recipe(name).data
+    pretrain, instruct, evaluation = (images_of(d.source) for d in (data.pretrain, data.instruct, data.evaluation))
+    if pretrain is None or instruct is None or evaluation is None:
+        pytest.skip(f"the data of recipe {name} are not here")
+    assert pretrain
+    assert instruct
+    assert evaluation
+    assert not evaluation & (pretrain | instruct)
+
+
 def test_an_unknown_recipe_names_those_that_exist() -> None:
     with pytest.raises(ConfigError, match="recipes are: miniature, paper, photos"):
         load_recipe("papper")
@@ -41,6 +74,8 @@ def test_an_unknown_recipe_names_those_that_exist() -> None:
         ("teacher: {prompt: find it}", r"must contain \{query\} exactly once"),
         ("variants: [age_vlm, age_vlm]", "repeat"),
         ("training: {stages: {stage5: {}}}", "unknown stage 'stage5'"),
+        ("resources: {segmnet: {gpus: 1}}", "unknown step 'segmnet'; steps are inventory, subset, segment, masks"),
+        ("weights: {sam: hub:facebook/sam-vit-huge@0}", r"sam = 'hub:facebook/.*download it \(sam_vit_h_4b8939\.pth"),
         ("training: {common: {learning_rat: 1}}", "learning_rat: there is no such field"),
     ],
 )

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.steps.subset as subset
+from model.errors import DataError
 from pipeline.artifacts.store import Artifact
 from pipeline.schemas import QUERIES
 from pipeline.sources.conversation import turn_text
@@ -160,3 +161,15 @@ def test_every_turn_has_its_chance() -> None:
     params = SubsetParams(size=None, query="caption", turns="one", seed=0)
     chosen = Counter(pick_turns(f"sample {n}", turns, params)[0] for n in range(600))
     assert all(150 < chosen[number] < 250 for number in range(3))
+
+
+@pytest.mark.parametrize(("kind", "reason"), [("caption", "text_only: 2"), ("question", "empty_question: 3")])
+def test_records_of_which_none_can_be_asked_about_are_an_error(tmp_path: Path, kind: str, reason: str) -> None:
+    made: list[dict[str, Any] | str] = [{"conversations": chat((f"Q{n}", "A"))} for n in range(2)]
+    if kind == "question":
+        made += [{"image": "0.jpg", "conversations": chat(("<image>", f"A{n}"))} for n in range(3)]
+    workshop = Workshop(tmp_path, cambrian(tmp_path, made))
+    (tmp_path / "images" / "0.jpg").write_bytes(encoded(halves()))
+    inventory = workshop.inventory()
+    with pytest.raises(DataError, match=rf"records of subset-pretrain .* nothing would be left:\n(.*\n)*  {reason}\n"):
+        make(workshop, inventory, query=kind)
