@@ -76,7 +76,7 @@ class Artifact:
             return Path(self.path())
         if cache is None:
             raise ArtifactError(f"{self.ref} lies on {self.store.root}: give a cache folder to read it locally")
-        target = cache / self.ref.id
+        target = cache / self.ref.id / self.manifest.data  # one made again under the same id is fetched again
         for entry in self.manifest.files:
             file = target / entry.path
             if not file.exists() or file.stat().st_size != entry.size:

@@ -241,3 +241,8 @@ def test_a_remote_artifact_is_fetched_to_be_read_locally(tmp_path: Path) -> None
     assert (made.local(tmp_path) / "a/part.bin").read_bytes() == b"abc"
     with pytest.raises(ArtifactError, match="cache folder"):
         made.local()
+    store.fs.rm(store.join(made.ref.path), recursive=True)
+    staging = Staging(store, made.ref, spec, 0, {})
+    staging.write_bytes("a/part.bin", b"xyz")
+    again = staging.publish(Counts(unit="row", rows_in=1, rows_out=1))
+    assert (again.local(tmp_path) / "a/part.bin").read_bytes() == b"xyz", "not the cached file of the lost one"
