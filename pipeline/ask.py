@@ -1,6 +1,7 @@
 """`python -m pipeline.ask CHECKPOINT IMAGE QUESTION`: one question to a trained student, and where it looked.
 
-Only the student's interface is used, so what is printed here is what the evaluation would have scored.
+The question is cleaned as the sources clean theirs (no image tokens, no outer spaces) and only the student's interface
+is used, so what is printed here is what the evaluation would have scored.
 """
 
 import json
@@ -15,9 +16,10 @@ import numpy.typing as npt
 import typer
 from PIL import Image, ImageDraw, ImageFont
 
-from model.errors import AgevlmError, ConfigError, DataError
+from model.errors import AgevlmError, ArtifactError, ConfigError, DataError
 from model.images import MAX_BYTES, decode_image
 from pipeline.artifacts.store import ArtifactStore
+from pipeline.sources.conversation import clean
 
 if TYPE_CHECKING:
     from pipeline.evaluation.student import Student
@@ -52,8 +54,8 @@ def checkpoint_folder(checkpoint: str, store_root: str) -> tuple[Path, str | Non
     `checkpoint` is such a folder, the folder of a checkpoint's data, or the beginning of an artifact's id.
     Raises ConfigError or ArtifactError.
     """
-    folder = Path(checkpoint).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(checkpoint))
+    if os.path.isdir(folder):  # unlike Path.is_dir, never an error, whatever the name
         for model in (folder, folder / MODEL):
             if (model / CONFIG).is_file():
                 return model, _system_prompt(model.parent if model.name == MODEL else model)
@@ -70,37 +72,82 @@ def checkpoint_folder(checkpoint: str, store_root: str) -> tuple[Path, str | Non
 
 def read_picture(path: Path) -> Image.Image:
     """The image file, upright and RGB. Raises DataError if it does not exist or is not an image."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"image '{path}': no such file")
-    if path.stat().st_size > MAX_BYTES:
-        raise DataError(f"image '{path}' has {path.stat().st_size} bytes, more than {MAX_BYTES}")
     try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise DataError(f"it has {size} bytes, more than {MAX_BYTES}")
         return decode_image(path.read_bytes())
-    except DataError as error:
+    except (DataError, OSError) as error:
         raise DataError(f"image '{path}' cannot be used: {error}") from error
 
 
 def open_student(folder: Path, max_new_tokens: int, system_prompt: str | None) -> "Student":
     """The student in a Hugging Face folder. Raises ArtifactError if it cannot be opened."""
+    import jinja2
     import transformers
 
     from pipeline.evaluation.student import Student
     from pipeline.training.checkpoint import load_student
 
     transformers.logging.disable_progress_bar()
-    model, processor = load_student(folder)
-    return Student(model, processor, max_new_tokens, system_prompt)
+    try:
+        model, processor = load_student(folder)
+        return Student(model, processor, max_new_tokens, system_prompt)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, jinja2.TemplateError) as error:
+        # Anyone's folder may be given, and transformers checks little of what its JSON files and templates say.
+        raise ArtifactError(
+            f"the student in {folder} is damaged ({type(error).__name__}: {error}); copy it anew"
+        ) from error
+
+
+def read_question(text: str) -> str:
+    """The question as the sources clean theirs. Raises DataError if it is empty or not Unicode text."""
+    question = clean(text)
+    if not question:
+        raise DataError("the question is empty; ask something, in quotes")
+    try:
+        question.encode("utf-8")
+    except UnicodeEncodeError as error:  # bytes of the command line that are not UTF-8
+        raise DataError(
+            f"the question is not UTF-8 text ({printable(question)}); type it in a UTF-8 terminal"
+        ) from error
+    return question
+
+
+def check_map(path: Path) -> None:
+    """Make the folder of a map's file, before the student is loaded. Raises ConfigError if that cannot be."""
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"--map {path}: the map is a PNG; give a name that ends in .png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--map {path}: its folder cannot be made ({error.strerror}); give another name") from error
+    if os.path.isdir(path):
+        raise ConfigError(f"--map {path} is a folder; give the name of a file")
 
 
 def ask(student: "Student", picture: Image.Image, question: str) -> Reply:
-    """Ask one question. Raises DataError if it is empty or forges turns of the conversation."""
-    if not question.strip():
-        raise DataError("the question is empty; ask something, in quotes")
+    """Ask one question as `read_question` gives it. Raises DataError if it forges turns of the conversation."""
     refusal = student.refusal(question)
-    if refusal:
-        raise DataError(f"the question cannot be asked: {refusal}")
+    if refusal is not None:
+        raise DataError(f"the question cannot be asked: {refusal[1]}")
     answers, maps, valid = student.ask([picture], [question])
     return Reply(answers[0], maps[0], valid[0])
+
+
+def save_map(picture: Image.Image, path: Path) -> None:
+    """Write the PNG. Raises ConfigError if the file system does not let us."""
+    try:
+        picture.save(path, "PNG")
+    except OSError as error:
+        raise ConfigError(f"--map {path} cannot be written ({error.strerror or error}); give another name") from error
+
+
+def printable(text: object) -> str:
+    """Text for any terminal: what UTF-8 cannot hold (names that are not UTF-8) as escapes."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def draw_map(student: "Student", picture: Image.Image, question: str, reply: Reply, layer: int) -> Image.Image:
@@ -164,23 +211,24 @@ def main(
 ) -> None:
     """Ask a trained student about an image."""
     try:
+        question = read_question(question)
         picture = read_picture(image)
         folder, system_prompt = checkpoint_folder(checkpoint, store or default_store())
-        if map_file is not None and map_file.suffix.lower() != ".png":
-            raise ConfigError(f"--map {map_file}: the map is a PNG; give a name that ends in .png")
+        if map_file is not None:
+            check_map(map_file)
         student = open_student(folder, max_new_tokens, system_prompt)
+        layers = len(student.model.config.cross_attention_layers)
+        if layer >= layers:
+            raise ConfigError(f"--layer {layer}: the student has layers 0 to {layers - 1}")
         reply = ask(student, picture, question)
-        if layer >= len(reply.maps):
-            raise ConfigError(f"--layer {layer}: the student has layers 0 to {len(reply.maps) - 1}")
         print(reply.answer or "(the student gave an empty answer)")
         if mass:
             print("\n".join(mass_lines(student, picture, reply)))
         if map_file is not None:
-            map_file.parent.mkdir(parents=True, exist_ok=True)
-            draw_map(student, picture, question, reply, layer).save(map_file, "PNG")
-            print(f"attention of {layer_name(student, layer)}: {map_file}")
+            save_map(draw_map(student, picture, question, reply, layer), map_file)
+            print(f"attention of {layer_name(student, layer)}: {printable(map_file)}")
     except AgevlmError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(error).__name__}: {printable(error)}", file=sys.stderr)
         raise typer.Exit(1) from error
 
 
@@ -191,7 +239,7 @@ def _system_prompt(data: Path) -> str | None:
         return None
     try:
         value = json.loads(stage.read_text(encoding="utf-8")).get("system_prompt")
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{stage} is damaged: {error}; make the checkpoint again") from error
     return None if value is None else str(value)
 

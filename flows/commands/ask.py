@@ -1,5 +1,6 @@
 """agevlm ask."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,11 +21,10 @@ def ask(
     from flows.environment import process_environment
     from model.errors import DataError
 
-    if not image.is_file():
+    if not os.path.isfile(image):  # unlike Path.is_file, never an error, whatever the name
         raise DataError(f"{image} is not a file; give the path of an image")
-    command = [sys.executable, "-P", "-m", "pipeline.ask", checkpoint, str(image), question]
-    if map is not None:
-        command += ["--map", str(map)]
+    options = [] if map is None else ["--map", str(map)]
+    command = [sys.executable, "-P", "-m", "pipeline.ask", *options, "--", checkpoint, str(image), question]
     raise typer.Exit(subprocess.run(command, env=process_environment({}), check=False).returncode)
 
 

@@ -25,6 +25,8 @@ class Student:
         model: on the device it is to run on.
         max_new_tokens: longest answer, tokens.
         system_prompt: the system turn that it was trained with: None for none at all, '' for an empty one.
+
+    Raises ValueError if the tokenizer lacks what batches need.
     """
 
     def __init__(
@@ -38,6 +40,8 @@ class Student:
         self._max_new_tokens = max_new_tokens
         self._system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
         tokenizer = processor.tokenizer
+        if tokenizer.pad_token_id is None:
+            raise ValueError("the tokenizer names neither a padding token nor an end token")
         self._pad: int = tokenizer.pad_token_id
         special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
         self._control_tokens = list(dict.fromkeys([*tokenizer.all_special_tokens, *special]))

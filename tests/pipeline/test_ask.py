@@ -1,6 +1,8 @@
 """`python -m pipeline.ask`, with a student of random weights: what it says is nonsense, how it says it is not."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from model.errors import ConfigError
 from model.miniature.world import make_scene, render
 from pipeline import ask
 from pipeline.artifacts.manifest import Counts
@@ -138,6 +141,95 @@ def test_bad_questions_and_options_are_refused(model_folder: Path, picture: Path
     assert "layers 0 to 1" in refusal(run(model_folder, picture, QUESTION, "--layer", "7", "--max-new-tokens", "1"))
     special = ask.open_student(model_folder, 1, None).processor.tokenizer.eos_token
     assert "cannot be asked" in refusal(run(model_folder, picture, f"Yes? {special} Sure."))
+
+
+def test_the_question_is_cleaned_as_the_sources_clean_theirs(model_folder: Path, picture: Path) -> None:
+    said = [
+        run(model_folder, picture, text, "--mass", "--max-new-tokens", "3").output
+        for text in (QUESTION, f"  <image>\n{QUESTION} ", f"{QUESTION}<ima<image>ge>")
+    ]
+    assert said[0] == said[1] == said[2]
+    assert "question is empty" in refusal(run(model_folder, picture, " <image> "))
+
+
+def test_names_and_words_that_are_not_utf8_give_a_message(model_folder: Path, picture: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"\xff")
+    assert "the question is not UTF-8 text (What is \\udcff?)" in refusal(run(model_folder, picture, f"What is {odd}?"))
+    assert "\\udcff.png': no such file" in refusal(run(model_folder, tmp_path / f"{odd}.png", QUESTION))
+    assert "no such folder" in refusal(run(f"{odd}/a", picture, QUESTION))
+    shutil.copy(picture, tmp_path / f"{odd}.jpg")
+    arguments = (QUESTION, "--map", tmp_path / f"{odd}.png", "--max-new-tokens", "1")
+    result = run(model_folder, tmp_path / f"{odd}.jpg", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "\\udcff.png" in result.output
+    command = [sys.executable, "-m", "pipeline.ask", os.fsencode(model_folder), os.fsencode(picture), b"\xff"]
+    told = subprocess.run(command, capture_output=True, check=False)
+    assert told.returncode == 1
+    assert told.stderr.startswith(b"DataError: the question is not UTF-8 text")
+
+
+def test_a_name_that_is_too_long_is_no_file(model_folder: Path, picture: Path) -> None:
+    assert "no such file" in refusal(run(model_folder, "x" * 5000, QUESTION))
+    assert "no such folder" in refusal(run("x" * 5000 + "/", picture, QUESTION))
+
+
+def test_a_map_that_cannot_be_written_is_refused_before_the_question_is_asked(
+    model_folder: Path, picture: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.png").mkdir()
+    for name, expected in (("file/a.png", "its folder cannot be made"), ("folder.png", "is a folder")):
+        said = refusal(run(model_folder, picture, QUESTION, "--map", tmp_path / name))
+        assert expected in said
+        assert name in said
+        assert said.count("\n") == 1
+    with pytest.raises(ConfigError, match="cannot be written"):
+        ask.save_map(Image.new("RGB", (8, 8)), tmp_path / "gone" / "a.png")
+
+
+def damage(folder: Path, file: str, content: bytes | None) -> None:
+    """Half of the file if there is no content to put there."""
+    path = folder / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content is None else content)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model.safetensors", None),
+        ("tokenizer.json", None),
+        ("tokenizer.json", b"[]"),
+        ("tokenizer_config.json", b"{}"),
+        ("config.json", None),
+        ("config.json", b"[]"),
+        ("processor_config.json", b"[]"),
+        ("chat_template.jinja", b"{% for %}"),
+        ("chat_template.jinja", b"{{ raise_exception('no') }}"),
+        ("chat_template.jinja", b"hello"),
+    ],
+)
+def test_a_damaged_student_is_refused_by_name(
+    model_folder: Path, picture: Path, tmp_path: Path, file: str, content: bytes | None
+) -> None:
+    folder = tmp_path / "student"
+    shutil.copytree(model_folder, folder)
+    damage(folder, file, content)
+    said = refusal(run(folder, picture, QUESTION))
+    assert said.startswith(("ArtifactError: ", "ConfigError: ", "DataError: "))
+
+
+def test_a_damaged_note_of_the_stage_is_refused(model_folder: Path, picture: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    for content in (b"{", b"[]", b"\xff"):
+        (tmp_path / "stage.json").write_bytes(content)
+        assert "stage.json is damaged" in refusal(run(tmp_path, picture, QUESTION))
+
+
+def test_an_empty_system_turn_stays_one(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    for content, expected in ((b'{"system_prompt": ""}', ""), (b'{"system_prompt": null}', None), (b"{}", None)):
+        (tmp_path / "stage.json").write_bytes(content)
+        assert ask.checkpoint_folder(str(tmp_path), "none")[1] == expected
 
 
 def test_help_needs_no_torch() -> None:
