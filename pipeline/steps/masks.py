@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from model.errors import DataError
 from pipeline.artifacts.manifest import Counts
@@ -19,13 +18,17 @@ from pipeline.steps.params import MasksParams
 
 
 def run(context: StepContext) -> Outcome:
-    """Write a row of MASKS for every row of evidence, part by part. Raises DataError if there are no parts."""
+    """Write a row of MASKS for every row of evidence, part by part.
+
+    Raises DataError if there are no parts, or not the rows that segment counted. No mask at all is a result: gates are
+    tried out here, and the stage that needs masks says so.
+    """
     gates = context.params(MasksParams).gates
     segments = context.input_path("segments")
     files = sorted(segments.glob("part-*.parquet"))
     if not files:
         raise DataError(f"{context.inputs['segments'].ref} has no parts; run segment again")
-    total = sum(pq.read_metadata(file).num_rows for file in files)
+    total = context.inputs["segments"].manifest.counts.rows_in
     outcomes: Counter[str] = Counter()
     kinds: dict[str, Counter[str]] = {}
     rejects: list[tuple[str, str, str]] = []
@@ -47,6 +50,11 @@ def run(context: StepContext) -> Outcome:
                 rejects.append((key, outcome, row["reason"]))
         done += len(rows)
         context.progress.update(done, total, accepted=outcomes["accepted"])
+    if done != total:
+        raise DataError(
+            f"{context.inputs['segments'].ref} holds {done} rows, but its manifest counts {total}: its files were "
+            "changed; 'agevlm verify' shows which"
+        )
     context.staging.write_rejects(rejects)
     accepted = outcomes.pop("accepted", 0)
     statistics: dict[str, Any] = {

@@ -92,6 +92,18 @@ def test_the_same_evidence_gives_the_same_bytes(dataset: Dataset, tmp_path: Path
     assert parts(first) == parts(second)
 
 
+def test_segments_that_lost_rows_or_cannot_be_read_are_refused(dataset: Dataset) -> None:
+    segments = publish_segments(dataset, {})
+    part = Path(segments.path(segments.matching("part-")[1]))
+    whole = pq.read_table(part)
+    pq.write_table(whole.slice(1), part)
+    with pytest.raises(DataError, match=rf"holds {len(dataset.queries) - 1} rows, but its manifest counts"):
+        run_job(dataset.masks_job(segments, OPEN))
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(DataError, match=rf"{part.name} cannot be read"):
+        run_job(dataset.masks_job(segments, OPEN))
+
+
 def test_segments_without_parts_are_refused(dataset: Dataset) -> None:
     spec = StepSpec(step="segment", revision=1, params={}, inputs={})
     staging = Staging(dataset.store, ArtifactRef(kind="segments", name=NAME, id=spec.id()), spec, 0, {})
