@@ -19,7 +19,8 @@ the old ones. The folders to move:"""
 STALE_REMEDY = """
 To replace a stale artifact whose input is there again, name its step, as 'agevlm plan RECIPE' calls it, in the
 parameter force: agevlm run agevlm/full-recipe -p recipe=RECIPE -p 'force=["STEP"]'
-(and with the run's other parameters, if it had any). It is made beside the old one under an id of its own, and so is everything that follows from it."""
+(and with the run's other parameters, if it had any). It is made beside the old one under an id of its own, and so is
+everything that follows from it."""
 
 
 def artifacts(
