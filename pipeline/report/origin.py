@@ -99,8 +99,9 @@ def _flow_parameters(run: Run) -> dict[str, Any]:
     """Every flow parameter of mask generation, and the limit if it is one for all data sets, as the artifacts say."""
     found: dict[str, Any] = {}
     for view in run.steps:
-        found |= {k: v for k, v in (view.params.get("gates") or {}).items() if k in MaskGates.model_fields}
-        found |= {k: v for k, v in (view.params.get("teacher") or {}).items() if k in TEACHER_PARAMETERS}
+        for field, names in (("gates", tuple(MaskGates.model_fields)), ("teacher", TEACHER_PARAMETERS)):
+            used = view.params.get(field) or {}
+            found |= {name: used[name] for name in names if name in used}
     limits = {view.params["limit"] for view in run.steps if "limit" in view.params}
     if len(limits) == 1 and None not in limits:
         found["limit"] = limits.pop()
