@@ -39,13 +39,17 @@ class Interval:
     text: str
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers that cover [low, high] in about `count` steps of 1, 2 or 5 times a power of ten."""
+def ticks(low: float, high: float, count: int = 4, whole: bool = False) -> list[float]:
+    """Round numbers that cover [low, high] in about `count` steps of 1, 2, 2.5 or 5 times a power of ten.
+
+    `whole`: integers only, for what is counted.
+    """
     if not high > low:
         high = low + (abs(low) or 1.0)
-    raw = (high - low) / count
+    raw = max((high - low) / count, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999)
+    sizes = (1, 2, 5, 10) if whole and power < 10 else (1, 2, 2.5, 5, 10)
+    step = next(s * power for s in sizes if s * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 10) for i in range(first, last + 1)]
 
@@ -91,9 +95,9 @@ def line_chart(
     y_range: tuple[float, float] | None = None,
     reference: tuple[float, str] | None = None,
 ) -> Markup:
-    """Lines with their names at their ends. `reference` draws one dashed horizontal line with a name.
+    """Lines over whole numbers, with their names at their ends.
 
-    Points that are not finite interrupt a line. Raises ValueError without any finite point.
+    `reference` draws one dashed horizontal line with a name. Points that are not finite interrupt a line. Raises ValueError without any finite point.
     """
     points = {i: _finite(s) for i, s in enumerate(series)}
     flat = [p for pieces in points.values() for piece in pieces for p in piece]
@@ -103,7 +107,7 @@ def line_chart(
     low, high = y_range or (min(ys), max(ys))
     if reference:
         low, high = min(low, reference[0]), max(high, reference[0])
-    y_ticks, x_ticks = ticks(low, high), ticks(min(0.0, *xs), max(xs), 5)
+    y_ticks, x_ticks = ticks(low, high), ticks(min(0.0, *xs), max(xs), 5, whole=True)
     last_x = max(x_ticks[-1] if max(xs) > (x_ticks[-2] + x_ticks[-1]) / 2 else max(xs), max(xs))
     right = 10.0 + CHARACTER * max(len(s.label) for s in series)
 

@@ -37,6 +37,15 @@ def test_ticks_cover_the_range_in_few_even_steps(a: float, b: float) -> None:
 
 
 @settings(deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6))
+def test_what_is_counted_has_whole_ticks(high: int, count: int) -> None:
+    found = ticks(0, high, count, whole=True)
+    assert all(tick == int(tick) for tick in found)
+    assert found[-1] >= high
+    assert 2 <= len(found) <= count + 2
+
+
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=6))
 def test_labels_are_moved_apart_and_keep_their_order(places: list[float]) -> None:
     moved = spread(places, 13, 0, 100)
