@@ -97,7 +97,8 @@ def line_chart(
 ) -> Markup:
     """Lines over whole numbers, with their names at their ends.
 
-    `reference` draws one dashed horizontal line with a name. Points that are not finite interrupt a line. Raises ValueError without any finite point.
+    `reference` draws one dashed horizontal line with a name. Points that are not finite interrupt a line. Raises
+    ValueError without any finite point.
     """
     points = {i: _finite(s) for i, s in enumerate(series)}
     flat = [p for pieces in points.values() for piece in pieces for p in piece]
