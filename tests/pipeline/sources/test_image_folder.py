@@ -12,7 +12,6 @@ from pycocotools import mask as coco
 
 import pipeline.sources.lines as lines
 from model.errors import ConfigError, DataError
-from pipeline.sources.coco import Instances, _checked_runs
 from pipeline.sources.config import FolderSource
 from pipeline.sources.image_folder import in_split, open_image_folder
 from pipeline.sources.records import Entry, Record, Rejected, Truth
@@ -127,6 +126,11 @@ def test_splits_share_no_image_and_lose_none(tmp_path: Path) -> None:
         images[split] = {record.image for record in records_of(list(entries))}
     assert images["train"] | images["test"] == images["all"] == set(FILES)
     assert not images["train"] & images["test"]
+    spelled = {"\n".join(["image,caption", *(f"{spelling}{name},A dog." for name in FILES)]) for spelling in ("", "./")}
+    for number, text in enumerate(spelled):
+        (tmp_path / f"{number}.csv").write_text(text)
+        captions = open_image_folder(source(tmp_path, captions=str(tmp_path / f"{number}.csv"), split="test")).entries()
+        assert {record.image for record in records_of(list(captions))} == images["test"]
     names = [f"{n:012d}.jpg" for n in range(2000)]
     assert 0.2 < sum(in_split(name, "test") for name in names) / len(names) < 0.3
 
@@ -174,36 +178,6 @@ def test_what_is_missing_or_wrong_is_named(tmp_path: Path, annotations: dict[str
     (tmp_path / "c.txt").write_text("x")
     with pytest.raises(DataError, match=r"give a \.json \(COCO\), \.csv or \.jsonl"):
         list(open_image_folder(source(tmp_path, captions=str(tmp_path / "c.txt"))).entries())
-
-
-BAD_INSTANCES: dict[str, tuple[str, str, Any]] = {
-    "empty category": ("categories", "name", ""),
-    "nameless category": ("categories", "name", None),
-    "category of no id": ("categories", "id", None),
-    "category of a NaN id": ("categories", "id", float("nan")),
-    "numbered image": ("images", "file_name", 5),
-    "image of no name": ("images", "file_name", ""),
-    "image of a listed id": ("images", "id", []),
-    "endless image": ("images", "height", float("inf")),
-    "unknown category": ("annotations", "category_id", 12345),
-    "unknown image": ("annotations", "image_id", [1]),
-}
-
-
-@pytest.mark.parametrize(("table", "field", "value"), BAD_INSTANCES.values(), ids=BAD_INSTANCES.keys())
-def test_instances_that_cannot_be_meant_are_an_error_that_names_file_and_remedy(
-    tmp_path: Path, annotations: dict[str, Any], table: str, field: str, value: Any
-) -> None:
-    annotations[table][0][field] = value
-    (tmp_path / "instances.json").write_text(json.dumps(annotations))
-    with pytest.raises(DataError, match=r"annotation file .*instances\.json is not in COCO's .*correct the file"):
-        open_image_folder(source(tmp_path))
-
-
-def test_category_ids_may_be_numbers_and_texts(tmp_path: Path, annotations: dict[str, Any]) -> None:
-    annotations["categories"].insert(0, {"id": "x", "name": "zebra"})
-    (tmp_path / "instances.json").write_text(json.dumps(annotations))
-    assert Instances(tmp_path / "instances.json").categories == ["person", "cat", "dog", "apple", "unicorn", "zebra"]
 
 
 LOST: dict[str, Any] = {"null": None, "empty": "", "nan": "nan", "None": "None"}
@@ -283,38 +257,6 @@ def test_any_rows_are_records_or_rejections(
         assert all(entry.image is not None for entry in found if isinstance(entry, Record))
         if split == "all":
             assert len(found) == len(rows)
-
-
-BAD_MASKS: dict[str, Any] = {
-    "garbage": {"size": [10, 10], "counts": "\x01 no run lengths"},
-    "too short": {"size": [10, 10], "counts": [50, 40]},
-    "too long": {"size": [10, 10], "counts": [50, 10**9]},
-    "negative": {"size": [10, 10], "counts": [-10, 110]},
-    "cut off": {"size": [10, 10], "counts": "PP"},
-    "no counts": {"size": [10, 10]},
-    "far away": [[0, 0, 1e12, 0, 1e12, 1e12]],
-    "not a number": [[0, 0, float("nan"), 0, 5, 5]],
-    "text": [["a", "b", "c", "d", "e", "f"]],
-    "null": None,
-    "a text": "0123456789",
-}
-
-
-@pytest.mark.parametrize("mask", BAD_MASKS.values(), ids=BAD_MASKS.keys())
-def test_bad_masks_are_named_before_they_reach_c_code(tmp_path: Path, annotations: dict[str, Any], mask: Any) -> None:
-    annotations["annotations"][0]["segmentation"] = mask
-    (tmp_path / "instances.json").write_text(json.dumps(annotations))
-    with pytest.raises(DataError, match=r"instances\.json, image 0\.jpg: a segmentation .*correct the file"):
-        list(open_image_folder(source(tmp_path, records="existence")).entries())
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_compressed_run_lengths_are_read_as_pycocotools_writes_them(height: int, width: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    mask = np.kron(rng.random((height, width)) < rng.random(), np.ones((7, 9))).astype(np.uint8)
-    encoded = coco.encode(np.asfortranarray(mask))
-    assert _checked_runs(encoded["counts"].decode("ascii"), *mask.shape)["counts"] == encoded["counts"]
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="the photographs in ../shared/data/coco_mini are not here")
