@@ -10,7 +10,7 @@ class ConfigError(AgevlmError):
 
 
 class DataError(AgevlmError):
-    """Input data cannot be used as it is."""
+    """Input data cannot be used as it is, or too much of it was rejected."""
 
 
 class ArtifactError(AgevlmError):
@@ -18,4 +18,4 @@ class ArtifactError(AgevlmError):
 
 
 class StepError(AgevlmError):
-    """A step ran and failed, or rejected more of its input than the recipe allows."""
+    """A step ran and failed."""

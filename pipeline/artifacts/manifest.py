@@ -14,6 +14,8 @@ SELF = "self_sha256"
 """Field of manifest.json with the digest of all its other fields: a manifest that was edited does not match it."""
 CONTENT = frozenset({"attempt", "spec", "files", "counts", "statistics"})
 """What an artifact is, without where its files lie and when, where and by whom they were made."""
+ASIDE = "provenance/"
+"""Data files below this folder tell how the making went, such as its speed: they are checked, but are no content."""
 
 
 def plural(unit: str) -> str:
@@ -142,8 +144,10 @@ class Manifest(BaseModel):
 
     @property
     def content_sha256(self) -> str:
-        """Digest of spec, attempt, files, counts and statistics: what children pin."""
-        return digest(self.model_dump(mode="json", include=set(CONTENT)))
+        """Digest of spec, attempt, files (not those of ASIDE), counts and statistics: what children pin."""
+        content = self.model_dump(mode="json", include=set(CONTENT))
+        content["files"] = [entry for entry in content["files"] if not entry["path"].startswith(ASIDE)]
+        return digest(content)
 
     @property
     def bytes(self) -> int:

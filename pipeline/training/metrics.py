@@ -1,7 +1,8 @@
 """What a stage tells of itself while it trains: sums over workers and steps, written as rows of a table.
 
-`metrics.parquet` has one row per `log_every` steps (and one for the last). Losses are means over all samples of those
-steps, on all workers. The lists have one element per cross-attention layer.
+There is one row per `log_every` steps (and one for the last). Losses are means over all samples of those steps, on all
+workers. The lists have one element per cross-attention layer. What was learnt and how fast are two tables: the first is
+the same whenever a stage is made again, the second never is.
 """
 
 import time
@@ -25,6 +26,11 @@ METRICS = pa.schema(
         ("attention_on_padding", pa.list_(pa.float64())),  # share on cells without any image pixel
         ("guided_rows", pa.int64()),
         ("gradient_norm", pa.float64()),  # before clipping, of the last step
+    ]
+)
+SPEED = pa.schema(
+    [
+        ("step", pa.int64()),
         ("tokens_per_second", pa.float64()),
         ("images_per_second", pa.float64()),
         ("data_wait", pa.float64()),  # share of the time that workers waited for data, 0..1
@@ -86,7 +92,7 @@ class Window:
 
 
 class Log:
-    """Collects windows and turns them into rows of METRICS. Every worker keeps one, so that they reduce together."""
+    """Collects windows and turns them into rows of both tables. Every worker keeps one, so that they reduce together."""
 
     def __init__(self, layers: int, device: torch.device, reduction: str) -> None:
         self._layers, self._device, self._reduction = layers, device, reduction
@@ -127,9 +133,9 @@ class Log:
         self.window, self._window_started = Window(self._layers), now
         return row
 
-    def table(self) -> pa.Table:
-        """All rows so far."""
-        return pa.Table.from_pylist(self.rows, schema=METRICS)
+    def table(self, schema: pa.Schema) -> pa.Table:
+        """All rows so far, with the columns of METRICS or SPEED."""
+        return pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in self.rows], schema=schema)
 
 
 def reduce_layers(values: Sequence[float], reduction: str) -> float:

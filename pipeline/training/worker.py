@@ -23,8 +23,9 @@ from pipeline.steps.table import STEPS
 from pipeline.training.batches import Collator
 from pipeline.training.build import build_student
 from pipeline.training.checkpoint import save_student
-from pipeline.training.layout import METRICS_FILE, MODEL, STAGE_FILE
+from pipeline.training.layout import METRICS_FILE, MODEL, SPEED_FILE, STAGE_FILE
 from pipeline.training.loop import StageTrainer
+from pipeline.training.metrics import METRICS, SPEED
 from pipeline.training.samples import open_samples
 
 
@@ -78,7 +79,9 @@ def train(config: dict[str, Any]) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="agevlm-stage-") as folder:
         save_student(model, processor, Path(folder) / MODEL)
-        pq.write_table(trainer.log.table(), Path(folder) / METRICS_FILE, compression="zstd")
+        (Path(folder) / SPEED_FILE).parent.mkdir()
+        pq.write_table(trainer.log.table(METRICS), Path(folder) / METRICS_FILE, compression="zstd")
+        pq.write_table(trainer.log.table(SPEED), Path(folder) / SPEED_FILE, compression="zstd")
         summary = summarise(stage, trainer, notes) | {"system_prompt": system_prompt(store.require(job.inputs["pack"]))}
         (Path(folder) / STAGE_FILE).write_text(json.dumps(summary, indent=2) + "\n")
         device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

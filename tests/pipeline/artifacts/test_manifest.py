@@ -109,6 +109,7 @@ OTHER_SPEC = SPEC.model_copy(update={"revision": 2})
         ({"spec": OTHER_SPEC, "ref": ArtifactRef(kind="masks", name="x", id=OTHER_SPEC.id())}, False),
         ({"files": [FileEntry(path="a.bin", size=3, sha256="c" * 64)]}, False),
         ({"files": [FileEntry(path="b.bin", size=3, sha256="b" * 64)]}, False),
+        ({"files": [*manifest().files, FileEntry(path="provenance/speed", size=3, sha256="b" * 64)]}, True),
         ({"counts": Counts(unit="row", rows_in=2, rows_out=2)}, False),
         ({"statistics": {"score": 0.5}}, False),
     ],

@@ -1,5 +1,6 @@
 """The step train: what is refused before any worker starts, and a whole stage with Ray Train (system tier)."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pipeline.steps.train import _explained, _row
 from pipeline.training.build import build_student, join_backbones
 from pipeline.training.checkpoint import load_student
 from pipeline.training.config import StageConfig, StudentConfig
-from pipeline.training.metrics import METRICS
+from pipeline.training.metrics import METRICS, SPEED
 from tests.pipeline.steps.stores import Bench, read_json
 from tests.pipeline.training.world import ExactGuide, make_pack
 
@@ -118,7 +119,15 @@ def test_two_stages_with_ray_train(bench: Bench, pack: tuple[ArtifactRef, ExactG
     assert stage["system_prompt"] == "Be short."
     metrics = pq.read_table(first.local() / "metrics.parquet")
     assert metrics.schema.equals(METRICS)
+    assert pq.read_table(first.local() / "provenance" / "speed.parquet").schema.equals(SPEED)
     assert metrics["step"].to_pylist() == [1, 2]
+
+    # Made again, it is the same parent to whatever was made from it, though it took another time.
+    shutil.rmtree(Path(first.path()).parent)
+    manifest = first.manifest
+    first = run_job(bench.job("stage1", "checkpoint", params("stage1", True), {"pack": pack[0]}))
+    assert first.manifest.sha256 != manifest.sha256
+    assert first.manifest.content_sha256 == manifest.content_sha256
 
     inputs = {"pack": pack[0], "parent": first.ref, "masks": bench.masks(pack[1])}
     two = Resources(cpus=1, threads=1, micro_batch=2, workers=2)

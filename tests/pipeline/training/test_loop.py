@@ -17,6 +17,7 @@ from pipeline.training.batches import Collator
 from pipeline.training.build import join_backbones
 from pipeline.training.config import StageConfig, StudentConfig
 from pipeline.training.loop import StageTrainer
+from pipeline.training.metrics import METRICS, SPEED
 from pipeline.training.samples import open_samples
 from tests.pipeline.training.world import ExactGuide, make_pack
 
@@ -159,7 +160,9 @@ def test_the_run_is_the_same_again_and_reports_every_step(world: dict[str, Any])
     again, rows = trained(world, "stage3", 4)
     assert all(torch.equal(value, again[name]) for name, value in trainer.model.state_dict().items())
     assert [r["lm_loss"] for r in rows] == [r["lm_loss"] for r in trainer.log.rows]
-    table = trainer.log.table()
+    table, speed = trainer.log.table(METRICS), trainer.log.table(SPEED)
+    assert speed["step"].to_pylist() == table["step"].to_pylist()
+    assert all(rate > 0 for rate in speed["tokens_per_second"].to_pylist())
     assert table["samples"].to_pylist() == [16, 24]
     assert len(table["attention_in_mask"][0].as_py()) == 2
 
