@@ -42,6 +42,9 @@ class Step:
     """Files and folders whose change can change results; a test asks for a new revision when they change."""
 
 
+_READING = ("pipeline/schemas.py", "pipeline/sources", "model/images.py", "model/agevlm/upright.py")
+"""What decides which records and pictures a step sees."""
+
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
@@ -52,7 +55,7 @@ STEPS: dict[str, Step] = {
             unit="record",
             params=InventoryParams,
             entry="pipeline.steps.inventory:run",
-            sources=("pipeline/steps/inventory.py", "pipeline/sources", "model/images.py"),
+            sources=("pipeline/steps/inventory.py", *_READING),
         ),
         Step(
             name="subset",
@@ -62,7 +65,13 @@ STEPS: dict[str, Step] = {
             params=SubsetParams,
             entry="pipeline.steps.subset:run",
             inputs={"inventory": "inventory"},
-            sources=("pipeline/steps/subset.py", "pipeline/sources/conversation.py", "pipeline/sources/records.py"),
+            sources=(
+                "pipeline/steps/subset.py",
+                "pipeline/schemas.py",
+                "pipeline/sources/conversation.py",
+                "pipeline/sources/index.py",
+                "pipeline/sources/records.py",
+            ),
         ),
         Step(
             name="segment",
@@ -77,11 +86,14 @@ STEPS: dict[str, Step] = {
                 "pipeline/steps/segment.py",
                 "pipeline/masks/evidence.py",
                 "pipeline/masks/pictures.py",
+                "pipeline/masks/setup.py",
                 "pipeline/masks/shards.py",
+                "pipeline/masks/statistics.py",
                 "pipeline/masks/stream.py",
-                "model/teachers",
+                "model/agevlm/loading.py",
                 "model/miniature/sam.py",
-                "model/images.py",
+                "model/teachers",
+                *_READING,
             ),
         ),
         Step(
@@ -92,7 +104,15 @@ STEPS: dict[str, Step] = {
             params=MasksParams,
             entry="pipeline.steps.masks:run",
             inputs={"segments": "segments"},
-            sources=("pipeline/steps/masks.py", "pipeline/masks/gates.py", "model/teachers/rle.py"),
+            sources=(
+                "pipeline/steps/masks.py",
+                "pipeline/masks/gates.py",
+                "pipeline/masks/quality.py",
+                "pipeline/masks/shards.py",
+                "pipeline/masks/statistics.py",
+                "pipeline/schemas.py",
+                "model/teachers/rle.py",
+            ),
         ),
         Step(
             name="pack",
@@ -105,8 +125,9 @@ STEPS: dict[str, Step] = {
             sources=(
                 "pipeline/steps/pack.py",
                 "pipeline/packing",
-                "pipeline/sources/records.py",
                 "model/agevlm/chat_templates.py",
+                "model/agevlm/chat_text.py",
+                *_READING,
             ),
         ),
         *(
@@ -124,8 +145,13 @@ STEPS: dict[str, Step] = {
                     "pipeline/steps/train.py",
                     "pipeline/training",
                     "pipeline/masks/cells.py",
+                    "pipeline/masks/shards.py",
+                    "pipeline/schemas.py",
                     "model/agevlm",
+                    "model/images.py",
+                    "model/stage_table.py",
                     "model/stages.py",
+                    "model/teachers/rle.py",
                 ),
             )
             for number, summary in (
@@ -144,7 +170,15 @@ STEPS: dict[str, Step] = {
             entry="pipeline.steps.evaluate:run",
             inputs={"checkpoint": "checkpoint", "inventory": "inventory"},
             resources=Resources(cpus=1, threads=2),
-            sources=("pipeline/steps/evaluate.py", "pipeline/evaluation", "model/agevlm"),
+            sources=(
+                "pipeline/steps/evaluate.py",
+                "pipeline/evaluation",
+                "pipeline/training/checkpoint.py",
+                "pipeline/training/layout.py",
+                "model/agevlm",
+                "model/teachers/rle.py",
+                *_READING,
+            ),
         ),
         Step(
             name="report",
@@ -163,7 +197,15 @@ STEPS: dict[str, Step] = {
                 "evaluation": "evaluation",
             },
             optional=frozenset({"inventory", "subset", "segments", "masks", "pack", "checkpoint", "evaluation"}),
-            sources=("pipeline/steps/report.py", "pipeline/report"),
+            sources=(
+                "pipeline/steps/report.py",
+                "pipeline/report",
+                "pipeline/evaluation/intervals.py",
+                "model/agevlm/upright.py",
+                "model/images.py",
+                "model/stage_table.py",
+                "model/teachers/rle.py",
+            ),
         ),
     )
 }

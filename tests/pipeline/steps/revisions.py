@@ -16,6 +16,33 @@ from pipeline.steps.table import STEPS, Step
 
 ROOT = Path(__file__).resolve().parents[3]
 RECORD = Path(__file__).with_name("revisions.json")
+SUFFIXES = (".py", ".jinja", ".css")
+FRAME = (
+    # What carries a step but decides nothing in its result: where things are, how they are written, who runs it.
+    "pipeline/artifacts/",
+    "pipeline/budget.py",
+    "pipeline/fingerprints.py",
+    "pipeline/job.py",
+    "pipeline/plan.py",
+    "pipeline/progress.py",
+    "pipeline/ray_session.py",
+    "pipeline/recipe.py",
+    "pipeline/site.py",
+    "pipeline/steps/context.py",
+    "pipeline/steps/table.py",
+    "pipeline/whole.py",
+    "pipeline/workers.py",
+    "model/errors.py",
+    # Models of parameters, whose values are in the id.
+    "pipeline/config.py",
+    "pipeline/evaluation/config.py",
+    "pipeline/masks/config.py",
+    "pipeline/steps/params.py",
+    "pipeline/training/config.py",
+    # The rendered world's code is raw data: its checksum is in inventory's id.
+    "model/miniature/language.py",
+    "model/miniature/world.py",
+)
 
 
 @cache
@@ -33,15 +60,61 @@ def _without_docstrings(source: str) -> str:
     return ast.dump(tree)
 
 
-def sources_hash(step: Step) -> str:
-    """Digest of the meaning of a step's source files (pipeline/config.py files count; docstrings do not)."""
-    hasher = hashlib.sha256()
+def source_files(step: Step) -> list[Path]:
+    """The files that a step declares, templates and style sheets among them."""
+    files: list[Path] = []
     for name in step.sources:
         path = ROOT / name
-        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
-            hasher.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
-            hasher.update(_without_docstrings(file.read_text(encoding="utf-8")).encode())
+        files += sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES) if path.is_dir() else [path]
+    return files
+
+
+def sources_hash(step: Step) -> str:
+    """Digest of the meaning of a step's source files: docstrings and comments do not count."""
+    hasher = hashlib.sha256()
+    for file in source_files(step):
+        text = file.read_text(encoding="utf-8")
+        hasher.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
+        hasher.update((_without_docstrings(text) if file.suffix == ".py" else text).encode())
     return hasher.hexdigest()
+
+
+def _module_file(name: str) -> Path | None:
+    path = ROOT / name.replace(".", "/")
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _imported(file: Path) -> set[Path]:
+    """The project's files that a file imports, also inside functions."""
+    found: set[Path | None] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {_module_file(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = file.relative_to(ROOT).with_suffix("").parts[: -node.level] if node.level else ()
+            base = ".".join([*package, *([node.module] if node.module else [])])
+            found |= {_module_file(base), *(_module_file(f"{base}.{alias.name}") for alias in node.names)}
+    return {path for path in found if path is not None}
+
+
+def closure(step: Step) -> set[Path]:
+    """Every file of the project that a step's code imports, directly or not."""
+    seen: set[Path] = set()
+    entry = _module_file(step.entry.split(":")[0])
+    assert entry is not None
+    ahead = [entry]
+    while ahead:
+        file = ahead.pop()
+        if file not in seen and not file.relative_to(ROOT).as_posix().startswith(FRAME):
+            seen.add(file)
+            ahead += _imported(file)
+    return seen
+
+
+def unlisted(step: Step) -> list[str]:
+    """Files that a step imports but does not declare, though they are no part of the frame around all steps."""
+    missing = {file for file in closure(step) if file.name != "__init__.py"} - set(source_files(step))
+    return sorted(file.relative_to(ROOT).as_posix() for file in missing)
 
 
 def current() -> dict[str, dict[str, object]]:

@@ -24,6 +24,11 @@ def test_every_source_exists(name: str) -> None:
         assert (revisions.ROOT / source).exists(), source
 
 
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_no_file_that_a_step_uses_is_left_out(name: str) -> None:
+    assert revisions.unlisted(STEPS[name]) == [], "add them to the step's sources, or to FRAME if they decide nothing"
+
+
 def test_comments_docstrings_and_format_do_not_count() -> None:
     plain = revisions._without_docstrings("def f(a):\n    return a + 1\n")
     dressed = revisions._without_docstrings('"""Doc."""\ndef f( a ):\n    """Doc."""\n    return a+1  # why\n')
