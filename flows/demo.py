@@ -26,7 +26,7 @@ def demo(recipe: str, until: str | None, limit: int | None, say: Say) -> int:
     parameters: dict[str, Any] = {"recipe": recipe, "variants": list(load_recipe(recipe).variants)}
     parameters |= {name: value for name, value in (("until", until), ("limit", limit)) if value is not None}
     _interruptible()
-    was_up = all(row.state == "ready" for row in stack.status()) and bool(stack.status())
+    was_up = any(row.pid is not None for row in stack.status())  # then others may be using it: Ctrl-C spares it
     try:
         state = stack.up(say)
         run = flow_runs.start(state, "agevlm/full-recipe", parameters)

@@ -1,5 +1,6 @@
 """The base of every configuration model: frozen, strict about names, and clear when it refuses a value."""
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import yaml
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from model.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
+LONGEST_VALUE = 200  # characters of a value that an error repeats
 
 
 class Config(BaseModel):
@@ -26,6 +28,8 @@ def explain(error: ValidationError, what: str) -> ConfigError:
             lines.append(f"{field}: there is no such field; check its spelling")
         elif item["type"] == "missing":
             lines.append(f"{field}: is missing; add it")
+        elif isinstance(item["input"], Mapping) or len(repr(item["input"])) > LONGEST_VALUE:
+            lines.append(f"{field}: {message}")  # a whole section says nothing; the message names what is wrong
         else:
             lines.append(f"{field} = {item['input']!r}: {message}")
     return ConfigError(f"{what} is not valid:\n  " + "\n  ".join(lines))

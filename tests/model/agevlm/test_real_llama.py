@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from model.agevlm.analysis import AgeVlm
 from model.agevlm.chat_templates import LLAMA3
@@ -38,8 +38,13 @@ def smollm2(request: pytest.FixtureRequest) -> Path:
     if not (folder / "tokenizer.json").is_file():
         shipped = next(Path(package.origin).parent.glob("*.gguf"))
         model = AutoModelForCausalLM.from_pretrained(shipped.parent, gguf_file=shipped.name, dtype=torch.float32)
-        del model.config.quantization_config  # it is dequantized now, and must not be loaded as GGUF again
-        model.save_pretrained(folder)
+        # Its weights are dequantized now, but transformers still takes it for a GGUF model and would not save it.
+        settings = model.config.to_dict()
+        settings.pop("quantization_config", None)
+        plain = LlamaForCausalLM(LlamaConfig.from_dict(settings))
+        plain.load_state_dict(model.state_dict())
+        plain.generation_config = model.generation_config
+        plain.save_pretrained(folder)
         AutoTokenizer.from_pretrained(shipped.parent, gguf_file=shipped.name).save_pretrained(folder)
     return folder
 

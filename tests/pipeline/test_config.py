@@ -1,0 +1,54 @@
+"""What a refused configuration says: field, value and remedy, and never a whole section."""
+
+from typing import Self
+
+import pytest
+from pydantic import Field, model_validator
+
+from model.errors import ConfigError
+from pipeline.config import Config, read_yaml, validate
+
+
+class Inner(Config):
+    size: int = Field(ge=1, description="pixels")
+
+
+class Outer(Config):
+    name: str
+    inner: Inner
+
+    @model_validator(mode="after")
+    def _not_twice(self) -> Self:
+        if self.name == "twice":
+            raise ValueError("name each thing once")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"name": "a", "inner": {"size": 0}}, "inner.size = 0: Input should be greater than or equal to 1"),
+        ({"name": "a", "inner": {"size": 1, "sise": 2}}, "inner.sise: there is no such field; check its spelling"),
+        ({"inner": {"size": 1}}, "name: is missing; add it"),
+        ({"name": 7, "inner": {"size": 1}}, "name = 7: Input should be a valid string"),
+    ],
+)
+def test_a_wrong_value_is_named(value: object, words: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        validate(Outer, value, "the file x.yaml")
+    assert str(raised.value) == f"the file x.yaml is not valid:\n  {words}"
+
+
+def test_a_section_is_not_repeated() -> None:
+    with pytest.raises(ConfigError) as raised:
+        validate(Outer, {"name": "twice", "inner": {"size": 1}}, "the file x.yaml")
+    assert str(raised.value) == "the file x.yaml is not valid:\n  the file x.yaml: name each thing once"
+    with pytest.raises(ConfigError) as raised:
+        validate(Outer, {"name": ["long"] * 1000, "inner": {"size": 1}}, "x")
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize(("text", "words"), [("a: [", "is not YAML"), ("- a", "must be a mapping of fields")])
+def test_yaml_that_is_no_mapping_is_refused(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        read_yaml(text, "x.yaml")
