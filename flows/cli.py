@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from flows.commands import artifacts, ask, plan, recipes, run, stack
+from flows.commands import artifacts, ask, export, plan, recipes, run, stack
 from model.errors import AgevlmError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     "Start with 'agevlm demo'. Artifacts lie in $AGEVLM_STORE, the local stack's state in $AGEVLM_HOME "
     "(by default .agevlm in the project's folder).",
 )
-for group in (stack, run, plan, artifacts, recipes, ask):
+for group in (stack, run, plan, artifacts, recipes, ask, export):
     group.register(app)
 
 

@@ -14,7 +14,7 @@ from tests.flows.cli import agevlm
 
 COMMANDS = [
     *("up", "status", "down", "env", "demo", "run", "plan"),
-    *("artifacts", "show", "lineage", "verify", "stages", "recipes", "ask"),
+    *("artifacts", "show", "lineage", "verify", "stages", "recipes", "ask", "export"),
 ]
 SLOW = ("prefect", "ray", "torch", "pyarrow", "transformers", "pandas")
 

@@ -17,7 +17,8 @@ from model.agevlm.cross_attention import ImageContext
 from model.agevlm.inputs import guidance_plan
 from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
 from model.agevlm.processing_agevlm import AgeVlmProcessor
-from model.model_card import write_export
+from model.export import write_export
+from model.history import History, Stage
 from tests.model.agevlm.tiny import VISION, batch, guided_batch, tiny_llama, tiny_model
 from tests.model.agevlm.words import word_tokenizer
 
@@ -251,16 +252,14 @@ def test_an_export_opens_where_this_project_is_not(tmp_path: Path) -> None:
     folder = tmp_path / "export"
     model = tiny_model(trained=True)
     processor = AgeVlmProcessor.from_backbones(word_tokenizer(), model.config.vision_config)
-    lineage = {
-        "name": "tiny", "license": "apache-2.0", "artifact": "checkpoint/stage4/abc",
-        "stages": [{"stage": "stage1", "lm loss": 2.5}, {"stage": "stage3", "guidance loss": 1.25}],
-        "scores": {"held-out accuracy": 0.5},
-    }  # fmt: skip
-    write_export(model, processor, folder, lineage)
+    stages = (Stage("stage1", "abc", False, 0, {"adapter": 12}, {"optimiser steps": "50"}),)
+    lineage = {"artifact": "checkpoint/stage1/abc"}
+    history = History("checkpoint/stage1/abc", None, stages, "float32", lineage=lineage)
+    write_export(model, processor, folder, history)
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8))
     photo.save(folder / "photo.png")
     card = (folder / "README.md").read_text()
-    for fact in ('license: "apache-2.0"', "| stage1 | 2.5 |", "held-out accuracy", "checkpoint/stage4/abc", "4 layers"):
+    for fact in ("| optimiser steps | 50 |", "checkpoint/stage1/abc", "4 layers", "| number format | float32 |"):
         assert fact in card
     assert f"{sum(p.numel() for p in model.parameters()):,}" in card
     assert json.loads((folder / "lineage.json").read_text()) == lineage
