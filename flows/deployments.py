@@ -10,7 +10,7 @@ from flows.environment import process_environment
 from flows.home import ROOT, logs, prefect_home
 from flows.processes import log_tail
 from flows.state import StackError, StackState
-from flows.web import answers
+from flows.web import insist
 
 DEPLOY_SECONDS = 300
 
@@ -26,12 +26,13 @@ def sources_digest() -> str:
 
 
 def deployed(state: StackState) -> list[str]:
-    """Names of the server's deployments, as 'flow/deployment'."""
+    """Names of the server's deployments, as 'flow/deployment'. Raises StackError if it does not list them."""
     api = state.url("prefect") + "/api"
-    flows: Any = answers(f"{api}/flows/filter", body={"limit": 200})
-    found: Any = answers(f"{api}/deployments/filter", body={"limit": 200})
-    if not isinstance(flows, list) or not isinstance(found, list):
-        return []
+    try:
+        flows: Any = insist(f"{api}/flows/filter", {"limit": 200}, timeout=30)
+        found: Any = insist(f"{api}/deployments/filter", {"limit": 200}, timeout=30)
+    except OSError as error:
+        raise StackError(f"Prefect does not list its deployments ({error}); see 'agevlm status'") from error
     names = {flow["id"]: flow["name"] for flow in flows}
     return sorted(f"{names.get(d['flow_id'], '?')}/{d['name']}" for d in found)
 

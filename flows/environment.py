@@ -1,27 +1,25 @@
 """The environment of every process of the stack, of flows, and of a shell that wants to talk to them."""
 
 import os
+import re
 import shlex
 from collections.abc import Mapping
 
 from flows.home import ROOT, home, prefect_home, ray_token_file, store_root
 from flows.state import StackState, load
 
-FOREIGN = (
-    # Variables that would send our processes to somebody else's server, database or cluster.
-    "PREFECT_API_KEY",
-    "PREFECT_API_AUTH_STRING",
-    "PREFECT_PROFILE",
-    "PREFECT_API_DATABASE_CONNECTION_URL",
-    "PREFECT_SERVER_DATABASE_CONNECTION_URL",
-    "PREFECT_SERVER_API_AUTH_STRING",
-    "RAY_ADDRESS",
-    "RAY_API_SERVER_ADDRESS",
-    "RAY_AUTH_TOKEN",
-    "RAY_JOB_HEADERS",
-    "RAY_NAMESPACE",
-    "VIRTUAL_ENV",
+PREFIXES = ("PREFECT_", "RAY_", "AGEVLM_")
+"""What begins so may lead to somebody else's server, database or cluster, or change how they work: only ours counts."""
+
+KEPT = frozenset(
+    {
+        "PREFECT_LOGGING_LEVEL",  # how much flows and servers say: a matter of who looks
+        "RAY_BACKEND_LOG_LEVEL",
+        "RAY_memory_monitor_refresh_ms",  # when Ray ends workers for want of memory: a matter of this machine
+        "RAY_memory_usage_threshold",
+    }
 )
+"""Variables with these beginnings that the user may set."""
 
 
 def environment(state: StackState | None = None) -> dict[str, str]:
@@ -58,14 +56,21 @@ def environment(state: StackState | None = None) -> dict[str, str]:
     return variables
 
 
+def foreign() -> list[str]:
+    """Names in this process's environment that could lead a process of ours elsewhere, sorted."""
+    return sorted(name for name in os.environ if name.startswith(PREFIXES) and name not in KEPT)
+
+
 def process_environment(extra: Mapping[str, str], state: StackState | None = None) -> dict[str, str]:
     """The whole environment for a new process: this one's, without what leads elsewhere, plus ours."""
-    own = {k: v for k, v in os.environ.items() if k not in FOREIGN and not k.startswith(("PREFECT__", "RAY_JOB_"))}
+    dropped = {*foreign(), "VIRTUAL_ENV"}
+    own = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**own, **environment(state), **extra}
 
 
 def shell_lines() -> str:
-    """Lines for a shell: `eval "$(agevlm env)"`."""
+    """Lines for a shell: `eval "$(agevlm env)"`. They take back what that shell has set and what leads elsewhere."""
     variables = environment()
-    unset = "unset " + " ".join(name for name in FOREIGN if name not in variables and name != "VIRTUAL_ENV")
-    return "\n".join([unset, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())])
+    # A name that is none to a shell could not be taken back, and must not be evaluated.
+    unset = [f"unset {name}" for name in foreign() if name not in variables and re.fullmatch(r"\w+", name, re.ASCII)]
+    return "\n".join([*unset, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())])

@@ -1,7 +1,7 @@
 """Where the local stack and its runs keep their things.
 
 Everything lies below one folder, `$AGEVLM_HOME` or `.agevlm` in the project's own folder, except Ray's temporary
-folder when that path would be too long: Ray puts unix sockets there, and their paths are limited to 107 bytes.
+folder where that path would be too long: Ray puts unix sockets there, and their paths are limited to 107 bytes.
 """
 
 import hashlib
@@ -50,9 +50,9 @@ def ray_token_file() -> Path:
 
 
 def ray_folder() -> Path:
-    """Ray's temporary folder: in the home folder, or in the system's if that would make socket paths too long."""
-    inside = home() / "ray"
-    if len(os.fsencode(inside)) <= SOCKET_FOLDER_LENGTH:
-        return inside
-    name = hashlib.sha256(os.fsencode(home())).hexdigest()[:8]
-    return Path(tempfile.gettempdir()) / f"agevlm-ray-{os.getuid()}-{name}"
+    """Ray's temporary folder: in the home folder, in `$TMPDIR` or /tmp, the first that is short enough."""
+    digest = hashlib.sha256(os.fsencode(home())).hexdigest()[:8]
+    name = f"agevlm-ray-{os.getuid()}-{digest}"
+    last = Path("/tmp") / name
+    choices = (home() / "ray", Path(tempfile.gettempdir()) / name, last)
+    return next((folder for folder in choices if len(os.fsencode(folder)) <= SOCKET_FOLDER_LENGTH), last)

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from flows.environment import process_environment
-from flows.home import ROOT, logs
+from flows.home import ROOT, home, logs
 from flows.state import ProcessRecord, StackState
 
 MARK = "AGEVLM_STACK_ID"
@@ -72,11 +72,15 @@ def mark_of(process: psutil.Process) -> str | None:
 
     For a moment after a program was started its environment reads as empty: that is not yet known, either.
     """
-    try:
-        environment = process.environ()
-    except (psutil.Error, OSError):
-        return None
+    environment = environment_of(process)
     return environment.get(MARK, "") if environment else None
+
+
+def stacks_of_home() -> set[str]:
+    """Ids of the stacks that have a living process in this home, also of one whose record was lost."""
+    spared = _spared()
+    found = (environment_of(process) for process in psutil.process_iter() if process.pid not in spared)
+    return {e[MARK] for e in found if e.get(MARK) and e.get("AGEVLM_HOME") == str(home())}
 
 
 def family(state: StackState, roles: Iterable[str] | None = None) -> list[psutil.Process]:
@@ -99,7 +103,7 @@ def family(state: StackState, roles: Iterable[str] | None = None) -> list[psutil
             continue  # it ended between two looks
     if roles is None:
         found.update({process.pid: process for process in psutil.process_iter() if mark_of(process) == state.id})
-    spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    spared = _spared()
     return [process for pid, process in found.items() if pid not in spared and is_running(process)]
 
 
@@ -129,6 +133,29 @@ def set_priority(processes: Iterable[psutil.Process], niceness: int) -> None:
         with suppress(OSError):
             if autogroup.exists() and os.getsid(process.pid) == process.pid:
                 autogroup.write_text(str(niceness), encoding="ascii")
+
+
+def own_niceness() -> int:
+    """The priority that this process was given, for example by `nice`."""
+    return psutil.Process().nice()
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment_of(process: psutil.Process) -> dict[str, str]:
+    """A process's environment; empty if it cannot be read."""
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return {}
+
+
+def _spared() -> set[int]:
+    """This process and its ancestors: nobody ends himself."""
+    return {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
 
 
 def _signal(process: psutil.Process, kill: bool) -> None:

@@ -2,25 +2,27 @@
 
 import os
 import secrets
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from flows.home import prefect_home, ray_folder, ray_token_file
+from flows.home import SOCKET_FOLDER_LENGTH, prefect_home, ray_folder, ray_token_file
 from flows.ports import free_ports, is_free
-from flows.processes import spawn
+from flows.processes import spawn, usable_cpus
 from flows.state import ProcessRecord, StackError, StackState
-from flows.web import answers, call, ray_token
+from flows.web import Refused, answers, insist, ray_token
 
 POOL = "local"
 FLOW_RUNS = 4
 """Flow runs at once. A flow run only waits for its Ray jobs, so this is no matter of cores."""
 
-MINIMUM_CPUS = 4
-"""Ray's CPUs are logical: a training step holds one for its controller beside its workers', and a Ray Data pipeline
-one for each of its operators. With fewer than 4 such steps would wait for themselves for ever on a small machine."""
+MINIMUM_CPUS = FLOW_RUNS + 1
+"""Ray's CPUs are logical: it counts them and binds nobody to them. A training worker holds one (Ray Train's controller
+none), and so does the model of `segment`, which waits for half a one more to decode with. Each flow run reckons with
+the whole machine, so as many runs at once as there may be could take a CPU each and wait for that half for ever."""
 
 PORTS = {
     "prefect": ("prefect",),
@@ -32,10 +34,10 @@ PORTS = {
 MEBIBYTE = 1 << 20
 
 
-def with_ports(state: StackState, role: str, fresh: bool = False) -> StackState:
+def with_ports(state: StackState, role: str) -> StackState:
     """The state with ports for a role. Recorded ports are kept while they are free, so that addresses stay."""
     names = PORTS[role]
-    if not fresh and names and all(name in state.ports and is_free(state.ports[name]) for name in names):
+    if all(name in state.ports and is_free(state.ports[name]) for name in names):
         return state
     return state.model_copy(update={"ports": {**state.ports, **dict(zip(names, free_ports(len(names)), strict=True))}})
 
@@ -62,7 +64,11 @@ def url(role: str, state: StackState) -> str:
 def _start_prefect(state: StackState) -> ProcessRecord:
     prefect_home().mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "prefect", "server", "start"]
-    return spawn("prefect", [*command, "--host", "127.0.0.1", "--port", str(state.ports["prefect"])], state)
+    port = state.ports["prefect"]
+    # By default any page in the user's browser may ask this server for anything, for example to start a run.
+    origins = ",".join(f"http://{host}:{port}" for host in ("127.0.0.1", "localhost"))
+    extra = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins}
+    return spawn("prefect", [*command, "--host", "127.0.0.1", "--port", str(port)], state, extra)
 
 
 def _prefect_ready(state: StackState) -> bool:
@@ -72,12 +78,11 @@ def _prefect_ready(state: StackState) -> bool:
 def make_pool(state: StackState) -> None:
     """Make the work pool of process type, unless it is there. Raises StackError if Prefect refuses."""
     pools = state.url("prefect") + "/api/work_pools/"
-    if answers(pools + POOL) is not None:
-        return
+    pool = {"name": POOL, "type": "process", "description": "flows of agevlm on this machine"}
     try:
-        call(pools, {"name": POOL, "type": "process", "description": "flows of agevlm on this machine"})
+        insist(pools, pool, timeout=30)
     except OSError as error:
-        if answers(pools + POOL) is None:
+        if not (isinstance(error, Refused) and error.status == 409):  # 409: it is there
             raise StackError(f"Prefect did not make the work pool '{POOL}': {error}") from error
 
 
@@ -98,15 +103,28 @@ def make_token() -> None:
 def make_ray_folder() -> Path:
     """Ray's temporary folder, made for its owner only. Raises StackError if it belongs to somebody else."""
     folder = ray_folder()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-        raise StackError(f"{folder} belongs to somebody else; set AGEVLM_HOME to a short path of your own")
+    remedy = f"set AGEVLM_HOME to a path of your own of at most {SOCKET_FOLDER_LENGTH - 4} bytes"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        foreign = folder.is_symlink() or folder.stat().st_uid != os.getuid()
+    except OSError as error:
+        raise StackError(f"Ray's temporary folder {folder} cannot be made ({error}); {remedy}") from error
+    if foreign:
+        raise StackError(f"{folder} belongs to somebody else; {remedy}")
     return folder
+
+
+def token_words() -> str:
+    """What to say of Ray's page, which asks for a token: never the token itself, only how it is read."""
+    path = shlex.quote(str(ray_token_file()))
+    if not ray_token_file().exists():
+        return f"asks for a token, but {path} is gone: end the stack with 'agevlm down' and start it again"
+    return f"asks once for a token: cat {path}"
 
 
 def logical_cpus() -> int:
     """CPUs that Ray is told of."""
-    return max(MINIMUM_CPUS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return max(MINIMUM_CPUS, usable_cpus())
 
 
 def object_store_bytes() -> int:

@@ -3,29 +3,30 @@
 import secrets
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import psutil
 
 from flows import services
 from flows.deployments import deploy
-from flows.home import home, ray_folder, store_root
-from flows.processes import end, family, log_tail, process_of, set_priority
+from flows.home import ROOT, home, ray_folder, store_root
+from flows.processes import end, family, log_tail, own_niceness, process_of, set_priority, stacks_of_home
 from flows.reaper import crash_lost_runs, flow_run_of
 from flows.state import ROLES, StackError, StackState, forget, load, lock, save
 
 Say = Callable[[str], None]
 NAMES = {"prefect": "Prefect server", "ray": "Ray head", "worker": "Prefect worker"}
 START_SECONDS = {"prefect": 240.0, "ray": 180.0, "worker": 120.0}
-RAY_ATTEMPTS = 5
-"""Ray's raylet gives up if its agents take more than 15 s to start, which is fixed in its code (ray-project/ray#65983)
-and happens on a busy machine: so Ray starts with a higher priority where that is allowed, and is tried again."""
+ATTEMPTS = {"prefect": 2, "ray": 5}
+"""A server may find its port taken since it was chosen free: a second attempt takes another. Ray's raylet also gives
+up if its agents take more than 15 s to start, which is fixed in its code (ray-project/ray#65983) and happens on a busy
+machine: so Ray starts with a higher priority where that is allowed, and is tried more often."""
 GRACE = {"worker": 15.0, "ray": 15.0, "prefect": 10.0}
 """Seconds to end by themselves, in this order: a flow's last words need the server, its jobs need Ray."""
 POLL_SECONDS = 0.5
-HURRIED, NORMAL = -10, 0
-"""Priorities (niceness) of Ray while it starts, and afterwards."""
+HURRY = 10
+"""By so much is Ray's niceness lowered while it starts."""
 SEARCHES = 5
 KEPT_SESSIONS = 3
 
@@ -48,26 +49,29 @@ def up(say: Say) -> StackState:
     What this call started is ended again if it fails or is interrupted. Raises StackError with the reason.
     """
     with lock():
-        state = load() or StackState(id=secrets.token_hex(16), cpus=services.logical_cpus())
-        missing = [role for role in ROLES if _living(state, role) is None]
-        if len(missing) < len(ROLES) and state.store != store_root():
-            raise StackError(
-                f"the stack is up and works on the store {state.store}, but here the store is {store_root()}: "
-                "set AGEVLM_STORE as it was, or end the stack with 'agevlm down' first"
-            )
-        state = state.model_copy(update={"store": store_root()})
-        if missing and len(missing) < len(ROLES):
-            say(f"not running: {', '.join(NAMES[role] for role in missing)}")
+        before = load() or StackState(id=secrets.token_hex(16), cpus=services.logical_cpus())
+        _refuse_lost(before.id)
+        missing = [role for role in ROLES if _living(before, role) is None]
+        if len(missing) < len(ROLES):
+            _refuse_others(before)
+            if before.store != store_root():
+                raise StackError(
+                    f"the stack is up and works on the store {before.store}, but here the store is {store_root()}: "
+                    "set AGEVLM_STORE as it was, or end the stack with 'agevlm down' first"
+                )
+            if missing:
+                say(f"not running: {', '.join(NAMES[role] for role in missing)}")
+        state = before.model_copy(update={"root": str(ROOT), "store": store_root()})
         try:
-            state = _start(state, missing, say)
+            return _start(state, missing, say)
         except BaseException:
             say("ending what was started")
-            _end_roles(state_or(state), missing)
+            now = state_or(state)
+            _end_roles(now, [role for role in ROLES if now.processes.get(role) != before.processes.get(role)])
             if len(missing) == len(ROLES):
-                _end_everything(state_or(state))
+                _end_everything(now)
                 forget()
             raise
-        return state
 
 
 def state_or(state: StackState) -> StackState:
@@ -76,13 +80,18 @@ def state_or(state: StackState) -> StackState:
 
 
 def down(say: Say) -> int:
-    """End every process of the stack, also those whose parents were killed. Returns how many there were."""
+    """End every process of this home's stack, also of one whose record is lost. Returns how many there were."""
     with lock():
-        state = load()
-        if state is None:
-            return 0
-        count = _end_everything(state)
-        _prune_sessions()
+        try:
+            state = load()
+        except StackError as error:
+            say(str(error))
+            state = None
+        known = {state.id: state} if state is not None else {}
+        lost = {stack: StackState(id=stack) for stack in stacks_of_home() - known.keys()}
+        count = sum(_end_everything(found) for found in (known | lost).values())
+        if known or lost:
+            _prune_sessions()
         forget()
         if count:
             say(f"ended {count} processes")
@@ -90,9 +99,10 @@ def down(say: Say) -> int:
 
 
 def status() -> list[RoleStatus]:
-    """Each role with its process and whether it works."""
+    """Each role with its process and whether it works. Raises StackError if processes live that are not recorded."""
     state = load()
     if state is None:
+        _refuse_lost("")
         return []
     rows = []
     for role in ROLES:
@@ -111,13 +121,29 @@ def status() -> list[RoleStatus]:
 
 
 def require() -> StackState:
-    """The state of a stack that is up. Raises StackError if it is not, with the remedy."""
+    """The state of a stack of this project that is up. Raises StackError if there is none, with the remedy."""
     state = load()
     dead = list(ROLES) if state is None else [role for role in ROLES if _living(state, role) is None]
     if state is None or dead:
         what = "is not up" if state is None else "lacks its " + ", ".join(NAMES[role] for role in dead)
         raise StackError(f"the local stack in {home()} {what}; start it with 'agevlm up'")
+    _refuse_others(state)
     return state
+
+
+def _refuse_lost(stack_id: str) -> None:
+    """Two stacks would share a database. Raises StackError if another stack than this one lives in this home."""
+    if stacks_of_home() - {stack_id}:
+        raise StackError(f"processes of a stack live in {home()} that nothing records; end them with 'agevlm down'")
+
+
+def _refuse_others(state: StackState) -> None:
+    """Its worker imports flows from the project that started it. Raises StackError if that is not this one."""
+    if state.root not in ("", str(ROOT)):
+        raise StackError(
+            f"the stack in {home()} is that of the project in {state.root}, but this is {ROOT}: 'unset AGEVLM_HOME "
+            "AGEVLM_STORE' to have a stack of its own here, or end that one with 'agevlm down' first"
+        )
 
 
 def _living(state: StackState, role: str) -> psutil.Process | None:
@@ -129,30 +155,28 @@ def _living(state: StackState, role: str) -> psutil.Process | None:
 
 
 def _start(state: StackState, missing: list[str], say: Say) -> StackState:
-    fresh_server = "prefect" in missing
-    before = dict(state.ports)
+    before = state.ports
     for role in missing:
         state = services.with_ports(state, role)
-    if "worker" not in missing and any(before.get(name) != port for name, port in state.ports.items()):
-        # It knows the old addresses.
-        _end_roles(state, ["worker"])
-        missing = [*missing, "worker"]
     save(state)
-    for role in ("ray", "prefect"):
-        if role in missing:
-            _sweep(state, role)
-            state = _launch(state, role, say)
-    if fresh_server:
-        _await(state, "prefect", say)
-        lost = crash_lost_runs(state) if "worker" in missing else []
-        if lost:
-            say(f"marked as crashed, for their processes are gone: {', '.join(lost)}")
+    servers = [role for role in ("ray", "prefect") if role in missing]
+    _sweep(state, servers)
+    for role in servers:
+        state = _launch(state, role, say)
+    if "prefect" in missing:
+        state = _await_server(state, "prefect", say)
     services.make_pool(state)
     names = deploy(state)
     say(f"deployed: {', '.join(names)}")
     if "ray" in missing:
-        state = _await_ray(state, say)
-    if "worker" in missing:
+        state = _await_server(state, "ray", say)
+        set_priority(family(state, ["ray"]), own_niceness())
+    if any(state.ports[name] != port for name, port in before.items()):
+        _end_roles(state, ["worker"])  # it knows the old addresses
+    if _living(state, "worker") is None:
+        lost = crash_lost_runs(state)
+        if lost:
+            say(f"marked as crashed, for their processes are gone: {', '.join(lost)}")
         # Last, for it hands the addresses of the others to its flows.
         state = state.model_copy(update={"worker": f"agevlm-{secrets.token_hex(4)}"})
         state = _launch(state, "worker", say)
@@ -166,7 +190,7 @@ def _launch(state: StackState, role: str, say: Say) -> StackState:
     save(state)
     say(f"starting {NAMES[role]} (pid {record.pid}, log {record.log})")
     if role == "ray":
-        set_priority(family(state, ["ray"]), HURRIED)
+        set_priority(family(state, ["ray"]), own_niceness() - HURRY)
     return state
 
 
@@ -190,30 +214,36 @@ def _await(state: StackState, role: str, say: Say) -> None:
     say(f"{NAMES[role]} is ready {services.url(role, state)}".rstrip())
 
 
-def _await_ray(state: StackState, say: Say) -> StackState:
-    for attempt in range(1, RAY_ATTEMPTS + 1):
+def _await_server(state: StackState, role: str, say: Say) -> StackState:
+    """Wait until a server works, and start it again if it ends meanwhile. Raises StackError if that does not help."""
+    attempt = 1
+    while True:
         try:
-            _await(state, "ray", say)
-            break
+            _await(state, role, say)
+            return state
         except StackError as error:
-            if attempt == RAY_ATTEMPTS:
+            if attempt == ATTEMPTS[role]:
                 raise
-            say(f"Ray did not start, attempt {attempt + 1} of {RAY_ATTEMPTS}: {str(error).splitlines()[0]}")
-            _end_roles(state, ["ray"])
-            _sweep(state, "ray")
-            state = _launch(services.with_ports(state, "ray"), "ray", say)
-    set_priority(family(state, ["ray"]), NORMAL)
-    return state
+            attempt += 1
+            reason = str(error).splitlines()[0]
+            say(f"{NAMES[role]} did not start, attempt {attempt} of {ATTEMPTS[role]}: {reason}")
+        _end_roles(state, [role])
+        _sweep(state, [role])
+        state = _launch(services.with_ports(state, role), role, say)
 
 
-def _sweep(state: StackState, role: str) -> None:
-    """End what a dead process of this role left behind, before another is started in its place.
+def _sweep(state: StackState, roles: Sequence[str]) -> None:
+    """End what dead processes of these roles left behind, before others are started in their place.
 
     A flow whose worker was killed is left alone: it still waits for its jobs and tells the server of them.
     """
-    others = {p.pid for p in family(state, [r for r in ROLES if r != role])}
-    end([p for p in family(state) if p.pid not in others and not flow_run_of(p)], 5)
-    if role == "ray":
+    if not roles:
+        return
+    everything = family(state)
+    # Looked at later, so that what the living start meanwhile is theirs.
+    others = {p.pid for p in family(state, [role for role in ROLES if role not in roles])}
+    end([p for p in everything if p.pid not in others and not flow_run_of(p)], 5)
+    if "ray" in roles:
         _prune_sessions()
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from flows.home import home
-from model.errors import AgevlmError
+from model.errors import AgevlmError, ConfigError
 from pipeline.config import Config, validate
 
 ROLES = ("prefect", "ray", "worker")
@@ -24,6 +24,8 @@ class StackError(AgevlmError):
 class ProcessRecord(Config):
     """One process that the stack started; its descendants are found from it."""
 
+    model_config = ConfigDict(extra="ignore")  # what another version recorded must not keep `down` from ending it
+
     role: str
     pid: int
     created: float = Field(description="when the process began, seconds since 1970: a reused pid has another")
@@ -34,9 +36,12 @@ class ProcessRecord(Config):
 class StackState(Config):
     """A stack: which processes were started, and where they listen."""
 
+    model_config = ConfigDict(extra="ignore")
+
     id: str = Field(description="random; every process of the stack carries it in its environment")
     ports: dict[str, int] = Field(default_factory=dict)
     processes: dict[str, ProcessRecord] = Field(default_factory=dict)
+    root: str = Field(default="", description="folder of the project that its flows are imported from")
     store: str = Field(default="", description="root of the artifact store that its flows work on")
     cpus: int = Field(default=0, description="logical CPUs given to Ray")
     worker: str = Field(default="", description="name of the Prefect worker")
@@ -59,12 +64,11 @@ def load() -> StackState | None:
     """The recorded state, or None if no stack was started. Raises StackError if the file is damaged."""
     try:
         text = state_file().read_text(encoding="utf-8")
+        return validate(StackState, json.loads(text), str(state_file()))
     except FileNotFoundError:
         return None
-    try:
-        return validate(StackState, json.loads(text), str(state_file()))
-    except json.JSONDecodeError as error:
-        raise StackError(f"{state_file()} is damaged ({error}); end its processes by hand and delete it") from error
+    except (ValueError, ConfigError) as error:  # ValueError: not UTF-8, or not JSON
+        raise StackError(f"{state_file()} is damaged ({error}); 'agevlm down' ends its stack all the same") from error
 
 
 def save(state: StackState) -> None:

@@ -1,8 +1,11 @@
 """JSON over HTTP to the stack's own servers on the loopback interface, with nothing that is slow to import."""
 
+import http.client
 import json
+import string
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any
 
@@ -10,6 +13,8 @@ from flows.home import ray_token_file
 
 PAUSE = 1.0
 """Seconds between two tries."""
+PATIENCE = 90.0
+"""Seconds for which a server is asked again that is not there or is busy."""
 
 # Never through a proxy: these servers are on this machine.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -26,7 +31,8 @@ class Refused(OSError):
 def call(url: str, body: Any = None, *, method: str = "", timeout: float = 10, token: str = "") -> Any:
     """The JSON that a server answers, or None for an empty answer.
 
-    Raises Refused if the server answers with an error, and another OSError if it is not there.
+    Raises Refused if the server answers with an error, and another OSError if it is not there, if its answer breaks
+    off or if that is no JSON.
     """
     headers = {"Accept": "application/json"}
     if token:
@@ -35,21 +41,25 @@ def call(url: str, body: Any = None, *, method: str = "", timeout: float = 10, t
     if body is not None:
         data = json.dumps(body).encode()
         headers["Content-Type"] = "application/json"
-    request = urllib.request.Request(url, data=data, headers=headers, method=method or ("POST" if data else "GET"))
     try:
-        with _OPENER.open(request, timeout=timeout) as answer:
-            content = answer.read()
-    except urllib.error.HTTPError as error:
-        raise Refused(url, error.code, _detail(error.read())) from error
-    return json.loads(content) if content else None
+        address = urllib.parse.quote(url, safe=string.punctuation)  # a name that somebody typed may hold a blank
+        request = urllib.request.Request(address, data, headers, method=method or ("POST" if data else "GET"))
+        try:
+            with _OPENER.open(request, timeout=timeout) as answer:
+                content = answer.read()
+        except urllib.error.HTTPError as error:
+            raise Refused(url, error.code, _detail(error.read())) from error
+        return json.loads(content) if content else None
+    except (http.client.HTTPException, ValueError) as error:
+        raise OSError(f"{url} gave no usable answer ({error!r})") from error
 
 
-def insist(url: str, body: Any = None, *, patience: float = 90, **options: Any) -> Any:
-    """As `call`, but again for `patience` seconds while the server is not there or is too busy to answer.
+def insist(url: str, body: Any = None, *, patience: float | None = None, **options: Any) -> Any:
+    """As `call`, but again for `patience` (PATIENCE) seconds while the server is not there or is too busy to answer.
 
     What is asked must do no harm when it is done twice. Raises as `call` does.
     """
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + (PATIENCE if patience is None else patience)
     while True:
         try:
             return call(url, body, **options)
@@ -66,14 +76,17 @@ def answers(url: str, **options: Any) -> Any | None:
     """What `call` returns (True for an empty answer), or None if the server is not there or answers with an error."""
     try:
         value = call(url, **options)
-    except (OSError, ValueError):
+    except OSError:
         return None
     return True if value is None else value
 
 
 def ray_token() -> str:
-    """The token of this home's Ray."""
-    return ray_token_file().read_text(encoding="ascii").strip()
+    """The token of this home's Ray, or '' if its file is gone; Ray then refuses whoever asks."""
+    try:
+        return ray_token_file().read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _detail(content: bytes) -> str:

@@ -11,11 +11,14 @@ def up() -> None:
     Ports are chosen free and recorded. Starting twice is harmless: only what is not running is started.
     """
     from flows import stack
+    from flows.services import token_words
 
     state = stack.up(say())
+    prefect, ray = state.url("prefect"), state.url("ray_dashboard")
     console().print(
-        f"\nPrefect  {state.url('prefect')}\nRay      {state.url('ray_dashboard')}\nstore    {state.store}",
+        f"\nPrefect  {prefect}\nRay      {ray}   ({token_words()})\nstore    {state.store}",
         highlight=False,
+        markup=False,
     )
     console().print('Another shell: eval "$(agevlm env)"     To end it: agevlm down', highlight=False)
 
@@ -26,6 +29,7 @@ def status() -> None:
 
     from flows import stack
     from flows.home import home
+    from flows.services import token_words
 
     rows = stack.status()
     if not rows:
@@ -36,6 +40,7 @@ def status() -> None:
         colour = "green" if row.state == "ready" else "red"
         table.add_row(row.name, str(row.pid or "-"), f"[{colour}]{row.state}[/]", row.url or "-", row.log or "-")
     console().print(table)
+    console().print(f"Ray's page {token_words()}", highlight=False, markup=False)
     if any(row.state != "ready" for row in rows):
         raise typer.Exit(1)
 

@@ -7,7 +7,6 @@ import pytest
 
 from flows import flow_runs, web
 from flows.ports import free_ports
-from flows.reaper import crash_lost_runs
 from flows.state import StackError, StackState
 from model.errors import ConfigError
 from tests.flows.servers import serving
@@ -39,8 +38,6 @@ class FakePrefect:
                 run = {"id": "r1", "name": "calm-otter", "deployment_id": "d1", "parameters": body["parameters"]}
                 self.runs["r1"] = run
                 return 201, run
-            case ["flow_runs", "filter"]:
-                return 200, list(self.runs.values())
             case ["flow_runs", run_id]:
                 return 200, {**self.runs[run_id], "state": {"type": "RUNNING", "name": "Running", "message": None}}
             case ["flow_runs", run_id, "set_state"]:
@@ -112,22 +109,3 @@ def test_no_server_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) ->
 def test_cancelling_asks_for_the_state_cancelling(state: StackState, prefect: FakePrefect) -> None:
     flow_runs.cancel(state, "r1")
     assert [(run, body["state"]["type"]) for run, body in prefect.states] == [("r1", "CANCELLING")]
-
-
-def test_runs_without_a_process_are_marked_as_crashed(state: StackState, prefect: FakePrefect) -> None:
-    prefect.runs = {
-        "lost": {"id": "lost", "name": "lost-run", "deployment_id": "d1"},
-        # Started by hand, not by a worker: it may run on another machine.
-        "by-hand": {"id": "by-hand", "name": "by-hand", "deployment_id": None},
-    }
-    assert crash_lost_runs(state) == ["lost-run"]
-    assert [(run, body["state"]["type"]) for run, body in prefect.states] == [("lost", "CRASHED")]
-
-
-def test_a_run_whose_process_lives_is_left_alone(
-    state: StackState, prefect: FakePrefect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prefect.runs = {"alive": {"id": "alive", "name": "alive", "deployment_id": "d1"}}
-    monkeypatch.setattr("flows.reaper.flow_run_of", lambda process: "alive")
-    assert crash_lost_runs(state) == []
-    assert prefect.states == []

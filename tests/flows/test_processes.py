@@ -11,7 +11,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.processes import MARK, end, family, is_running, log_tail, process_of, set_priority, spawn
+from flows.home import ROOT
+from flows.processes import (
+    MARK,
+    end,
+    family,
+    is_running,
+    log_tail,
+    own_niceness,
+    process_of,
+    set_priority,
+    spawn,
+    stacks_of_home,
+)
 from flows.state import ProcessRecord, StackState
 
 SLEEP = "import time; time.sleep(600)"
@@ -62,6 +74,7 @@ def test_a_started_process_is_recognised_until_it_ends(stack: StackState) -> Non
 def test_another_process_with_the_same_number_is_not_ours(stack: StackState) -> None:
     stranger = subprocess.Popen([sys.executable, "-c", SLEEP])
     try:
+        wait_for(lambda: psutil.Process(stranger.pid).environ())
         created = psutil.Process(stranger.pid).create_time()
         record = ProcessRecord(role="ray", pid=stranger.pid, created=created, log="", command=[])
         stack = stack.with_process(record)
@@ -120,6 +133,24 @@ def test_nobody_ends_himself(stack: StackState, monkeypatch: pytest.MonkeyPatch)
     environment = {**os.environ, MARK: "own", "PYTHONPATH": str(Path(__file__).parents[2])}
     output = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "[]"
+
+
+def test_a_stack_is_found_by_its_home_alone(stack: StackState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stacks_of_home() == set()
+    stack, _ = started(stack, "ray", SLEEP)
+    wait_for(lambda: stacks_of_home() == {stack.id})
+    with monkeypatch.context() as patch:
+        patch.setenv("AGEVLM_HOME", str(tmp_path / "other"))
+        assert stacks_of_home() == set()
+    end(family(stack), 5)
+    assert stacks_of_home() == set()
+
+
+def test_the_own_priority_is_the_one_that_was_given() -> None:
+    code = "from flows.processes import own_niceness; print(own_niceness())"
+    command = ["nice", "-n", "3", sys.executable, "-c", code]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert int(output) == min(own_niceness() + 3, 19)
 
 
 def test_the_end_of_a_log_is_quoted(tmp_path: Path) -> None:

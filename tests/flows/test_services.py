@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import services
+from flows import services, web
+from flows.deployments import deployed
 from flows.home import ray_token_file
 from flows.services import PORTS, make_pool, make_token, ray_command, with_ports
 from flows.state import StackError, StackState
@@ -62,6 +63,44 @@ def test_rays_folder_is_refused_if_it_leads_elsewhere(tmp_path: Path, monkeypatc
         services.make_ray_folder()
 
 
+def test_rays_folder_that_cannot_be_made_is_an_error_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(services, "ray_folder", lambda: tmp_path / "file" / "ray")
+    with pytest.raises(StackError, match=r"file/ray cannot be made .*; set AGEVLM_HOME to a path .* at most 36 bytes"):
+        services.make_ray_folder()
+
+
+def test_one_is_told_where_the_token_is_and_never_what_it_is() -> None:
+    make_token()
+    path = ray_token_file()
+    assert services.token_words() == f"asks once for a token: cat {path}"
+    path.unlink()
+    assert services.token_words() == (
+        f"asks for a token, but {path} is gone: end the stack with 'agevlm down' and start it again"
+    )
+
+
+def test_a_ray_whose_token_is_lost_is_not_ready() -> None:
+    def ray(method: str, path: str, body: object, headers: dict[str, str]) -> tuple[int, object]:
+        return (200, {}) if "Authorization" in headers else (401, {"detail": "Unauthorized"})
+
+    with serving(ray) as port:
+        assert not services.ready("ray", StackState(id="x", ports={"ray_dashboard": port}))
+
+
+def test_only_prefects_own_pages_may_ask_it_from_a_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, str] = {}
+
+    def spawn(role: str, command: list[str], state: StackState, extra: dict[str, str]) -> None:
+        given.update(extra)
+
+    monkeypatch.setattr(services, "spawn", spawn)
+    services.start("prefect", StackState(id="x", ports={"prefect": 4200}))
+    assert given == {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200"}
+
+
 def test_small_machines_get_logical_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     assert services.logical_cpus() == services.MINIMUM_CPUS
@@ -73,9 +112,10 @@ def test_the_pool_is_made_once() -> None:
     made: list[str] = []
 
     def prefect(method: str, path: str, body: object, headers: dict[str, str]) -> tuple[int, object]:
-        if method == "GET":
-            return (200, {"name": "local"}) if made else (404, {"detail": "not found"})
+        assert method == "POST"
         assert isinstance(body, dict)
+        if made:
+            return 409, {"detail": "Work pool already exists"}
         made.append(body["name"])
         return 201, body
 
@@ -86,6 +126,33 @@ def test_the_pool_is_made_once() -> None:
     assert made == ["local"]
 
 
-def test_a_pool_that_prefect_refuses_is_an_error() -> None:
-    with serving(lambda *_: (500, {"detail": "database is locked"})) as port, pytest.raises(StackError, match="locked"):
-        make_pool(StackState(id="x", ports={"prefect": port}))
+def test_a_busy_prefect_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "PAUSE", 0.01)
+    asked: list[str] = []
+
+    def prefect(method: str, path: str, body: object, headers: dict[str, str]) -> tuple[int, object]:
+        asked.append(path)
+        if len(asked) % 2:
+            return 503, {"exception_message": "Service Unavailable"}
+        match path.split("/")[2]:
+            case "flows":
+                return 200, [{"id": "f", "name": "agevlm"}]
+            case "deployments":
+                return 200, [{"flow_id": "f", "name": "full-recipe"}]
+        return 201, {}
+
+    with serving(prefect) as port:
+        state = StackState(id="x", ports={"prefect": port})
+        make_pool(state)
+        assert deployed(state) == ["agevlm/full-recipe"]
+    assert len(asked) == 6
+
+
+def test_what_prefect_refuses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "PAUSE", 0.01)
+    monkeypatch.setattr(web, "PATIENCE", 0.05)
+    with serving(lambda *_: (500, {"detail": "database is locked"})) as port:
+        state = StackState(id="x", ports={"prefect": port})
+        for ask in (make_pool, deployed):
+            with pytest.raises(StackError, match="locked"):
+                ask(state)

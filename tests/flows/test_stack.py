@@ -1,5 +1,6 @@
 """The life of a stack, with sleeping processes in the place of servers: up, up again, killed parts, down."""
 
+import json
 import os
 import signal
 import socket
@@ -12,9 +13,9 @@ import pytest
 
 from flows import services, stack
 from flows.environment import environment
-from flows.home import ray_folder
-from flows.processes import end, family, process_of, spawn
-from flows.state import ROLES, ProcessRecord, StackError, StackState, load, lock
+from flows.home import ROOT, ray_folder
+from flows.processes import family, process_of, spawn
+from flows.state import ROLES, ProcessRecord, StackError, StackState, forget, load, lock, save, state_file
 
 SLEEP = "import time; time.sleep(600)"
 PARENT = f"""
@@ -31,10 +32,16 @@ class Fake:
         self.started: list[str] = []
         self.code = dict.fromkeys(ROLES, PARENT)
         self.ready: Callable[[str, StackState], bool] = lambda role, state: True
+        self.reaped = 0
 
     def start(self, role: str, state: StackState) -> ProcessRecord:
         self.started.append(role)
         return spawn(role, [sys.executable, "-c", self.code[role]], state)
+
+    def reap(self, state: StackState) -> list[str]:
+        assert process_of_role(state, "worker") is None, "a worker may just be starting a run"
+        self.reaped += 1
+        return []
 
 
 @pytest.fixture
@@ -46,11 +53,21 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fake]:
     monkeypatch.setattr(services, "ready", lambda role, state: found.ready(role, state))
     monkeypatch.setattr(services, "make_pool", lambda state: None)
     monkeypatch.setattr(stack, "deploy", lambda state: ["agevlm/full-recipe"])
-    monkeypatch.setattr(stack, "crash_lost_runs", lambda state: [])
+    monkeypatch.setattr(stack, "crash_lost_runs", found.reap)
     yield found
-    state = load()
-    if state is not None:
-        end(family(state), 0)
+    stack.down(silent)
+
+
+def process_of_role(state: StackState, role: str) -> object:
+    record = state.processes.get(role)
+    return process_of(record, state.id) if record else None
+
+
+def killed(state: StackState, *roles: str) -> None:
+    """Kill processes, but not their children."""
+    for role in roles:
+        os.kill(state.processes[role].pid, signal.SIGKILL)
+    wait_for(lambda: not any(process_of_role(state, role) for role in roles))
 
 
 def pids(state: StackState) -> dict[str, int]:
@@ -91,8 +108,7 @@ def test_up_twice_starts_nothing_twice(fake: Fake) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_only_what_died_is_started_again(fake: Fake, role: str) -> None:
     first = stack.up(silent)
-    os.kill(first.processes[role].pid, signal.SIGKILL)
-    wait_for(lambda: process_of(first.processes[role], first.id) is None)
+    killed(first, role)
     assert {row.role: row.state for row in stack.status()}[role] == "dead"
     with pytest.raises(StackError, match="lacks its"):
         stack.require()
@@ -100,22 +116,23 @@ def test_only_what_died_is_started_again(fake: Fake, role: str) -> None:
     assert second.id == first.id
     assert second.ports == first.ports  # addresses that a shell was told stay right
     assert {r for r in ROLES if pids(second)[r] != pids(first)[r]} == {role}
+    assert fake.reaped == 1 + (role == "worker"), (
+        "whatever the worker's runs were, they are over or their process lives"
+    )
     stack.require()
 
 
 def test_an_orphan_is_ended_before_its_parent_is_replaced(fake: Fake) -> None:
     first = stack.up(silent)
     wait_for(lambda: len(family(first)) == 6)
-    os.kill(first.processes["ray"].pid, signal.SIGKILL)
-    wait_for(lambda: process_of(first.processes["ray"], first.id) is None)
+    killed(first, "ray")
     second = stack.up(silent)
     wait_for(lambda: len(family(second)) == 6)  # not 7: the old child went
 
 
 def test_the_worker_is_started_anew_when_an_address_changes(fake: Fake) -> None:
     first = stack.up(silent)
-    os.kill(first.processes["ray"].pid, signal.SIGKILL)
-    wait_for(lambda: process_of(first.processes["ray"], first.id) is None)
+    killed(first, "ray")
     with socket.create_server(("127.0.0.1", first.ports["ray_dashboard"])):
         second = stack.up(silent)
     assert second.ports["ray_dashboard"] != first.ports["ray_dashboard"]
@@ -123,16 +140,127 @@ def test_the_worker_is_started_anew_when_an_address_changes(fake: Fake) -> None:
     assert pids(second)["prefect"] == pids(first)["prefect"]
 
 
+def test_a_worker_that_was_started_anew_is_ended_if_that_fails(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = stack.up(silent)
+    killed(first, "ray")
+    monkeypatch.setitem(stack.START_SECONDS, "worker", 0.3)
+    fake.ready = lambda role, state: role != "worker"
+    with socket.create_server(("127.0.0.1", first.ports["ray_dashboard"])), pytest.raises(StackError):
+        stack.up(silent)
+    now = load()
+    assert now is not None
+    assert {role for role in ROLES if process_of_role(now, role)} == {"prefect"}
+    assert pids(now)["worker"] != pids(first)["worker"]
+
+
+def test_a_prefect_whose_port_was_taken_meanwhile_gets_another(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a worker knows the old one."""
+    first = stack.up(silent)
+    killed(first, "prefect")
+    port = first.ports["prefect"]
+    fake.code["prefect"] = f"import socket; socket.create_server(('127.0.0.1', {port}))"
+    fake.ready = lambda role, state: role != "prefect" or state.ports["prefect"] != port
+    taken: list[socket.socket] = []
+
+    def late(role: str, state: StackState) -> ProcessRecord:
+        if role == "prefect" and not taken:
+            taken.append(socket.create_server(("127.0.0.1", port)))
+        elif role == "prefect":
+            fake.code["prefect"] = SLEEP
+        return fake.start(role, state)
+
+    monkeypatch.setattr(services, "start", late)
+    said: list[str] = []
+    try:
+        second = stack.up(said.append)
+    finally:
+        taken[0].close()
+    assert second.ports["prefect"] != port
+    assert pids(second)["worker"] != pids(first)["worker"]
+    assert pids(second)["ray"] == pids(first)["ray"]
+    assert any("Prefect server did not start, attempt 2 of 2" in line for line in said)
+
+
 @pytest.mark.parametrize("everything", [True, False])
 def test_down_after_parents_were_killed(fake: Fake, everything: bool) -> None:
     state = stack.up(silent)
     wait_for(lambda: len(family(state)) == 6)
-    killed = ROLES if everything else ("ray",)
-    for role in killed:
-        os.kill(state.processes[role].pid, signal.SIGKILL)
-    wait_for(lambda: not any(process_of(state.processes[role], state.id) for role in killed))
+    killed(state, *(ROLES if everything else ("ray",)))
     assert stack.down(silent) == (3 if everything else 5)
     assert family(state) == []
+
+
+def test_a_stack_whose_record_is_lost_is_not_doubled_and_can_be_ended(fake: Fake) -> None:
+    state = stack.up(silent)
+    wait_for(lambda: len(family(state)) == 6)
+    forget()
+    for command in (lambda: stack.up(silent), stack.status):
+        with pytest.raises(StackError, match="that nothing records; end them with 'agevlm down'"):
+            command()
+    assert len(family(state)) == 6
+    assert stack.down(silent) == 6
+    assert family(state) == []
+    assert stack.status() == []
+
+
+def test_a_stack_beside_a_recorded_one_is_ended_too(fake: Fake) -> None:
+    first = stack.up(silent)
+    save(StackState(id="another"))
+    with pytest.raises(StackError, match="nothing records"):
+        stack.up(silent)
+    assert stack.down(silent) >= 3
+    assert family(first) == []
+
+
+def test_a_stack_of_another_home_is_left_alone(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = stack.up(silent)
+    with monkeypatch.context() as patch:
+        patch.setenv("AGEVLM_HOME", str(tmp_path / "other"))
+        assert stack.status() == []
+        assert stack.down(silent) == 0
+    assert {role for role in ROLES if process_of_role(state, role)} == set(ROLES)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"id": 7}'])
+def test_down_needs_no_sound_record(content: str, fake: Fake) -> None:
+    state = stack.up(silent)
+    state_file().write_text(content)
+    for command in (lambda: stack.up(silent), stack.status, stack.require):
+        with pytest.raises(StackError, match=r"is damaged(.|\n)*agevlm down"):
+            command()
+    said: list[str] = []
+    assert stack.down(said.append) >= 3
+    assert "is damaged" in said[0]
+    assert family(state) == []
+    assert not state_file().exists()
+
+
+def test_the_record_of_another_version_is_understood(fake: Fake) -> None:
+    state = stack.up(silent)
+    state_file().write_text(json.dumps({**state.model_dump(mode="json"), "colour": "red"}))
+    assert {row.state for row in stack.status()} == {"ready"}
+    assert stack.up(silent) == state
+    assert stack.down(silent) >= 3
+
+
+def test_a_living_stack_of_another_project_is_not_used(fake: Fake) -> None:
+    theirs = stack.up(silent).model_copy(update={"root": "/their/project"})
+    save(theirs)
+    for command in (lambda: stack.up(silent), stack.require):
+        with pytest.raises(StackError, match=r"of the project in /their/project, but this is .*unset AGEVLM_HOME"):
+            command()
+    assert {row.state for row in stack.status()} == {"ready"}
+    killed(theirs, *ROLES)
+    assert stack.up(silent).root == str(ROOT)  # nothing lives any more that imports theirs
+    stack.require()
+
+
+def test_ray_hurries_and_then_has_the_priority_that_up_was_given(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(stack, "own_niceness", lambda: 7)
+    monkeypatch.setattr(stack, "set_priority", lambda processes, niceness: given.append(niceness))
+    stack.up(silent)
+    assert given == [-3, 7]
 
 
 def test_a_server_that_dies_at_once_is_an_error_with_its_last_words(fake: Fake) -> None:
@@ -189,8 +317,7 @@ def test_an_interrupt_while_starting_ends_what_was_started(fake: Fake, monkeypat
 
 def test_a_failed_repair_leaves_the_living_alone(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     first = stack.up(silent)
-    os.kill(first.processes["worker"].pid, signal.SIGKILL)
-    wait_for(lambda: process_of(first.processes["worker"], first.id) is None)
+    killed(first, "worker")
     monkeypatch.setitem(stack.START_SECONDS, "worker", 0.3)
     fake.ready = lambda role, state: role != "worker"
     with pytest.raises(StackError):

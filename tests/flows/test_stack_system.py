@@ -7,19 +7,24 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from flows.home import ROOT
 from flows.processes import family, process_of
+from flows.reaper import flow_run_of
 from flows.state import StackState
 from flows.web import Refused, answers, call
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ def test_it_is_up_and_up_again_changes_nothing(home: Home) -> None:
     status = home.agevlm("status")
     assert status.returncode == 0, status.stdout
     assert status.stdout.count(" ready ") == 3
+    assert f"cat {home.path / 'ray_token'}" in status.stdout
+    assert home.token not in status.stdout
     again = home.agevlm("up")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "starting" not in again.stdout
@@ -101,6 +108,31 @@ def test_ray_asks_for_its_token(home: Home) -> None:
         call(jobs)
     assert refused.value.status == 401
     assert call(jobs, token=home.token) is not None
+
+
+def test_other_pages_in_the_users_browser_get_nothing_from_prefect(home: Home) -> None:
+    page = home.state.url("prefect")
+
+    def preflight(origin: str) -> tuple[int, str | None]:
+        asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+        url = f"{page}/api/deployments/filter"
+        request = urllib.request.Request(url, headers={"Origin": origin, **asked}, method="OPTIONS")
+        try:
+            with DIRECT.open(request, timeout=60) as answer:
+                return answer.status, answer.headers["Access-Control-Allow-Origin"]
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers["Access-Control-Allow-Origin"]
+
+    assert preflight("http://elsewhere.example") == (400, None)
+    assert preflight("http://127.0.0.1:1") == (400, None)
+    assert preflight(page) == (200, page)
+    local = page.replace("127.0.0.1", "localhost")  # from there, too, the pages ask the API by its number
+    assert preflight(local) == (200, local)
+    settings: Any = call(f"{page}/ui-settings")
+    assert settings["api_url"] == f"{page}/api"
+    for path in ("/", "/v2/"):
+        with DIRECT.open(page + path, timeout=60) as answer:
+            assert b"<html" in answer.read().lower()
 
 
 def test_nothing_listens_outside_of_this_machine(home: Home) -> None:
@@ -152,12 +184,44 @@ def test_a_killed_ray_head_is_replaced(home: Home) -> None:
     assert call(after.url("ray_dashboard") + "/api/jobs/", token=home.token) is not None
 
 
+def test_a_run_that_died_with_its_worker_is_closed_by_the_next_up(home: Home) -> None:
+    before = home.state
+    api = before.url("prefect") + "/api"
+    deployment: Any = call(f"{api}/deployments/name/agevlm/full-recipe", timeout=60)
+    parameters = {"until": "inventory", "limit": 9}
+    created: Any = call(f"{api}/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters}, timeout=60)
+    run = f"{api}/flow_runs/{created['id']}"
+    file = home.path / "artifacts" / "runs" / f"{created['id']}.json"
+    wait_for(lambda: file.exists() and "running" in file.read_text(), 120)
+    stopped = [process for process in family(before) if flow_run_of(process) == created["id"]]
+    assert stopped
+    for process in stopped:
+        process.suspend()  # so that it says nothing more
+    os.kill(before.processes["worker"].pid, signal.SIGKILL)
+    for process in stopped:
+        process.kill()
+    wait_for(lambda: not any(process.is_running() for process in stopped))
+    found: Any = answers(run, timeout=60)
+    assert found["state"]["type"] == "RUNNING"
+
+    result = home.agevlm("up")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert f"marked as crashed, for their processes are gone: {created['name']}\n" in result.stdout
+    found = answers(run, timeout=60)
+    assert found["state"]["type"] == "CRASHED"
+    tasks: Any = call(f"{api}/task_runs/filter", {"flow_runs": {"id": {"any_": [created["id"]]}}}, timeout=60)
+    assert not [task for task in tasks if task["state"]["type"] in ("RUNNING", "PENDING")]
+    assert json.loads(file.read_text())["state"] == "crashed"
+
+
 def test_two_stacks_live_side_by_side_and_down_ends_only_its_own(home: Home, tmp_path: Path) -> None:
     other = Home(tmp_path / "other")
     result = other.agevlm("up")
     assert result.returncode == 0, result.stdout + result.stderr
     second = other.state
     assert not set(second.ports.values()) & set(home.state.ports.values())
+    (other.path / "stack.json").unlink()  # even now it is known what is whose
+    assert "nothing records" in other.agevlm("up").stderr
     down = other.agevlm("down")
     assert down.returncode == 0, down.stderr
     assert ended(other, second)

@@ -1,6 +1,8 @@
 """The record of a stack survives being written, read and damaged."""
 
+import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,11 +29,22 @@ def test_what_is_saved_is_loaded() -> None:
     state.forget()  # no error where there is none
 
 
-def test_a_damaged_record_is_named(own_home: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"id": "x", "ports": 7}'])
+def test_a_damaged_record_is_named_with_the_remedy(content: bytes, own_home: Path) -> None:
     own_home.mkdir()
-    (own_home / "stack.json").write_text("{")
-    with pytest.raises(StackError, match=r"stack\.json is damaged"):
+    (own_home / "stack.json").write_bytes(content)
+    with pytest.raises(StackError, match=r"stack\.json is damaged(.|\n)*'agevlm down' ends its stack"):
         state.load()
+
+
+def test_what_another_version_recorded_besides_does_not_matter(own_home: Path) -> None:
+    record = ProcessRecord(role="ray", pid=7, created=12.5, log="ray.log", command=["ray", "start"])
+    saved = StackState(id="abc").with_process(record)
+    own_home.mkdir()
+    value = saved.model_dump(mode="json") | {"colour": "red"}
+    value["processes"]["ray"]["mood"] = "good"
+    (own_home / "stack.json").write_text(json.dumps(value))
+    assert state.load() == saved
 
 
 def test_two_commands_at_once_are_refused() -> None:
@@ -62,3 +75,12 @@ def test_socket_paths_stay_short_enough(length: int, tmp_path: Path, monkeypatch
     assert len(os.fsencode(longest)) <= 107
     monkeypatch.setenv("AGEVLM_HOME", f"/{'d' * length}e")
     assert home.ray_folder() != folder  # two homes never share Ray's folder
+
+
+@pytest.mark.parametrize("temporary", ["/tmp", "/scratch", "/" + "t" * 60])
+def test_a_long_temporary_folder_is_not_used(temporary: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGEVLM_HOME", "/" + "d" * 60)
+    monkeypatch.setattr(tempfile, "tempdir", temporary)
+    folder = home.ray_folder()
+    assert folder.parent == Path(temporary if len(temporary) < 20 else "/tmp")
+    assert len(os.fsencode(folder)) <= home.SOCKET_FOLDER_LENGTH

@@ -1,11 +1,17 @@
 """JSON over HTTP, and what becomes of errors."""
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows import web
 from flows.ports import free_ports
-from flows.web import Refused, answers, call
+from flows.web import Refused, answers, call, insist, ray_token
 from tests.flows.servers import serving
 
 
@@ -40,6 +46,87 @@ def test_no_server_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answers(url) is None
     with pytest.raises(OSError, match="refused"):
         call(url)
+
+
+@contextmanager
+def answering(content: bytes) -> Iterator[str]:
+    """A server that answers every request with these very bytes and hangs up; yields its address."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                peer, _ = server.accept()
+            except OSError:
+                return
+            with peer:
+                peer.recv(65536)
+                peer.sendall(content)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{",  # IncompleteRead
+        b"HTTP/1.1 200 OK\r\n\r\n{",  # a JSON that breaks off
+        b"HTTP/1.1 200 OK\r\n\r\n<html>somebody else's page</html>",
+        b"HTTP/1.1 200 OK\r\n\r\n\xff\xfe",
+        b"HTTP/1.1 503 Busy\r\nContent-Length: 900\r\n\r\n{",
+        b"SSH-2.0-OpenSSH\r\n",  # BadStatusLine
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"",
+    ],
+)
+def test_what_is_no_answer_is_an_oserror(content: bytes) -> None:
+    with answering(content) as url:
+        with pytest.raises(OSError, match=r"127\.0\.0\.1|closed|reset"):
+            call(url)
+        assert answers(url) is None
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:port/", "http://127.0.0.1:99999999/", "nowhere", "\udcff"])
+def test_what_is_no_address_is_an_oserror(url: str) -> None:
+    with pytest.raises(OSError, match=r"\S"):
+        call(url)
+
+
+def test_names_may_hold_anything() -> None:
+    with serving(echo) as port:
+        found = call(f"http://127.0.0.1:{port}/name/a b\n\u00e9%2Fc")
+    assert found["path"] == "/name/a%20b%0A%C3%A9%2Fc"
+
+
+def test_a_busy_server_is_asked_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "PAUSE", 0.01)
+    asked: list[str] = []
+
+    def busy(method: str, path: str, body: Any, headers: dict[str, str]) -> tuple[int, Any]:
+        asked.append(path)
+        return (503, {"detail": "busy"}) if len(asked) < 3 or path == "/always" else (200, len(asked))
+
+    with serving(busy) as port:
+        assert insist(f"http://127.0.0.1:{port}/") == 3
+        monkeypatch.setattr(web, "PATIENCE", 0.05)
+        with pytest.raises(Refused, match="busy"):
+            insist(f"http://127.0.0.1:{port}/always")
+
+
+def test_a_lost_token_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGEVLM_HOME", str(tmp_path))
+    assert ray_token() == ""
+    (tmp_path / "ray_token").write_bytes(b"caf\xe9\n")
+    token = ray_token()  # damaged: refused by whoever is asked with it, and no traceback
+    with serving(echo) as port:
+        assert answers(f"http://127.0.0.1:{port}/", token=token) is None
 
 
 def test_a_proxy_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
