@@ -1,33 +1,43 @@
 #!/usr/bin/env bash
-# Make .venv from requirements.lock, and in it the command `agevlm`. Needs Python 3.11 or 3.12 and pip's own registry.
+# Make .venv from requirements.lock, and in it the command `agevlm`. Needs Python 3.11 or newer and pip's own registry.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-root=$PWD
+folder=$(pwd -P)
+tested=3.11 # the version that the tests are run with; preferred where there are several
 unset VIRTUAL_ENV PYTHONHOME PYTHONPATH CONDA_PREFIX
 
-python=''
-for candidate in python3 python3.12 python3.11 python; do
-  if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; then
-    python=$(command -v "$candidate")
-    break
-  fi
-done
-if [ -z "$python" ]; then
-  echo "Python 3.11 or 3.12 is needed; found $(python3 --version 2>&1 || echo none)" >&2
-  exit 1
-fi
+fits() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' 2>/dev/null; }
 
-if ! .venv/bin/python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; then
-  scripts/uv.sh venv --quiet --clear --python "$python" .venv
+# The programs in .venv name their folder: where it was moved, .venv is made anew.
+if [ "$(cat .venv/.ready 2>/dev/null)" != "$folder" ] || ! fits .venv/bin/python; then
+  found=''
+  for candidate in "python$tested" python3 python3.12 python3.13 python3.14 python; do
+    if fits "$candidate"; then
+      found=$(command -v "$candidate")
+      break
+    fi
+  done
+  if [ -z "$found" ]; then
+    echo "Python 3.11 or newer is needed; found $(python3 --version 2>&1 || echo none)" >&2
+    exit 1
+  fi
+  BASE_PYTHON=$found scripts/uv.sh venv --quiet --clear --python "$found" .venv
 fi
 # Compiled now, so that the first run does not spend its time on it.
-scripts/uv.sh pip sync --compile-bytecode --python .venv/bin/python requirements.lock
+BASE_PYTHON=$(.venv/bin/python -c 'import sys; print(sys._base_executable)') \
+  scripts/uv.sh pip sync --compile-bytecode --python .venv/bin/python requirements.lock
 
 # The project is run where it lies and never installed as a package, so its command is written here.
+root=$(printf '%s' "$folder" | sed "s/'/'\\\\''/g") # as it stands between quotes
 cat > .venv/bin/agevlm <<LAUNCHER
 #!/bin/sh
 PYTHONPATH='$root' exec '$root/.venv/bin/python' -P -m flows "\$@"
 LAUNCHER
 chmod +x .venv/bin/agevlm
-touch .venv/.ready
-echo "ready: $(.venv/bin/python --version) in $root/.venv; the command is .venv/bin/agevlm"
+printf '%s\n' "$folder" > .venv/.ready
+
+version=$(.venv/bin/python -c 'import sys; print("{}.{}".format(*sys.version_info))')
+echo "ready: Python $version in $folder/.venv; the command is .venv/bin/agevlm"
+if [ "$version" != "$tested" ]; then
+  echo "note: the tests are run with Python $tested; of $version it is only known that every package can be installed"
+fi
