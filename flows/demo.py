@@ -21,9 +21,10 @@ Say = Callable[[str], None]
 
 def demo(recipe: str, until: str | None, limit: int | None, say: Say) -> int:
     """Start the stack, run the whole recipe with all its variants, and show it. Returns the exit code."""
-    from pipeline.recipe import load_recipe
+    from pipeline.recipe import load_recipe, recipe_argument
 
-    parameters: dict[str, Any] = {"recipe": recipe, "variants": list(load_recipe(recipe).variants)}
+    variants = list(load_recipe(recipe).variants)
+    parameters: dict[str, Any] = {"recipe": recipe_argument(recipe), "variants": variants}
     parameters |= {name: value for name, value in (("until", until), ("limit", limit)) if value is not None}
     _interruptible()
     was_up = any(row.pid is not None for row in stack.status())  # then others may be using it: Ctrl-C spares it
@@ -46,7 +47,11 @@ def demo(recipe: str, until: str | None, limit: int | None, say: Say) -> int:
 
 def run(deployment: str, parameters: dict[str, Any], follow: bool, say: Say) -> int:
     """Start a run of a deployment, and follow it if asked to. Returns the exit code."""
+    from pipeline.recipe import recipe_argument
+
     state = stack.require()
+    if isinstance(parameters.get("recipe"), str):
+        parameters = {**parameters, "recipe": recipe_argument(parameters["recipe"])}
     started = flow_runs.start(state, deployment, parameters)
     say(f"started {started.deployment} as '{started.name}': {flow_runs.page(state, started.id)}")
     return watch(state, started, say, cancel=False) if follow else 0

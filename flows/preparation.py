@@ -9,7 +9,7 @@ from flows.settings import Settings, git_commit
 from model.errors import ConfigError
 from pipeline.artifacts.spec import StepSpec
 from pipeline.artifacts.store import Artifact, ArtifactStore
-from pipeline.fingerprints import Fingerprints, cache_folder
+from pipeline.fingerprints import Fingerprints, cache_folder, outside_names
 from pipeline.job import JobSpec, job_of
 from pipeline.plan import Plan, PlannedStep, plan
 from pipeline.recipe import Recipe
@@ -35,17 +35,25 @@ class Prepared:
 
 
 def planner(recipe: Recipe, settings: Settings, until: str | None = None) -> Planner:
-    """The plan of a recipe, cut after `until`; raw data and weights are fingerprinted once, here.
+    """The plan of a recipe, cut after `until`; what it needs of raw data and weights is fingerprinted once, here.
 
-    Raises ConfigError or DataError if data, weights or `until` are wrong.
+    Raises ConfigError or DataError if `until` is wrong, or data or weights that are needed.
     """
-    fingerprints = Fingerprints(fingerprint_cache(settings)).recipe(recipe)
+    fingerprints = Fingerprints(fingerprint_cache(settings)).recipe(recipe, needed(recipe, until))
 
     def make(attempts: Callable[[StepSpec], int]) -> Plan:
         whole = plan(recipe, attempts, fingerprints)
         return whole if until is None else whole.until(until)
 
     return make
+
+
+def needed(recipe: Recipe, until: str | None) -> set[str]:
+    """What the plan up to `until` takes from outside: masks can be made where the weights of Llama are not."""
+    names = outside_names(recipe)
+    draft = plan(recipe, lambda _: 0, {name: name for name in names})
+    steps = draft if until is None else draft.until(until)
+    return {value for step in steps for value in step.spec.params.values() if isinstance(value, str)} & set(names)
 
 
 def fingerprint_cache(settings: Settings) -> Path:

@@ -6,7 +6,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,9 @@ class Fingerprints:
                 raise ConfigError(f"weights.{role} = '{name}': write hub:ORG/NAME@COMMIT with the commit's 40 digits")
             return name
         try:
-            path = weights_location(role, name)
+            path = weights_path(role, name)
+            if not path.exists():
+                raise ConfigError(f"weights.{role} = '{name}': there is no {path}; give 'miniature', a path or hub:...")
             if path.is_dir():
                 return digest({f.relative_to(path).as_posix(): self.file(f) for f in _weight_files(role, name, path)})
             if role not in SINGLE_FILES:
@@ -95,14 +97,14 @@ class Fingerprints:
             os.replace(partial, entry)
         return checksum
 
-    def recipe(self, recipe: Recipe) -> dict[str, str]:
-        """Every fingerprint that a plan of this recipe needs, by 'data.NAME' and 'weights.ROLE'."""
+    def recipe(self, recipe: Recipe, wanted: Container[str]) -> dict[str, str]:
+        """The wanted fingerprints of a recipe, by 'data.NAME' and 'weights.ROLE'; the others are their own names."""
         data: dict[str, Dataset] = dict(recipe.data)
         roles: dict[str, str] = dict(Weights.model_validate(recipe.weights))
-        return {
-            **{f"data.{name}": self.source(name, dataset.source) for name, dataset in data.items()},
-            **{f"weights.{role}": self.weights(role, name) for role, name in roles.items()},
-        }
+        found = {name: name for name in outside_names(recipe)}
+        found |= {n: self.source(k, d.source) for k, d in data.items() if (n := f"data.{k}") in wanted}
+        found |= {n: self.weights(role, name) for role, name in roles.items() if (n := f"weights.{role}") in wanted}
+        return found
 
 
 def cache_folder(root: str, scratch: str) -> Path:
@@ -110,12 +112,14 @@ def cache_folder(root: str, scratch: str) -> Path:
     return Path(scratch if "://" in root else root) / "fingerprints"
 
 
-def weights_location(role: str, name: str) -> Path:
-    """Local path of weights given as 'miniature' or a path. Raises ConfigError if it does not exist."""
-    path = MINIATURE_WEIGHTS / MINIATURE_FOLDERS[role] if name == "miniature" else Path(name).resolve()
-    if not path.exists():
-        raise ConfigError(f"weights.{role} = '{name}': {path} does not exist; give 'miniature', a path or hub:...")
-    return path
+def outside_names(recipe: Recipe) -> list[str]:
+    """What a recipe takes from outside: 'data.NAME' of each data set, 'weights.ROLE' of each backbone and teacher."""
+    return [f"data.{name}" for name, _ in recipe.data] + [f"weights.{role}" for role, _ in recipe.weights]
+
+
+def weights_path(role: str, name: str) -> Path:
+    """Local path of weights given as 'miniature' or a path, whether it exists or not."""
+    return MINIATURE_WEIGHTS / MINIATURE_FOLDERS[role] if name == "miniature" else Path(name).resolve()
 
 
 def listing(folder: Path) -> str:

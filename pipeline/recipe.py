@@ -9,10 +9,11 @@ from model.errors import ConfigError
 from pipeline.config import Config, read_yaml, validate
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.masks.config import MaskGates, QueryKind, TeacherConfig
-from pipeline.sources.config import Source
+from pipeline.sources.config import LOCATIONS, Source
 from pipeline.training.config import PackConfig, StageConfig, StudentConfig, Variant
 
-RECIPES = Path(__file__).resolve().parent.parent / "flows" / "recipes"
+PROJECT = Path(__file__).resolve().parent.parent
+RECIPES = PROJECT / "flows" / "recipes"
 # The rows of the step table, which itself reads this module.
 STEP_NAMES = (
     *("inventory", "subset", "segment", "masks", "pack"),
@@ -39,7 +40,7 @@ class Data(Config):
 
     pretrain: Dataset = Field(description="stages 1-3: Cambrian-Alignment 2.5M in the paper")
     instruct: Dataset = Field(description="stage 4: Cambrian-10M in the paper")
-    evaluation: Dataset = Field(description="questions with known answers that no stage is trained on")
+    evaluation: Dataset = Field(description="questions with known answers, about other images than those trained on")
 
 
 class Weights(Config):
@@ -151,11 +152,37 @@ def available() -> dict[str, Path]:
 def load_recipe(name: str) -> Recipe:
     """Load a recipe by name (`flows/recipes/NAME.yaml`) or by the path of a YAML file.
 
-    Relative locations in a recipe start from the folder that the command runs in. Raises ConfigError.
+    Relative locations start from the recipe's own folder, those of a shipped recipe from the project's: they mean the
+    same wherever the command or the flow runs. Raises ConfigError.
     """
     shipped = available()
-    path = shipped.get(name) or Path(name)
+    path = shipped.get(name) or Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(f"recipe '{name}': no such recipe or file; recipes are: {', '.join(shipped)}")
     what = f"recipe {path.name}"
-    return validate(Recipe, read_yaml(path.read_text(encoding="utf-8"), what), what)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what} cannot be read as UTF-8 text: {error}") from error
+    base = PROJECT if name in shipped else path.resolve().parent
+    return _located(validate(Recipe, read_yaml(text, what), what), base)
+
+
+def recipe_argument(name: str) -> str:
+    """A recipe as a flow that runs elsewhere understands it: a shipped name as it is, a file by its absolute path."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if name not in available() and path.is_file() else name
+
+
+def _located(recipe: Recipe, base: Path) -> Recipe:
+    """The recipe with absolute locations."""
+    datasets = {}
+    for name, dataset in recipe.data:
+        places = {field: getattr(dataset.source, field) for field in LOCATIONS[dataset.source.kind]}
+        places = {field: str((base / place).resolve()) for field, place in places.items() if place is not None}
+        datasets[name] = dataset.model_copy(update={"source": dataset.source.model_copy(update=places)})
+    weights = {
+        role: name if name == "miniature" or name.startswith("hub:") else str((base / name).resolve())
+        for role, name in recipe.weights
+    }
+    return recipe.model_copy(update={"data": Data(**datasets), "weights": Weights(**weights)})

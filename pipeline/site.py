@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from pipeline.config import Config
-from pipeline.fingerprints import weights_location
+from pipeline.fingerprints import weights_path
 from pipeline.recipe import Dataset, Recipe, Weights
 from pipeline.sources.config import LOCATIONS, Source
 
@@ -20,7 +20,7 @@ class Site(Config):
 
 
 def site_of(recipe: Recipe, root: str, scratch: str) -> Site:
-    """The site of a recipe on this machine; relative locations become absolute. Raises ConfigError."""
+    """The site of a recipe on this machine; relative locations become absolute, whether they exist or not."""
     datasets: dict[str, Dataset] = dict(recipe.data)
     roles: dict[str, str] = dict(Weights.model_validate(recipe.weights))
     return Site(
@@ -28,7 +28,7 @@ def site_of(recipe: Recipe, root: str, scratch: str) -> Site:
         scratch=scratch,
         sources={name: _absolute(dataset.source) for name, dataset in datasets.items()},
         weights={
-            role: name if name.startswith("hub:") else str(weights_location(role, name)) for role, name in roles.items()
+            role: name if name.startswith("hub:") else str(weights_path(role, name)) for role, name in roles.items()
         },
     )
 

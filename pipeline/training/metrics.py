@@ -92,7 +92,7 @@ class Window:
 
 
 class Log:
-    """Collects windows and turns them into rows of both tables. Every worker keeps one, so that they reduce together."""
+    """Turns windows into rows of both tables. Every worker keeps one, so that they reduce together."""
 
     def __init__(self, layers: int, device: torch.device, reduction: str) -> None:
         self._layers, self._device, self._reduction = layers, device, reduction

@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from flows.preparation import Prepared, existing, force_attempts, stale_steps
+from flows.preparation import Prepared, existing, force_attempts, needed, planner, stale_steps
 from flows.run_state import RunFile
-from model.errors import ConfigError
+from model.errors import ConfigError, DataError
 from pipeline.artifacts.lineage import stale_reason
 from pipeline.artifacts.spec import StepSpec
 from pipeline.artifacts.store import ArtifactStore
+from pipeline.fingerprints import outside_names
 from pipeline.plan import Plan
+from pipeline.recipe import Recipe, load_recipe
 from pipeline.steps import context as steps_context
 from pipeline.steps.context import run_job
 from tests.flows import toy
+from tests.flows.fakes import fake_settings
 from tests.flows.toy import STEP, toy_plan, toy_site
 from tests.flows.toy import work as toy_work
 
@@ -121,3 +124,25 @@ def test_what_was_made_from_an_input_that_was_made_again_bit_by_bit_is_not_stale
     artifacts = existing(prepared)
     assert stale_steps(prepared.plan, artifacts) == {}
     assert [stale_reason(store, artifact) for artifact in artifacts.values()] == [""] * len(CHAIN)
+
+
+def test_only_what_the_cut_plan_uses_must_be_there(tmp_path: Path) -> None:
+    absent = {"annotations": str(tmp_path / "a.jsonl"), "images": str(tmp_path / "i"), "kind": "cambrian"}
+    raw = load_recipe("miniature").model_dump(mode="json")
+    raw["data"]["evaluation"]["source"] = absent
+    raw["weights"]["text"] = str(tmp_path / "no-llama")
+    recipe = Recipe.model_validate(raw)
+    settings = fake_settings(tmp_path / "store")
+    masks = planner(recipe, settings, "masks-pretrain")(lambda _: 0)
+    assert [step.key for step in masks][-1] == "masks-pretrain"
+    assert not set(outside_names(recipe)) & {
+        v for step in masks for v in step.spec.params.values() if isinstance(v, str)
+    }
+    # Its ids are those of the whole plan.
+    whole = load_recipe("miniature")
+    assert masks["masks-pretrain"].id == planner(whole, settings)(lambda _: 0)["masks-pretrain"].id
+    assert needed(whole, None) == set(outside_names(whole))
+    with pytest.raises(DataError, match=r"data\.evaluation: annotation file .* does not exist"):
+        planner(recipe, settings)
+    with pytest.raises(ConfigError, match=r"weights\.text = '.*no-llama': there is no"):
+        planner(recipe, settings, "stage1")

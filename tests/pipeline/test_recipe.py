@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import ConfigError
-from pipeline.recipe import RECIPES, STEP_NAMES, available, load_recipe
-from pipeline.sources.config import MiniatureSource, Source
+from pipeline.recipe import PROJECT, RECIPES, STEP_NAMES, available, load_recipe, recipe_argument
+from pipeline.sources.config import CambrianSource, MiniatureSource, Source
 from pipeline.sources.images import inspect_image
 from pipeline.sources.opening import open_source
 from pipeline.sources.records import Record
@@ -91,6 +91,36 @@ def test_a_wrong_value_is_named_with_its_field(tmp_path: Path, change: str, mess
     path = tmp_path / "recipe.yaml"
     path.write_text("\n".join([*kept, change]))
     with pytest.raises(ConfigError, match=message):
+        load_recipe(str(path))
+
+
+def test_locations_start_from_the_recipe_and_not_from_where_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "here" / "mine.yaml"
+    text = (RECIPES / "paper.yaml").read_text()
+    path.write_text(text.replace("text: weights/llama-3.2-1b", "text: /absolute/llama"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("here/mine.yaml", recipe_argument("here/mine.yaml")):
+        recipe = load_recipe(name)
+        source = recipe.data.pretrain.source
+        assert isinstance(source, CambrianSource)
+        assert source.images == str(tmp_path / "here" / "data" / "alignment")
+        assert recipe.weights.text == "/absolute/llama"
+        assert recipe.weights.sam == str(tmp_path / "here" / "weights" / "sam_vit_h_4b8939.pth")
+    shipped = load_recipe("paper").data.pretrain.source
+    assert isinstance(shipped, CambrianSource)
+    assert shipped.images == str(PROJECT / "data" / "alignment")
+    assert recipe_argument("paper") == "paper"
+    assert recipe_argument("here/mine.yaml") == str(path)
+    assert load_recipe("miniature").weights.text == "miniature"
+
+
+def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_bytes(b"name: caf\xe9")
+    with pytest.raises(ConfigError, match="cannot be read as UTF-8"):
         load_recipe(str(path))
 
 
