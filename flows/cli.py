@@ -25,10 +25,9 @@ def main() -> None:
     """Run the command line; errors that are meant for people are printed as one message, with exit code 1."""
     try:
         app(prog_name="agevlm")
-    except AgevlmError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
-    except BrokenPipeError:
-        # The reader of a pipe ('| head') has had enough.
+    except BrokenPipeError:  # the reader of a pipe ('| head') has had enough
         sys.stderr.close()
         raise SystemExit(0) from None
+    except (AgevlmError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None

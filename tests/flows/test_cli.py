@@ -65,6 +65,14 @@ def test_mistakes_are_one_message_and_exit_code_1(arguments: list[str], words: s
     assert "Traceback" not in result.error
 
 
+def test_trouble_with_a_file_is_a_message_too(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    result = agevlm("plan", "--json", str(tmp_path / "taken"))
+    assert result.code == 1
+    assert result.error.startswith("FileExistsError: ")
+    assert "Traceback" not in result.error
+
+
 def test_without_a_stack_status_says_so_and_down_has_nothing_to_do() -> None:
     status, down = agevlm("status"), agevlm("down")
     assert status.code == 1
