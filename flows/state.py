@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, Field
 
-from flows.home import home
+from flows.home import home, store_root
 from model.errors import AgevlmError, ConfigError
 from pipeline.config import Config, validate
 
@@ -69,6 +69,12 @@ def load() -> StackState | None:
         return None
     except (ValueError, ConfigError) as error:  # ValueError: not UTF-8, or not JSON
         raise StackError(f"{state_file()} is damaged ({error}); 'agevlm down' ends its stack all the same") from error
+
+
+def store_in_use() -> str:
+    """The store that commands work on: `$AGEVLM_STORE`, else that of the stack that is up, else the home folder's."""
+    state = None if os.environ.get("AGEVLM_STORE") else load()
+    return (state.store if state is not None else "") or store_root()
 
 
 def save(state: StackState) -> None:

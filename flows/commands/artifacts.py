@@ -134,10 +134,10 @@ def verify(
 
 
 def _store() -> "ArtifactStore":
-    from flows.home import store_root
+    from flows.state import store_in_use
     from pipeline.artifacts.store import ArtifactStore
 
-    return ArtifactStore(store_root())
+    return ArtifactStore(store_in_use())
 
 
 def checkpoint_folder(checkpoint: str) -> Path:

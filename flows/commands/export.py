@@ -23,11 +23,13 @@ def export(
     artifact's lineage. Open it with AutoModelForImageTextToText and AutoProcessor, with trust_remote_code=True.
     """
     from flows.environment import process_environment
+    from flows.state import store_in_use
 
     command = [sys.executable, "-P", "-m", "pipeline.export"]
     command += ["--max-shard-size", max_shard_size, *(["--dtype", dtype] if dtype else [])]
     command += ["--", checkpoint, str(folder)]
-    raise typer.Exit(subprocess.run(command, env=process_environment({}), check=False).returncode)
+    surroundings = {"AGEVLM_STORE": store_in_use()}
+    raise typer.Exit(subprocess.run(command, env=process_environment(surroundings), check=False).returncode)
 
 
 def register(app: typer.Typer) -> None:

@@ -90,10 +90,11 @@ def plan(
 
 def offline_settings() -> "Settings":
     """A flow's settings for work that needs no Ray."""
-    from flows.home import ROOT, scratch, store_root
+    from flows.home import ROOT, scratch
     from flows.settings import Settings
+    from flows.state import store_in_use
 
-    return Settings(store=store_root(), scratch=scratch(), jobs_url="", repo=ROOT)
+    return Settings(store=store_in_use(), scratch=scratch(), jobs_url="", repo=ROOT)
 
 
 def register(app: typer.Typer) -> None:

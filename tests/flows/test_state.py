@@ -84,3 +84,13 @@ def test_a_long_temporary_folder_is_not_used(temporary: str, monkeypatch: pytest
     folder = home.ray_folder()
     assert folder.parent == Path(temporary if len(temporary) < 20 else "/tmp")
     assert len(os.fsencode(folder)) <= home.SOCKET_FOLDER_LENGTH
+
+
+def test_the_store_in_use_is_the_one_named_else_the_stacks_else_the_homes(
+    own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert state.store_in_use() == str(own_home / "artifacts")
+    state.save(StackState(id="abc", store="/stacks/own"))
+    assert state.store_in_use() == "/stacks/own"
+    monkeypatch.setenv("AGEVLM_STORE", "/named")
+    assert state.store_in_use() == "/named"
