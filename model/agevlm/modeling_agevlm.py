@@ -13,11 +13,9 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
-from transformers import initialization as init
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.masking_utils import create_causal_mask
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.utils import can_return_tuple
 
 from .adapter import Adapter
@@ -33,73 +31,9 @@ from .guidance import GuidancePlan
 from .inputs import check_shape, guidance_plan, spread_images, text_positions
 from .losses import guidance_sums, lm_loss
 from .outputs import AgeVlmModelOutput, AgeVlmOutput
+from .pretrained import AgeVlmPreTrainedModel
+from .text_model import AgeVlmTextModel
 from .vision import ConvNextTower
-
-
-class AgeVlmPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
-    """What AGE-VLM's classes tell transformers: how to split, checkpoint, attend and initialise."""
-
-    config_class = AgeVlmConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    # timm's own blocks too: a device map may not cut through a residual connection.
-    _no_split_modules = [  # noqa: RUF012
-        "LlamaDecoderLayer",
-        "CrossAttentionLayer",
-        "CrossAttentionBlock",
-        "ConvNeXtBlock",
-    ]
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    _supports_sdpa = True
-
-    def __init__(self, config: AgeVlmConfig) -> None:
-        super().__init__(config)
-        # transformers settles the attention implementation per PreTrainedModel; our Llama layers are not wrapped in
-        # one of their own, and read it from the text configuration.
-        config.text_config._attn_implementation = self.config._attn_implementation
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        # Marked on the projection itself: transformers visits only modules with weights of their own in custom code.
-        if self.config.init == "zero" and getattr(module, "is_output_projection", False):
-            init.zeros_(module.weight)
-        gamma = getattr(module, "gamma", None)
-        if isinstance(gamma, nn.Parameter):  # ConvNeXt's layer scale; timm's default where the recipe names none
-            init.constant_(gamma, self.config.vision_config.model_args.get("ls_init_value") or 1e-6)
-
-    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
-        super()._set_gradient_checkpointing(enable, *args, **kwargs)
-        for module in self.modules():
-            if isinstance(module, ConvNextTower):
-                module.trunk.set_grad_checkpointing(enable)
-
-
-class AgeVlmTextModel(nn.Module):
-    """The Llama stack with cross-attention in it. Holds layers only; `AgeVlmModel.forward` walks them."""
-
-    def __init__(self, config: AgeVlmConfig) -> None:
-        super().__init__()
-        text = config.text_config
-        self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size, text.pad_token_id)
-        at = {position: index for index, position in enumerate(config.cross_attention_layers)}
-        self.layers = nn.ModuleList()
-        if config.cross_attention == "in_block":
-            for j in range(text.num_hidden_layers):
-                block = CrossAttentionBlock(text, j, at[j]) if j in at else LlamaDecoderLayer(text, j)
-                self.layers.append(block)
-        else:
-            own = 0  # a Llama layer keeps its own number, which is its place in the generation cache
-            for position in range(text.num_hidden_layers + len(at)):
-                if position in at:
-                    self.layers.append(CrossAttentionLayer(text, at[position]))
-                else:
-                    self.layers.append(LlamaDecoderLayer(text, own))
-                    own += 1
-        self.norm = LlamaRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(text)
 
 
 class AgeVlmModel(AgeVlmPreTrainedModel):
@@ -389,4 +323,4 @@ class AgeVlmForConditionalGeneration(BackbonesMixin, AgeVlmPreTrainedModel, Gene
 # A saved folder carries this code, for people who do not have this project.
 AgeVlmForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
 
-__all__ = ["AgeVlmForConditionalGeneration", "AgeVlmModel", "AgeVlmPreTrainedModel"]
+__all__ = ["AgeVlmForConditionalGeneration", "AgeVlmModel"]
