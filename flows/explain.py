@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flows.preparation import stale_steps
+from flows.preparation import stale_steps, to_check
 from model.errors import ArtifactError
 from pipeline.artifacts.spec import StepSpec, short
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.plan import Plan, PlannedStep
 
-Condition = Literal["cached", "to run", "stale"]
+Condition = Literal["cached", "to check", "to run", "stale", "blocked"]
 SHOWN = 3
 """Differences that are named; the rest are counted."""
 
@@ -27,13 +27,20 @@ class Verdict:
 def verdicts(plan: Plan, store: ArtifactStore) -> list[Verdict]:
     """One verdict for each step of a plan, in its order."""
     present = {step.key: artifact for step in plan if (artifact := store.get(step.ref)) is not None}
-    stale = stale_steps(plan, present)
+    stale, unknown = stale_steps(plan, present), to_check(plan, present)
     latest = _latest(store)
+    blocked: dict[str, str] = {key: key for key in stale if key not in unknown}
     found = []
     for step in plan:
         artifact = present.get(step.key)
-        if step.key in stale:
+        culprit = next((blocked[key] for key in step.inputs.values() if key in blocked), None)
+        if step.key in unknown and culprit is None:
+            found.append(Verdict(step, "to check", "it stays if its input, made again, comes out the same"))
+        elif step.key in blocked and artifact is not None:
             found.append(Verdict(step, "stale", stale[step.key]))
+        elif culprit is not None:
+            blocked[step.key] = culprit
+            found.append(Verdict(step, "blocked", f"it needs {culprit}, which is stale"))
         elif artifact is not None:
             attempt = f", attempt {artifact.manifest.attempt}" if artifact.manifest.attempt else ""
             found.append(Verdict(step, "cached", f"made {artifact.manifest.provenance.started[:16]}{attempt}"))

@@ -133,3 +133,12 @@ def stale_steps(plan: Plan, artifacts: Mapping[str, Artifact]) -> dict[str, str]
                 continue
             break
     return stale
+
+
+def to_check(plan: Plan, artifacts: Mapping[str, Artifact]) -> set[str]:
+    """Existing artifacts with an ancestor that is not there: whether they are stale shows once it is made again."""
+    waiting: set[str] = set()
+    for step in plan:
+        if step.key in artifacts and any(key in waiting or key not in artifacts for key in step.inputs.values()):
+            waiting.add(step.key)
+    return waiting

@@ -20,7 +20,7 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.utilities.annotations import allow_failure
 
 from flows.notes import ProgressBar, attempt_note, leave_step_note, leave_summary
-from flows.preparation import Prepared, existing, stale_steps
+from flows.preparation import Prepared, existing, stale_steps, to_check
 from flows.ray_jobs import JobClient, Launch
 from flows.run_state import RunFile
 from flows.schedule import Schedule, check_feasible
@@ -84,24 +84,34 @@ class Walk:
     # -- what exists already
 
     def _settle_existing(self) -> None:
-        """Cached steps first, without asking Ray anything: a run with nothing to do is over in seconds."""
-        artifacts = existing(self._prepared)
-        stale = stale_steps(self._prepared.plan, artifacts)
-        for step in self._prepared.plan:
-            artifact = artifacts.get(step.key)
-            if artifact is None or step.key in self._schedule.broken:
-                continue
-            if step.key in stale:
-                self._fail_stale(step, artifact, stale[step.key])
-            else:
-                self._schedule.made(step.key)
-                self._record(step.key, cached(artifact))
-                self._launch_settled(step, cached(artifact))
+        """Cached steps first, without asking Ray anything: a run with nothing to do is over in seconds.
 
-    def _fail_stale(self, step: PlannedStep, artifact: Artifact, why: str) -> None:
+        What has an ancestor that is made again in this run waits for it: it may come out the same.
+        """
+        plan, artifacts = self._prepared.plan, existing(self._prepared)
+        stale, later = stale_steps(plan, artifacts), to_check(plan, artifacts)
+        for step in plan:
+            artifact = artifacts.get(step.key)
+            if artifact is not None and step.key not in later and step.key not in self._schedule.broken:
+                self._settle_artifact(step, artifact, stale.get(step.key))
+
+    def _settle_ready(self, step: PlannedStep) -> bool:
+        """Settle a step that is about to start but whose artifact is there. Returns whether it was."""
+        artifact = self._prepared.store.get(step.ref)
+        if artifact is None:
+            return False
+        self._settle_artifact(step, artifact, stale_steps(self._prepared.plan, existing(self._prepared)).get(step.key))
+        return True
+
+    def _settle_artifact(self, step: PlannedStep, artifact: Artifact, why_stale: str | None) -> None:
+        if why_stale is None:
+            self._schedule.made(step.key)
+            self._record(step.key, cached(artifact))
+            self._launch_settled(step, cached(artifact))
+            return
         message = (
-            f"ArtifactError: {artifact.ref} is stale: {why}. Make it anew beside the old one with "
-            f'force = ["{step.key}"], or bring the old input back'
+            f"ArtifactError: {artifact.ref} is stale: {why_stale}. Make it anew beside the old one with "
+            f'force = ["{step.key}"], or bring the old input back with its very bytes'
         )
         self._launch_settled(step, StepResult("failed", message))
         self._skip(step.key)
@@ -119,6 +129,8 @@ class Walk:
     def _walk(self, totals: Totals) -> None:
         while not self._schedule.finished:
             for step in self._schedule.ready(totals):
+                if self._settle_ready(step):
+                    continue
                 runner = StepRun(step, self._prepared, self._client, self._launch, self._run, self._stop)
                 self._runs[step.key] = runner  # before it counts as running: a cancel may come between any two lines
                 self._schedule.start(step.key)

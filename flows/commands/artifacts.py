@@ -63,7 +63,10 @@ def show(
         bool, typer.Option("--manifest", help="print manifest.json as it is, and nothing else")
     ] = False,
 ) -> None:
-    """Show an artifact: its parameters, inputs, counts, rejects, statistics, files, and where it was made."""
+    """Show all about an artifact.
+
+    Its parameters, inputs, counts, rejects, statistics, files, and where it was made.
+    """
     from flows.describe import description
     from pipeline.artifacts.lineage import stale_reason
 
@@ -80,7 +83,10 @@ def show(
 
 
 def lineage(id: Id) -> None:
-    """Show everything that an artifact was made from, back to the raw data and the pretrained weights."""
+    """Show what an artifact was made from, back to the raw data.
+
+    And to the pretrained weights, as a tree.
+    """
     from flows.describe import lineage_tree
 
     store = _store()
@@ -91,7 +97,10 @@ def verify(
     id: Annotated[str | None, typer.Argument(metavar="[ID]", help="an artifact's id; or use --all")] = None,
     all: Annotated[bool, typer.Option("--all", help="every artifact of the store")] = False,
 ) -> None:
-    """Hash every file again and compare it with the manifest. Names each bad file; exit code 1 if there is one."""
+    """Hash every file again, and name those that changed.
+
+    Exit code 1 if there is one.
+    """
     from model.errors import ArtifactError, ConfigError
     from pipeline.artifacts.lineage import stale_reason
     from pipeline.artifacts.manifest import MANIFEST

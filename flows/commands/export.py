@@ -17,7 +17,9 @@ def export(
     ] = None,
     max_shard_size: Annotated[str, typer.Option(help="largest weight file, as 5GB or 500MB")] = "5GB",
 ) -> None:
-    """Write a trained model as a Hugging Face folder that opens without this project, with a model card.
+    """Write a trained model as a Hugging Face folder with its card.
+
+    It opens without this project.
 
     The folder carries the model's code, and a card that tells its training, data, masks, scores and licences from the
     artifact's lineage. Open it with AutoModelForImageTextToText and AutoProcessor, with trust_remote_code=True.

@@ -8,9 +8,10 @@ import typer
 from flows.terminal import console
 
 if TYPE_CHECKING:
+    from flows.explain import Verdict
     from flows.settings import Settings
 
-COLOURS = {"cached": "blue", "to run": "green", "stale": "yellow"}
+COLOURS = {"cached": "blue", "to check": "cyan", "to run": "green", "stale": "yellow", "blocked": "yellow"}
 
 
 def plan(
@@ -33,7 +34,7 @@ def plan(
         Path | None, typer.Option(metavar="FOLDER", help="write each step's SPEC.json, for 'python -m pipeline run'")
     ] = None,
 ) -> None:
-    """Show what a recipe would make: every step with its id, cached, to run or stale, and why.
+    """Show every step of a recipe: cached, to run or stale, and why.
 
     The options are the parameters of the deployments. Nothing is run, and no stack is needed.
     """
@@ -72,6 +73,12 @@ def plan(
     counts = {condition: sum(v.condition == condition for v in found) for condition in COLOURS}
     summary = ", ".join(f"{count} {condition}" for condition, count in counts.items() if count)
     out.print(f"\n{len(found)} steps: {summary}   (store: {settings.store})", highlight=False)
+    roots = [
+        v.step.key for v in found if v.condition == "stale" and not set(v.step.inputs.values()) & stale_keys(found)
+    ]
+    if roots:
+        names = ", ".join(f'"{key}"' for key in roots)
+        out.print(f"Stale steps fail. To make them anew beside the old ones: -p 'force=[{names}]'", highlight=False)
     if json is not None:
         from flows.settings import git_commit
         from pipeline.job import job_of
@@ -86,6 +93,11 @@ def plan(
         out.print(
             f"wrote {len(steps)} specs to {json}; run them in order: python -m pipeline run FILE", highlight=False
         )
+
+
+def stale_keys(found: "list[Verdict]") -> set[str]:
+    """Keys of the steps that are stale."""
+    return {verdict.step.key for verdict in found if verdict.condition == "stale"}
 
 
 def offline_settings() -> "Settings":

@@ -13,7 +13,7 @@ def demo(
     until: Annotated[str | None, typer.Option(help="stop after this step: a key or a step's name")] = None,
     limit: Annotated[int | None, typer.Option(help="only the first N records of each data set")] = None,
 ) -> None:
-    """Start the local stack and run the whole recipe on it, with live progress.
+    """Start the stack and run the whole recipe, with live progress.
 
     Ends with a table of steps, the report's path and the addresses of Prefect and Ray. The exit code is 0 if the flow
     completed. Ctrl-C cancels the run, and ends the stack if this command started it.
@@ -33,7 +33,10 @@ def run(
         bool, typer.Option("--watch", help="follow the run to its end; exit code 0 if it completed")
     ] = False,
 ) -> None:
-    """Run a deployment on the local stack: agevlm run mask-generation/pretrain -p min_sam_iou=0.6 --watch."""
+    """Run a deployment on the local stack.
+
+    For example: agevlm run mask-generation/pretrain -p min_sam_iou=0.6 --watch
+    """
     from flows.demo import run as run_deployment
 
     raise typer.Exit(run_deployment(deployment, parse(param or []), watch, say()))

@@ -6,7 +6,7 @@ from flows.terminal import console, say
 
 
 def up() -> None:
-    """Start the local stack: Prefect server, Ray head and a worker, all on this machine's loopback interface.
+    """Start the local stack: Prefect, Ray and a worker, on loopback.
 
     Ports are chosen free and recorded. Starting twice is harmless: only what is not running is started.
     """
@@ -24,7 +24,7 @@ def up() -> None:
 
 
 def status() -> None:
-    """Show the stack's processes, whether they work, and their addresses. Exit code 1 if any does not."""
+    """Show the stack's processes and addresses. Exit code 1 if any does not work."""
     from rich.table import Table
 
     from flows import stack
@@ -46,7 +46,9 @@ def status() -> None:
 
 
 def down() -> None:
-    """End exactly the processes that 'up' started, with their descendants, also after a crash.
+    """End exactly the processes that 'up' started.
+
+    With their descendants, also after a crash.
 
     Artifacts, flow runs and logs stay; a later 'up' finds them again.
     """
@@ -57,7 +59,7 @@ def down() -> None:
 
 
 def env() -> None:
-    """Print the variables of the stack for a shell: eval "$(agevlm env)".
+    """Print the stack's variables for a shell: eval "$(agevlm env)".
 
     After that 'prefect deployment run agevlm/full-recipe' and every other 'prefect' and 'ray job' command of this
     project's environment talk to the local stack.

@@ -69,7 +69,9 @@ def fake_settings(root: Path) -> Settings:
     return Settings(store=str(root), scratch=root / "scratch", jobs_url="http://ray.test", repo=Path.cwd())
 
 
-def publish_plainly(ray: FakeRay, fail: frozenset[str] = frozenset()) -> Callable[[str, JobSpec], None]:
+def publish_plainly(
+    ray: FakeRay, fail: frozenset[str] = frozenset(), content: str = ""
+) -> Callable[[str, JobSpec], None]:
     """An `on_submit` that makes any step's artifact in a thread: one small file, three rows in, two out."""
 
     def make(job: str, spec: JobSpec) -> None:
@@ -80,7 +82,7 @@ def publish_plainly(ray: FakeRay, fail: frozenset[str] = frozenset()) -> Callabl
             ray.output[job] = [error]
             return ray.end(job, "failed", f"exit code 1, last available logs:\n{error}")
         staging = Staging(store, spec.ref, spec.spec, spec.attempt, parents, spec.git_commit, job)
-        staging.write_bytes("report.html" if spec.ref.kind == "report" else "line.txt", spec.key.encode())
+        staging.write_bytes("report.html" if spec.ref.kind == "report" else "line.txt", (content or spec.key).encode())
         staging.publish(Counts(unit="row", rows_in=3, rows_out=2, rejected={"odd": 1}), {"mean": 0.5})
         return ray.end(job, "succeeded")
 

@@ -119,6 +119,8 @@ def test_a_bad_artifact_is_repaired_as_verify_says(made: dict[str, Artifact], tm
     between = agevlm("verify", "--all")
     assert between.code == 0
     assert line_of(between, "stale") == f"stale  {made['c'].ref}: {made['b'].ref} is gone"
+    ahead = {v.step.key: v.condition for v in verdicts(toy_plan(STEPS), store)}
+    assert ahead == {"a": "cached", "b": "to run", "c": "to check"}
     make(store, toy_plan(STEPS))
     after = agevlm("verify", "--all")
     assert after.code == 0
@@ -145,6 +147,8 @@ def test_a_stale_artifact_is_replaced_as_verify_says(
     assert "run its recipe again" not in stale.output
     current = {v.step.key: v.condition for v in verdicts(toy_plan(STEPS), store)}
     assert current == {"a": "cached", "b": "cached", "c": "stale"}
+    longer = verdicts(toy_plan({**STEPS, "d": ({}, ("c",))}), store)
+    assert (longer[-1].condition, longer[-1].why) == ("blocked", "it needs c, which is stale")
 
     run = RunFile.begin(store, "run", "tiny", None)
     forced = force_attempts(store, lambda attempts: toy_plan(STEPS, attempts), ["c"], run)

@@ -137,12 +137,30 @@ def test_no_more_runs_at_once_than_the_cluster_holds(surroundings: Path) -> None
     assert ray.most_alive == 2
 
 
+def lose(root: Path, name: str) -> Path:
+    """Take an artifact's manifest away, as if its folder had been moved. Returns that folder."""
+    store = ArtifactStore(str(root))
+    folder = Path(store.join(next(a for a in store.artifacts() if a.ref.name == name).ref.path))
+    (folder / "manifest.json").unlink()
+    return folder
+
+
+def test_a_lost_artifact_is_made_again_and_what_follows_stays_if_it_comes_out_the_same(surroundings: Path) -> None:
+    run(DIAMOND, working_ray())
+    lose(surroundings, "a")
+    ray = working_ray()
+    state, record = run(DIAMOND, ray)
+    assert (state.type.value, state.message) == ("COMPLETED", "5 steps: 1 made, 4 cached")
+    assert [job.split("-")[1] for job in ray.known] == ["a"]
+    assert {s.key: s.state for s in record.steps} == {**dict.fromkeys(DIAMOND, "cached"), "a": "completed"}
+
+
 def test_a_stale_artifact_fails_with_the_remedy_and_the_remedy_works(surroundings: Path) -> None:
     run(DIAMOND, working_ray())
-    store = ArtifactStore(str(surroundings))
-    lost = next(a for a in store.artifacts() if a.ref.name == "b")
-    (Path(store.join(lost.ref.path)) / "manifest.json").unlink()
-    state, record = run(DIAMOND, working_ray())
+    lose(surroundings, "b")
+    other = FakeRay()
+    other.on_submit = publish_plainly(other, content="other")
+    state, record = run(DIAMOND, other)
     by_key = {s.key: s for s in record.steps}
     assert state.type.value == "FAILED"
     assert by_key["b"].state == "completed"
