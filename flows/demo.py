@@ -9,6 +9,7 @@ from typing import Any
 from flows import flow_runs, stack
 from flows.flow_runs import FlowRun
 from flows.home import logs, store_root
+from flows.services import token_words
 from flows.state import StackState
 from flows.terminal import console
 from flows.watch import Lines, Screen, View, Watcher
@@ -40,7 +41,7 @@ def demo(recipe: str, until: str | None, limit: int | None, say: Say) -> int:
         stack.down(say)
         return code
     print(f"\nPrefect  {flow_runs.page(state, run.id)}")
-    print(f"Ray      {state.url('ray_dashboard')}")
+    print(f"Ray      {state.url('ray_dashboard')}   ({token_words()})")
     print("The stack stays up. To end it: agevlm down (or make down)", flush=True)
     return code
 
