@@ -3,6 +3,7 @@
 import uuid
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from flows.deployments import deployed
 from flows.state import StackError, StackState
@@ -45,7 +46,8 @@ def start(state: StackState, deployment: str, parameters: dict[str, Any]) -> Flo
     api = state.url("prefect") + "/api"
     try:
         flow, _, name = deployment.partition("/")
-        found = insist(f"{api}/deployments/name/{flow}/{name}", patience=PATIENCE) if flow and name else None
+        path = f"{quote(flow, safe='')}/{quote(name, safe='')}"
+        found = insist(f"{api}/deployments/name/{path}", patience=PATIENCE) if flow and name else None
     except Refused as error:
         if error.status != 404:
             raise StackError(f"Prefect did not find '{deployment}': {error.detail}") from error

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import psutil
 
+from flows.processes import usable_cpus
 from flows.settings import REMEDY, Settings, Totals
 from model.errors import StepError
 from pipeline.artifacts.spec import short
@@ -188,11 +189,6 @@ class RayJobs:
 def own_addresses() -> set[str]:
     """The IP addresses of this machine."""
     return {address.address for interface in psutil.net_if_addrs().values() for address in interface}
-
-
-def usable_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _job(details: Any) -> Job:

@@ -57,6 +57,11 @@ def state(prefect: FakePrefect) -> Iterator[StackState]:
         yield StackState(id="x", ports={"prefect": port})
 
 
+def test_a_name_is_a_name_and_no_query(state: StackState) -> None:
+    with pytest.raises(ConfigError, match="no deployment 'agevlm/full-recipe"):
+        flow_runs.start(state, "agevlm/full-recipe?x", {})
+
+
 def test_a_run_is_started_with_its_parameters(state: StackState, prefect: FakePrefect) -> None:
     run = flow_runs.start(state, "agevlm/full-recipe", {"recipe": "miniature"})
     assert (run.id, run.name) == ("r1", "calm-otter")
