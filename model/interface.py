@@ -68,9 +68,14 @@ class VisionLanguageModel(Protocol):
         ...
 
     def attention_maps(
-        self, image: Picture, prompt: str, *, span: tuple[int, int] | None = None, answer: str | None = None
-    ) -> AttentionMaps:
-        """Where the prompt (or its characters `span`, or the tokens of `answer` behind it) looks."""
+        self,
+        images: Sequence[Picture],
+        prompts: Sequence[str],
+        *,
+        spans: Sequence[tuple[int, int]] | None = None,
+        answers: Sequence[str] | None = None,
+    ) -> Sequence[AttentionMaps]:
+        """Where each prompt (or its characters in `spans`, or the tokens of its answer behind it) looks."""
         ...
 
 

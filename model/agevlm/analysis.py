@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from .chat_text import refuse_control_tokens
+from .chat_text import EncodedChat
 from .image_processing_agevlm import to_rgb
 from .letterbox import Geometry
+from .loading import load_whole
 from .modeling_agevlm import AgeVlmForConditionalGeneration
 from .processing_agevlm import AgeVlmProcessor
 
@@ -77,16 +78,36 @@ class AgeVlm:
 
     Prompts and answers are taken for untrusted text: what spells a control token would end its turn and open another
     (a forged one), and is refused.
+
+    Args:
+        system_prompt: the system turn that the model was trained with: None for none at all, '' for an empty one.
+
+    Raises: ValueError if the tokenizer has no padding token, which batches need.
     """
 
-    def __init__(self, model: AgeVlmForConditionalGeneration, processor: AgeVlmProcessor) -> None:
+    def __init__(
+        self, model: AgeVlmForConditionalGeneration, processor: AgeVlmProcessor, system_prompt: str | None = None
+    ) -> None:
         self.model, self.processor = model.eval(), processor
+        self._system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+        if processor.tokenizer.pad_token_id is None:
+            raise ValueError("the tokenizer names no padding token; set its pad_token, for example to its eos_token")
 
     @classmethod
     def from_pretrained(cls, folder: str, **kwargs: Any) -> AgeVlm:
         """Open a saved folder; keyword arguments go to the model (dtype, device_map)."""
-        model = AgeVlmForConditionalGeneration.from_pretrained(folder, **kwargs)
+        model = load_whole(AgeVlmForConditionalGeneration, folder, **kwargs)
         return cls(model, AgeVlmProcessor.from_pretrained(folder))
+
+    def encode(self, prompt: str, answer: str | None = None) -> EncodedChat:
+        """The prompt as the model is asked it, or with an answer as it was trained on the two.
+
+        Raises: ValueError if either would forge turns, or if the chat template rewrites it.
+        """
+        chat = [*self._system, {"role": "user", "content": prompt}]
+        if answer is not None:
+            chat.append({"role": "assistant", "content": answer})
+        return self.processor.encode_chat(chat, add_generation_prompt=answer is None, trusted=("system",))
 
     @torch.no_grad()
     def answer(
@@ -104,7 +125,7 @@ class AgeVlm:
         _check_pairs(images, prompts)
         if not prompts:
             return []
-        inputs = self._inputs(images, [self._ask(prompt) for prompt in prompts])
+        inputs = self._inputs(images, [self.encode(prompt) for prompt in prompts])
         options = {"do_sample": False, "eos_token_id": self.processor.stop_token_ids(self.model), **generate}
         pad = self.processor.tokenizer.pad_token_id
         out = self.model.generate(**inputs, max_new_tokens=max_new_tokens, pad_token_id=pad, **options)
@@ -124,7 +145,7 @@ class AgeVlm:
         for number, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
             if image is None:
                 raise ValueError(f"image {number} is None; hidden states are those of a picture and a prompt")
-            inputs = self._inputs([image], [self._ask(prompt)])
+            inputs = self._inputs([image], [self.encode(prompt)])
             out = self.model.model(**inputs)
             result.append(
                 Hidden(
@@ -135,50 +156,63 @@ class AgeVlm:
 
     @torch.no_grad()
     def attention_maps(
-        self, image: Image.Image, prompt: str, *, span: tuple[int, int] | None = None, answer: str | None = None
-    ) -> Maps:
-        """Cross-attention of the prompt's tokens, of its characters `span`, or of an answer's tokens: (L, h, w).
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str],
+        *,
+        spans: Sequence[tuple[int, int]] | None = None,
+        answers: Sequence[str] | None = None,
+    ) -> list[Maps]:
+        """Cross-attention of each prompt's tokens, of its characters in `spans`, or of its answer's tokens.
 
         The same averaged map as in the guidance loss (eq. 3): mean over heads and over the text's tokens.
 
-        Raises: ValueError if both `span` and `answer` are given, if the text has no token or would forge turns, or if
-        `image` is no picture.
+        Raises: ValueError if the numbers differ, if both `spans` and `answers` are given, if a text has no token or
+        would forge turns, or if an image is no picture.
         """
-        upright = to_rgb(image)
-        if span is not None and answer is not None:
-            raise ValueError("span and answer are both given; ask for one of them")
-        chat = [{"role": "user", "content": prompt}]
-        if answer is not None:
-            chat.append({"role": "assistant", "content": answer})
-        encoded = self.processor.encode_chat(chat)
-        first, last = encoded.token_span(len(chat) - 1, *(span or ()))
-        if first == last:
-            raise ValueError(f"characters {span} of {chat[-1]['content']!r} are no token; give a span with text in it")
-        inputs = self._inputs([image], None)
-        ids = torch.tensor([encoded.input_ids], device=self.model.device)
-        query = torch.zeros_like(ids, dtype=torch.bool)
-        query[:, first:last] = True
+        _check_pairs(images, prompts)
+        if spans is not None and answers is not None:
+            raise ValueError("spans and answers are both given; ask for one of them")
+        for name, given in (("spans", spans), ("answers", answers)):
+            if given is not None and len(given) != len(prompts):
+                raise ValueError(f"{len(given)} {name} for {len(prompts)} prompts; give one per prompt")
+        if not prompts:
+            return []
+        upright = [to_rgb(image) for image in images]
+        said: Sequence[str | None] = answers or [None] * len(prompts)
+        parts: Sequence[tuple[int, ...]] = spans or [()] * len(prompts)
+        chats = [self.encode(prompt, answer) for prompt, answer in zip(prompts, said, strict=True)]
+        inputs = self._inputs(upright, chats)
+        query = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+        for row, (chat, span) in enumerate(zip(chats, parts, strict=True)):
+            first, last = chat.token_span(len(chat.message_spans) - 1, *span)
+            if first == last:
+                raise ValueError(f"characters {span or 'all'} of text {row} are no token; give a span with text in it")
+            padding = query.shape[1] - len(chat.input_ids)
+            query[row, padding + first : padding + last] = True
         cells = inputs["cell_mask"]
-        out = self.model.model(ids, **inputs, guidance_mask=torch.ones_like(cells), query_mask=query)
+        out = self.model.model(**inputs, guidance_mask=torch.ones_like(cells), query_mask=query)
         grid = self.model.config.vision_config.grid
-        return Maps(
-            maps=_array(out.attention_maps[:, 0]).reshape(-1, grid, grid),
-            valid=cells[0].cpu().numpy().reshape(grid, grid),
-            layers=tuple(self.model.config.cross_attention_layers),
-            geometry=self.processor.image_processor.geometry(upright.height, upright.width),
-        )
+        return [
+            Maps(
+                maps=_array(out.attention_maps[:, row]).reshape(-1, grid, grid),
+                valid=cells[row].cpu().numpy().reshape(grid, grid),
+                layers=tuple(self.model.config.cross_attention_layers),
+                geometry=self.processor.image_processor.geometry(picture.height, picture.width),
+            )
+            for row, picture in enumerate(upright)
+        ]
 
-    def _ask(self, prompt: str) -> str:
-        chat = [{"role": "user", "content": prompt}]
-        refuse_control_tokens(chat, self.processor.control_tokens)
-        return self.processor.render(chat, add_generation_prompt=True)
-
-    def _inputs(self, images: Sequence[Image.Image | None], texts: list[str] | None) -> dict[str, torch.Tensor]:
-        text_options: dict[str, Any] = {}
-        if texts is not None:
-            # Generation continues at the right end, so padding goes to the left.
-            text_options = {"padding": True, "padding_side": "left", "add_special_tokens": False}
-        inputs = self.processor(images=list(images), text=texts, return_tensors="pt", **text_options)
+    def _inputs(self, images: Sequence[Image.Image | None], chats: Sequence[EncodedChat]) -> dict[str, torch.Tensor]:
+        """The model's inputs; generation continues at the right end, so padding goes to the left."""
+        longest = max(len(chat.input_ids) for chat in chats)
+        ids = torch.full((len(chats), longest), self.processor.tokenizer.pad_token_id, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, chat in enumerate(chats):
+            ids[row, longest - len(chat.input_ids) :] = torch.tensor(chat.input_ids)
+            mask[row, longest - len(chat.input_ids) :] = 1
+        pictures = self.processor(images=list(images), return_tensors="pt")
+        inputs = {"input_ids": ids, "attention_mask": mask, **pictures}
         on_device = {name: value.to(self.model.device) for name, value in inputs.items()}
         if "pixel_values" in on_device:
             on_device["pixel_values"] = on_device["pixel_values"].to(self.model.dtype)

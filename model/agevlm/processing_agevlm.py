@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -196,18 +197,25 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         unnamed = (token.content for token in added if token.special)
         return list(dict.fromkeys([*self.tokenizer.all_special_tokens, *unnamed]))
 
-    def encode_chat(self, messages: Sequence[dict[str, Any]]) -> EncodedChat:
-        """A training conversation: tokens, targets of the language loss, and positions of every character.
+    def encode_chat(
+        self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False, trusted: Sequence[str] = ()
+    ) -> EncodedChat:
+        """A conversation: its tokens, targets of the language loss, and positions of every character.
+
+        Args:
+            add_generation_prompt: end with what opens the assistant's next turn.
+            trusted: roles whose words are the caller's own, such as a recipe's system turn, and may spell anything.
 
         Raises: ValueError for malformed messages, control tokens in their text, or a template that rewrites text.
         """
         plain = plain_messages(messages)
-        refuse_control_tokens(plain, self.control_tokens)
-        text = self.render(plain)
+        refuse_control_tokens([m for m in plain if m["role"] not in trusted], self.control_tokens)
+        render = partial(self.render, add_generation_prompt=add_generation_prompt)
+        text = render(plain)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         offsets = [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
         words = [message["content"] for message in plain]
-        frame = chat_frame(self.render, [message["role"] for message in plain])
+        frame = chat_frame(render, [message["role"] for message in plain])
         spans = place_words(text, frame, words)
         stripped = [
             0 if end - start == len(word) else len(word) - len(word.lstrip())
