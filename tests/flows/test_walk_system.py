@@ -13,6 +13,7 @@ import pytest
 
 from flows.home import ROOT
 from flows.web import Refused, call
+from tests.flows.browser import open_page
 from tests.flows.test_stack_system import Home
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -186,3 +187,48 @@ def test_force_makes_a_new_attempt_beside_the_old_one(runs: Runs) -> None:
     assert len(list((store / "one").glob("*/manifest.json"))) == 2
     assert len(list((store / "two").glob("*/manifest.json"))) == 2
     assert runs.end(runs.start(steps)) == ("COMPLETED", "2 steps: 0 made, 2 cached")
+
+
+def test_a_browser_shows_the_steps_under_their_names_and_their_notes(runs: Runs) -> None:
+    steps = {"look": [{"tag": "seen"}, []], "behind": [{}, ["look"]]}
+    assert runs.end(runs.start(steps))[0] == "COMPLETED"
+    again = runs.start(steps)
+    assert runs.end(again)[0] == "COMPLETED"
+    artifact = runs.step(again, "look")["id"]
+    with open_page() as page:
+        page.goto(f"{runs.home.state.url('prefect')}/runs/flow-run/{again}")
+        page.get_by_text("Task Runs", exact=True).first.click(timeout=60_000)
+        for key in steps:
+            page.get_by_role("link", name=key, exact=True).first.wait_for(timeout=60_000)
+        page.get_by_text("Cached", exact=True).nth(1).wait_for(timeout=60_000)
+        page.get_by_text("Artifacts", exact=True).first.click()
+        page.get_by_text("toys-look", exact=True).first.click()
+        page.get_by_text(artifact).first.wait_for(timeout=60_000)
+        words = page.inner_text("body")
+    assert "look: cached" in words
+    for fact in ("3 rows", "2 rows", "odd"):  # in, out, and the reject by its reason
+        assert fact in words
+
+
+def test_cancel_in_the_browser_stops_the_job(runs: Runs) -> None:
+    run = runs.start({"click": [{"seconds": 200}, []]})
+    job = runs.working(run, "click")
+    with open_page() as page:
+        page.goto(f"{runs.home.state.url('prefect')}/runs/flow-run/{run}")
+        page.get_by_role("button", name="Cancel", exact=True).click(timeout=60_000)
+        page.get_by_role("button", name="Confirm", exact=True).click()
+        assert runs.end(run)[0] == "CANCELLED"
+    assert runs.jobs("toys-click-") == {job: "STOPPED"}
+    assert runs.record(run)["state"] == "cancelled"
+
+
+def test_one_run_is_cancelled_and_the_other_that_waits_for_its_job_is_not(runs: Runs) -> None:
+    steps = {"shared": [{"seconds": 40}, []]}
+    first = runs.start(steps)
+    job = runs.working(first, "shared")
+    second = runs.start(steps)
+    wait_for(lambda: runs.step(second, "shared")["job"] == job)
+    ask(f"{runs.api}/flow_runs/{first}/set_state", body={"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    assert runs.end(first)[0] == "CANCELLED"
+    assert runs.end(second) == ("COMPLETED", "1 steps: 1 made, 0 cached")
+    assert runs.jobs("toys-shared-") == {job: "SUCCEEDED"}
