@@ -112,6 +112,10 @@ def _tell(view: View, run: FlowRun) -> None:
             print(view.flow.message)
         for step in broken:
             print(f"\n{step.key} failed (job {step.job or '-'}): {step.message}")
+        if view.flow.type == "CRASHED":
+            for step in view.steps:
+                if step.job and step.state in ("running", "crashed"):
+                    print(f"{step.key}: its Ray job {step.job} goes on by itself; run the same again to join it")
         if not view.steps:
             print(f"The flow ended before it had planned its steps. Its output is in {logs() / 'worker.log'}")
         print(f'Its log: prefect flow-run logs {run.id}   (after: eval "$(agevlm env)")')
