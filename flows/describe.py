@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from flows.terminal import duration, plural, rows_of
+from flows.terminal import duration, rows_of
 from pipeline.artifacts.lineage import lineage
-from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.manifest import Manifest, plural
 from pipeline.artifacts.spec import short
 from pipeline.artifacts.staging import REJECTS
 from pipeline.artifacts.store import Artifact, ArtifactStore

@@ -8,8 +8,9 @@ from rich.text import Text
 
 from flows.run_state import StepRecord
 from flows.terminal import duration
-from flows.watch import View, outcome_text, progress_text
+from flows.watch import View, outcome_text
 from pipeline.artifacts.spec import short
+from pipeline.progress import progress_text
 
 COLOURS = {
     "pending": "dim",

@@ -16,11 +16,10 @@ from flows.ray_jobs import Job, JobClient, Launch, join_or_submit
 from flows.run_state import RunFile
 from flows.stopping import stop_job
 from model.errors import AgevlmError, StepError
-from pipeline.artifacts.manifest import plural
 from pipeline.artifacts.spec import short
 from pipeline.artifacts.store import Artifact
 from pipeline.plan import PlannedStep
-from pipeline.progress import read_progress
+from pipeline.progress import progress_text, read_progress
 
 POLL_SECONDS = 0.3
 REMOTE_POLL_SECONDS = 2.0
@@ -139,7 +138,7 @@ class StepRun:
             state = read_progress(self._prepared.store, self._step.id)
             if state is not None and state != shown:
                 shown = state
-                progress(int(state["done"]), int(state["total"]), progress_line(state))
+                progress(int(state["done"]), int(state["total"]), progress_text(state))
             self._stop.wait(POLL_SECONDS if self._prepared.store.is_local else REMOTE_POLL_SECONDS)
         return None
 
@@ -207,15 +206,6 @@ def error_text(message: str) -> str:
             rest = list(takewhile(lambda line: line[:1].isspace(), lines[number + 1 :]))
             return "\n".join([lines[number].strip(), *rest])[:2000]
     return ""
-
-
-def progress_line(state: dict[str, object]) -> str:
-    """'120/800 records  loss 2.31' from what a step reported."""
-    values = state.get("values")
-    shown = values.items() if isinstance(values, dict) else ()
-    return f"{state['done']}/{state['total']} {plural(str(state['unit']))}" + "".join(
-        f"  {k} {float(v):.4g}" for k, v in shown
-    )
 
 
 def cached(artifact: Artifact) -> StepResult:

@@ -36,11 +36,6 @@ def rows_of(rejected: dict[str, int]) -> str:
     return f"{sum(rejected.values())} rejected ({reasons})"
 
 
-def plural(unit: str) -> str:
-    """'queries' from 'query'."""
-    return unit[:-1] + "ies" if unit.endswith("y") else unit + "s"
-
-
 def duration(seconds: float | None) -> str:
     """Seconds for people: '0.4 s', '41 s', '3 min 20 s'; '-' if unknown."""
     if seconds is None:

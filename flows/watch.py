@@ -9,9 +9,10 @@ from flows import flow_runs
 from flows.flow_runs import FlowRun, FlowState
 from flows.run_state import RunRecord, StepRecord, read_run
 from flows.state import StackError, StackState
-from flows.terminal import duration, plural, rows_of
+from flows.terminal import duration, rows_of
+from pipeline.artifacts.manifest import plural
 from pipeline.artifacts.store import ArtifactStore
-from pipeline.progress import read_progress
+from pipeline.progress import progress_text, read_progress
 
 POLL_SECONDS = 0.5
 STATE_SECONDS = 2.0
@@ -93,15 +94,6 @@ class Watcher:
                 time.sleep(POLL_SECONDS)
         finally:
             screen.close()
-
-
-def progress_text(found: dict[str, Any] | None) -> str:
-    """A step's progress in words: '96/240 queries  loss 1.23'."""
-    if not found:
-        return ""
-    unit = str(found.get("unit") or "row")
-    values = "".join(f"  {name} {value:.4g}" for name, value in (found.get("values") or {}).items())
-    return f"{found.get('done', 0)}/{found.get('total', 0)} {plural(unit)}{values}"
 
 
 def outcome_text(step: StepRecord) -> str:

@@ -4,7 +4,6 @@ The question is cleaned as the sources clean theirs (no image tokens, no outer s
 is used, so what is printed here is what the evaluation would have scored.
 """
 
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -18,14 +17,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from model.errors import AgevlmError, ArtifactError, ConfigError, DataError
 from model.images import MAX_BYTES, decode_image
-from pipeline.artifacts.store import ArtifactStore
+from pipeline.checkpoints import checkpoint_folder, default_store
 from pipeline.sources.conversation import clean
 
 if TYPE_CHECKING:
     from pipeline.evaluation.student import Student
 
-MODEL, CONFIG, STAGE = "model", "config.json", "stage.json"
-PROJECT = Path(__file__).resolve().parent.parent
 STRIP = 46  # pixels of the legend below a map
 
 
@@ -40,34 +37,6 @@ class Reply:
     answer: str
     maps: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
-
-
-def default_store() -> str:
-    """`$AGEVLM_STORE`, or `artifacts` in `$AGEVLM_HOME`, or `.agevlm/artifacts` in the project's own folder."""
-    home = os.environ.get("AGEVLM_HOME") or PROJECT / ".agevlm"
-    return os.environ.get("AGEVLM_STORE") or str(Path(home).expanduser() / "artifacts")
-
-
-def checkpoint_folder(checkpoint: str, store_root: str) -> tuple[Path, str | None]:
-    """The Hugging Face folder of a checkpoint, and the system turn that it was trained with, if that is known.
-
-    `checkpoint` is such a folder, the folder of a checkpoint's data, or the beginning of an artifact's id.
-    Raises ConfigError or ArtifactError.
-    """
-    folder = Path(os.path.expanduser(checkpoint))
-    if os.path.isdir(folder):  # unlike Path.is_dir, never an error, whatever the name
-        for model in (folder, folder / MODEL):
-            if (model / CONFIG).is_file():
-                return model, _system_prompt(model.parent if model.name == MODEL else model)
-        raise ConfigError(f"checkpoint '{checkpoint}': the folder holds no {CONFIG}; give the one that does, or an id")
-    if "/" in checkpoint and not checkpoint.startswith("checkpoint/"):
-        raise ConfigError(f"checkpoint '{checkpoint}': no such folder; give a Hugging Face folder or an artifact's id")
-    store = ArtifactStore(store_root)
-    artifact = store.find(checkpoint)
-    if artifact.ref.kind != "checkpoint":
-        raise ConfigError(f"'{checkpoint}' is {artifact.ref}, not a checkpoint; 'agevlm artifacts' lists checkpoints")
-    data = artifact.local(Path(default_store()).parent / "cache" if "://" in store_root else None)
-    return data / MODEL, _system_prompt(data)
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -230,18 +199,6 @@ def main(
     except AgevlmError as error:
         print(f"{type(error).__name__}: {printable(error)}", file=sys.stderr)
         raise typer.Exit(1) from error
-
-
-def _system_prompt(data: Path) -> str | None:
-    """The system turn of the conversations that the student was trained on, as its stage wrote it down."""
-    stage = data / STAGE
-    if not stage.is_file():
-        return None
-    try:
-        value = json.loads(stage.read_text(encoding="utf-8")).get("system_prompt")
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{stage} is damaged: {error}; make the checkpoint again") from error
-    return None if value is None else str(value)
 
 
 if __name__ == "__main__":

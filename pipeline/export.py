@@ -18,7 +18,8 @@ import typer
 
 from model.errors import AgevlmError, ArtifactError, ConfigError, DataError
 from pipeline.artifacts.store import Artifact, ArtifactStore, sha256_of
-from pipeline.ask import CONFIG, checkpoint_folder, default_store, printable
+from pipeline.ask import printable
+from pipeline.checkpoints import CONFIG, checkpoint_folder, default_store
 
 if TYPE_CHECKING:
     from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration

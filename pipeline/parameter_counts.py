@@ -1,6 +1,6 @@
-"""`python -m pipeline.parameter_counts [FOLDER]`: how many parameters each training stage trains, as JSON.
+"""`python -m pipeline.parameter_counts [CHECKPOINT]`: how many parameters each training stage trains, as JSON.
 
-Without a folder: of the paper's model. A program of its own because it imports the model's code, which the command
+Without a checkpoint: of the paper's model. A program of its own because it imports the model's code, which the command
 line must not.
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from model.errors import AgevlmError, ConfigError
+from pipeline.checkpoints import CONFIG, checkpoint_folder, default_store
 
 if TYPE_CHECKING:
     from model.agevlm.configuration_agevlm import AgeVlmConfig
@@ -35,7 +36,7 @@ def counts(folder: Path | None) -> dict[str, dict[str, dict[str, int]]]:
 def _config(folder: Path) -> "AgeVlmConfig":
     from model.agevlm.configuration_agevlm import AgeVlmConfig
 
-    kind = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
     if kind != AgeVlmConfig.model_type:
         raise ConfigError(f"{folder} holds a '{kind}', not an AGE-VLM; give the folder or id of a student's checkpoint")
     config: AgeVlmConfig = AgeVlmConfig.from_pretrained(folder)
@@ -44,6 +45,7 @@ def _config(folder: Path) -> "AgeVlmConfig":
 
 if __name__ == "__main__":
     try:
-        print(json.dumps(counts(Path(sys.argv[1]) if len(sys.argv) > 1 else None)))
+        folder = checkpoint_folder(sys.argv[1], default_store())[0] if len(sys.argv) > 1 else None
+        print(json.dumps(counts(folder)))
     except AgevlmError as error:
         raise SystemExit(str(error)) from None

@@ -32,8 +32,7 @@ class Progress:
             self._store.write_json(self._path, {**state, "seconds": round(now - self._started, 1)})
             self._written = now
         if last or now - self._printed >= PRINT_SECONDS:
-            shown = "".join(f"  {name} {value:.4g}" for name, value in values.items())
-            print(f"{done}/{total} {plural(self._unit)}{shown}", flush=True)
+            print(progress_text({"done": done, "total": total, "unit": self._unit, "values": values}), flush=True)
             self._printed = now
 
 
@@ -41,3 +40,11 @@ def read_progress(store: ArtifactStore, artifact_id: str) -> dict[str, Any] | No
     """The latest progress of a step, or None if it has not reported any."""
     value = store.read_json(progress_path(artifact_id))
     return value if isinstance(value, dict) else None
+
+
+def progress_text(state: dict[str, Any] | None) -> str:
+    """A step's progress in words, '96/240 queries  loss 1.23'; '' if there is none."""
+    if not state:
+        return ""
+    values = "".join(f"  {name} {value:.4g}" for name, value in (state.get("values") or {}).items())
+    return f"{state.get('done', 0)}/{state.get('total', 0)} {plural(str(state.get('unit') or 'row'))}{values}"

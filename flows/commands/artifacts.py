@@ -1,11 +1,11 @@
 """agevlm artifacts, show, lineage, verify."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.terminal import console, duration, plural
+from flows.terminal import console, duration
+from pipeline.artifacts.manifest import plural
 
 if TYPE_CHECKING:
     from pipeline.artifacts.store import ArtifactStore
@@ -147,23 +147,6 @@ def _store() -> "ArtifactStore":
     from pipeline.artifacts.store import ArtifactStore
 
     return ArtifactStore(store_in_use())
-
-
-def checkpoint_folder(checkpoint: str) -> Path:
-    """The local folder with the config.json of a checkpoint, given as a folder or as an artifact's id.
-
-    Raises ArtifactError if there is none.
-    """
-    from flows.home import scratch
-    from model.errors import ArtifactError
-
-    path = Path(checkpoint)
-    if not path.is_dir():
-        path = _store().find(checkpoint).local(scratch() / "cache")
-    folders = sorted({file.parent for file in path.rglob("config.json")}, key=lambda f: (len(f.parts), str(f)))
-    if not folders:
-        raise ArtifactError(f"{checkpoint}: {path} holds no config.json; give the id of an artifact of kind checkpoint")
-    return folders[0]
 
 
 def register(app: typer.Typer) -> None:

@@ -64,15 +64,13 @@ def _cell(what: str, trained: int) -> str:
 
 def _counts(checkpoint: str | None) -> dict[str, dict[str, dict[str, int]]]:
     """Parameters of each part, in all and trained, by stage. In a process of its own: it imports the model's code."""
-    from flows.commands.artifacts import checkpoint_folder
     from flows.environment import process_environment
-    from flows.home import ROOT
+    from flows.state import store_in_use
     from model.errors import ConfigError
 
-    command = [sys.executable, "-m", "pipeline.parameter_counts"]
-    if checkpoint is not None:
-        command.append(str(checkpoint_folder(checkpoint).resolve()))
-    result = subprocess.run(command, cwd=ROOT, env=process_environment({}), capture_output=True, text=True, check=False)
+    command = [sys.executable, "-P", "-m", "pipeline.parameter_counts", *([checkpoint] if checkpoint else [])]
+    surroundings = process_environment({"AGEVLM_STORE": store_in_use()})
+    result = subprocess.run(command, env=surroundings, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         last = result.stderr.strip().splitlines()[-1:] or ["it ended without a word"]
         raise ConfigError(f"the parameters of {checkpoint or 'the paper'} could not be counted: {last[0]}")

@@ -11,7 +11,7 @@ import pytest
 from flows.preparation import Prepared
 from flows.ray_jobs import Launch, join_or_submit
 from flows.run_state import RunFile, read_run
-from flows.step_run import LogTail, StepResult, StepRun, Stop, progress_line
+from flows.step_run import LogTail, StepResult, StepRun, Stop
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.job import JobSpec
 from pipeline.steps import context as steps_context
@@ -192,8 +192,3 @@ def test_the_log_is_cleaned_of_colours() -> None:
     lines: list[str] = []
     LogTail(ray, "job", lines.append).close(10)
     assert lines == ["red"]
-
-
-def test_a_line_of_progress() -> None:
-    state = {"done": 3, "total": 9, "unit": "record", "values": {"loss": 0.123456}}
-    assert progress_line(state) == "3/9 records  loss 0.1235"

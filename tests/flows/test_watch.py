@@ -13,9 +13,9 @@ from flows.flow_runs import FlowRun, FlowState
 from flows.run_state import RunRecord, StepRecord, run_path
 from flows.screen import final_table, live_table, visible
 from flows.state import StackError, StackState
-from flows.watch import Lines, View, Watcher, outcome_text, progress_text
+from flows.watch import Lines, View, Watcher, outcome_text
 from pipeline.artifacts.store import ArtifactStore
-from pipeline.progress import progress_path
+from pipeline.progress import progress_path, progress_text
 
 RUN = FlowRun("r1", "calm-otter", "agevlm/full-recipe")
 STATE = StackState(id="x", ports={"prefect": 1, "ray_dashboard": 2})

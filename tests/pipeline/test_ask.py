@@ -21,6 +21,7 @@ from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.spec import ArtifactRef, StepSpec
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
+from pipeline.checkpoints import checkpoint_folder, default_store
 from pipeline.training.build import join_backbones
 from pipeline.training.checkpoint import save_student
 from pipeline.training.config import StudentConfig
@@ -89,7 +90,7 @@ def test_the_maps_of_two_layers_differ_and_are_distributions(model_folder: Path,
 def test_an_id_finds_the_model_and_its_system_prompt(model_folder: Path, picture: Path, tmp_path: Path) -> None:
     artifact = publish(tmp_path / "store", "checkpoint", model_folder)
     for name in (artifact.ref.id[:12], f"checkpoint/stage1/{artifact.ref.id[:8]}", artifact.path()):
-        folder, system = ask.checkpoint_folder(name, str(tmp_path / "store"))
+        folder, system = checkpoint_folder(name, str(tmp_path / "store"))
         assert (folder / "config.json").is_file()
         assert system == "Be brief."
     result = run(artifact.ref.id[:12], picture, QUESTION, "--store", tmp_path / "store", "--max-new-tokens", "2")
@@ -105,10 +106,10 @@ def test_the_store_is_where_the_stack_has_it(
 ) -> None:
     for name in ("AGEVLM_STORE", "AGEVLM_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert ask.default_store().endswith("/.agevlm/artifacts")
+    assert default_store().endswith("/.agevlm/artifacts")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert ask.default_store() == expected
+    assert default_store() == expected
 
 
 def refusal(result: Result) -> str:
@@ -229,7 +230,7 @@ def test_an_empty_system_turn_stays_one(model_folder: Path, tmp_path: Path) -> N
     shutil.copytree(model_folder, tmp_path / "model")
     for content, expected in ((b'{"system_prompt": ""}', ""), (b'{"system_prompt": null}', None), (b"{}", None)):
         (tmp_path / "stage.json").write_bytes(content)
-        assert ask.checkpoint_folder(str(tmp_path), "none")[1] == expected
+        assert checkpoint_folder(str(tmp_path), "none")[1] == expected
 
 
 def test_help_needs_no_torch() -> None:
