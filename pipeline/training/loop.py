@@ -57,7 +57,7 @@ class StageTrainer:
         self.device = model.device
         self.model.train()
         if config.activation_checkpointing:
-            self.model.gradient_checkpointing_enable()
+            self.model.activation_checkpointing_enable()
         self.parallel: nn.Module = self.model
         if world_size() > 1:
             # Buffers (rotary frequencies) never change; broadcasting them each step would only cost time.

@@ -81,11 +81,12 @@ def test_both_ways_of_checkpointing_give_the_same_gradients(kind: str, reentrant
 
     def gradients() -> list[torch.Tensor]:
         model.zero_grad()
-        model(**inputs).loss.backward()
+        model(**inputs, use_cache=True).loss.backward()
         return [p.grad.clone() for p in model.parameters()]
 
     plain = gradients()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": reentrant})
+    assert model.model.vision_tower.trunk.stages[0].grad_checkpointing
     assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(plain, gradients(), strict=True))
 
 
@@ -193,20 +194,6 @@ def test_device_map(tmp_path: Path) -> None:
     again = AgeVlmForConditionalGeneration.from_pretrained(tmp_path, device_map="cpu")
     with torch.no_grad():
         assert torch.equal(again(**batch()).logits, model(**batch()).logits)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradient_checkpointing_changes_no_gradient(kind: str) -> None:
-    model, inputs = tiny_model(trained=True, cross_attention=kind).double().train(), guided_batch()
-    grads = []
-    for checkpointing in (False, True):
-        if checkpointing:
-            model.activation_checkpointing_enable()
-            assert model.model.vision_tower.trunk.stages[0].grad_checkpointing
-        model.zero_grad()
-        model(**inputs, use_cache=True).loss.backward()
-        grads.append([p.grad.clone() for p in model.parameters()])
-    assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-14) for a, b in zip(*grads, strict=True))
 
 
 def test_the_trainer_trains_it(tmp_path: Path) -> None:
