@@ -19,10 +19,10 @@ from prefect.logging import get_logger
 from prefect.states import Crashed
 
 from flows.ray_jobs import RayJobs
-from flows.run_state import OPEN, closed, read_run, write_run
+from flows.run_state import OPEN, RunRecord, closed, read_run, write_run
 from flows.settings import read_settings
 from flows.stopping import jobs_of, stop_job
-from model.errors import AgevlmError
+from model.errors import AgevlmError, ConfigError
 from pipeline.artifacts.store import ArtifactStore
 
 
@@ -36,7 +36,7 @@ def stop_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> Non
     try:
         settings = read_settings()
         store = ArtifactStore(settings.store)
-        record = read_run(store, flow_run_id)
+        record = _record(store, flow_run_id, log)
         if record is not None and record.state not in OPEN:
             return  # the flow's own process stopped its jobs, or is over
         if record is not None:
@@ -44,9 +44,19 @@ def stop_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> Non
         client = RayJobs(settings.jobs_url)
         for job in jobs_of(client, record, flow_run_id):
             stop_job(client, store, job, flow_run_id, log.info)
-        close_run_file(store, flow_run_id, "cancelled", "the flow run was cancelled")
+        if record is not None:
+            close_run_file(store, flow_run_id, "cancelled", "the flow run was cancelled")
     except AgevlmError as error:
         log.error("the jobs of flow run %s could not be stopped: %s", flow_run_id, error)
+
+
+def _record(store: ArtifactStore, flow_run_id: str, log: Any) -> RunRecord | None:
+    """What the run file says; None if there is none or it is damaged: Ray itself knows which jobs a run started."""
+    try:
+        return read_run(store, flow_run_id)
+    except ConfigError as error:
+        log.warning("%s", error)
+        return None
 
 
 def note_crash(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from model.errors import ConfigError
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.config import Config, validate
 from pipeline.plan import Plan
@@ -71,16 +72,25 @@ def write_run(store: ArtifactStore, record: RunRecord) -> None:
 
 
 def read_run(store: ArtifactStore, flow_run_id: str) -> RunRecord | None:
-    """The record of a flow run, or None if it has none yet."""
-    value = store.read_json(run_path(flow_run_id))
+    """The record of a flow run, or None if it has none yet. Raises ConfigError if its file is damaged."""
+    try:
+        value = store.read_json(run_path(flow_run_id))
+    except ValueError as error:  # empty or cut off, as a power cut leaves it
+        raise ConfigError(f"the run file of {flow_run_id} is damaged: {error}") from error
     return None if value is None else validate(RunRecord, value, f"run file of {flow_run_id}")
 
 
 def followed_by_others(store: ArtifactStore, job: str, flow_run_id: str) -> list[str]:
-    """Ids of the other flow runs that are under way, are not being cancelled, and wait for this Ray job."""
+    """Ids of the other flow runs that are under way, are not being cancelled, and wait for this Ray job.
+
+    A run whose file cannot be read, or is of another version, waits for nothing.
+    """
     found = []
     for path in store.fs.ls(store.join("runs"), detail=False):
-        other = read_run(store, str(path).split("/")[-1].removesuffix(".json"))
+        try:
+            other = read_run(store, str(path).split("/")[-1].removesuffix(".json"))
+        except ConfigError:
+            continue
         if other is None or other.flow_run_id == flow_run_id or other.state != "running":
             continue
         if any(step.job == job and step.state == "running" for step in other.steps):
@@ -96,7 +106,7 @@ class RunFile:
 
     @classmethod
     def begin(cls, store: ArtifactStore, flow_run_id: str, recipe: str, deployment: str | None) -> "RunFile":
-        """Start the record of a flow run; a retry keeps what was forced."""
+        """Start the record of a flow run; a retry keeps what was forced. Raises ConfigError if its file is damaged."""
         earlier = read_run(store, flow_run_id)
         forced = earlier.forced if earlier is not None and earlier.recipe == recipe else {}
         run = cls(store, RunRecord(flow_run_id=flow_run_id, recipe=recipe, deployment=deployment, forced=forced))

@@ -94,10 +94,10 @@ class StepRun:
         """Make the artifact with a Ray job and wait for it; never raises an AgevlmError, it becomes the result."""
         try:
             for _ in range(JOINS):
-                if self._stop.is_set():
+                if self._stop.cancelled or self._stop.is_set():
                     return StepResult("cancelled", "the flow run was cancelled before this step started")
                 job, joined = self._attach(log, progress)
-                if not (joined and job is not None and job.state == "stopped"):
+                if not (joined and job is not None and job.state == "stopped") or self._stop.cancelled:
                     break
                 log(f"Ray job {job.id} was stopped by the flow run that started it; starting anew")
             return self._result(job)
@@ -147,7 +147,7 @@ class StepRun:
         if artifact is not None:
             message = f"{artifact.ref}: {artifact.manifest.counts.summary}"
             return StepResult("completed", message, artifact, self.job)
-        if job is None:
+        if job is None or (job.state == "stopped" and self._stop.cancelled):
             fate = "was stopped" if self._stop.cancelled else "lives on; run again to join it"
             return StepResult("cancelled", f"the flow run was ended; its Ray job {self.job} {fate}", None, self.job)
         page = self._launch.settings.job_page(job.id)

@@ -27,7 +27,7 @@ from flows.schedule import Schedule, check_feasible
 from flows.settings import Totals
 from flows.step_run import Log, ProgressHandler, StepResult, StepRun, Stop, cached
 from flows.stopping import stop_job
-from model.errors import StepError
+from model.errors import AgevlmError
 from pipeline.artifacts.store import Artifact
 from pipeline.plan import PlannedStep
 
@@ -240,7 +240,7 @@ class Walk:
                     left.append(key)
                 else:
                     stop_job(self._client, self._prepared.store, job, self._launch.flow_run_id, self._log.info)
-            except StepError as error:
+            except AgevlmError as error:  # whatever it is, the other jobs are stopped too
                 self._log.warning(str(error))
                 left.append(key)
             self._run.step(key, state="cancelled", message="the flow run was cancelled")

@@ -12,10 +12,14 @@ CONFIG = "config.json"
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+def home() -> Path:
+    """`$AGEVLM_HOME`, or `.agevlm` in the project's own folder."""
+    return Path(os.environ.get("AGEVLM_HOME") or PROJECT / ".agevlm").expanduser()
+
+
 def default_store() -> str:
     """`$AGEVLM_STORE`, or `artifacts` in `$AGEVLM_HOME`, or `.agevlm/artifacts` in the project's own folder."""
-    home = os.environ.get("AGEVLM_HOME") or PROJECT / ".agevlm"
-    return os.environ.get("AGEVLM_STORE") or str(Path(home).expanduser() / "artifacts")
+    return os.environ.get("AGEVLM_STORE") or str(home() / "artifacts")
 
 
 def checkpoint_folder(checkpoint: str, store_root: str) -> tuple[Path, str | None]:
@@ -36,7 +40,7 @@ def checkpoint_folder(checkpoint: str, store_root: str) -> tuple[Path, str | Non
     artifact = store.find(checkpoint)
     if artifact.ref.kind != "checkpoint":
         raise ConfigError(f"'{checkpoint}' is {artifact.ref}, not a checkpoint; 'agevlm artifacts' lists checkpoints")
-    data = artifact.local(Path(default_store()).parent / "cache" if "://" in store_root else None)
+    data = artifact.local(home() / "scratch" / "cache" if "://" in store_root else None)
     return data / MODEL, _system_prompt(data)
 
 

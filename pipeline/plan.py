@@ -104,7 +104,6 @@ def plan(recipe: Recipe, attempts: Callable[[StepSpec], int], fingerprints: Mapp
             "fingerprint": fingerprints[f"data.{name}"],
             "limit": dataset.limit,
             "seed": recipe.seed,
-            "max_reject_share": recipe.max_reject_share,
         }
         return add("inventory", name, params)
 
@@ -113,7 +112,7 @@ def plan(recipe: Recipe, attempts: Callable[[StepSpec], int], fingerprints: Mapp
         chosen = {"size": dataset.subset, "query": dataset.query, "turns": dataset.turns, "seed": recipe.seed}
         teachers = {"florence": fingerprints["weights.florence"], "sam": fingerprints["weights.sam"]}
         subset = add("subset", name, chosen, inventory=f"inventory-{name}")
-        asked = {"teacher": recipe.teacher, **teachers, "max_reject_share": recipe.max_reject_share}
+        asked = {"teacher": recipe.teacher, **teachers}
         segments = add("segment", name, asked, inventory=f"inventory-{name}", subset=subset)
         return add("masks", name, {"gates": recipe.gates}, segments=segments)
 
@@ -122,7 +121,6 @@ def plan(recipe: Recipe, attempts: Callable[[StepSpec], int], fingerprints: Mapp
             "pack": recipe.pack,
             "tokenizer": fingerprints["weights.text"],
             "seed": recipe.seed,
-            "max_reject_share": recipe.max_reject_share,
         }
         return add("pack", name, params, inventory=f"inventory-{name}")
 
@@ -160,7 +158,7 @@ def plan(recipe: Recipe, attempts: Callable[[StepSpec], int], fingerprints: Mapp
         add(
             "evaluate",
             variant,
-            {"evaluation": recipe.evaluation, "max_reject_share": recipe.max_reject_share},
+            {"evaluation": recipe.evaluation},
             checkpoint=final[variant],
             inventory="inventory-evaluation",
         )

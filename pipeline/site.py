@@ -1,4 +1,7 @@
-"""The site: where things are on this machine or cluster. Nothing here changes a result, so none of it enters an id."""
+"""The site: where things are on this machine or cluster, and how much loss a run bears.
+
+Nothing here changes a result, so none of it enters an id.
+"""
 
 from pathlib import Path
 
@@ -17,6 +20,9 @@ class Site(Config):
     scratch: str = Field(description="local folder for temporary files and for the rendered miniature world")
     sources: dict[str, Source] = Field(description="data set -> its source with locations")
     weights: dict[str, str] = Field(description="role (florence, sam, text, vision) -> path or hub name")
+    max_reject_share: float = Field(
+        default=0.05, ge=0, le=1, description="a step that rejects a larger share of its rows fails; 1 allows any"
+    )
 
 
 def site_of(recipe: Recipe, root: str, scratch: str) -> Site:
@@ -26,6 +32,7 @@ def site_of(recipe: Recipe, root: str, scratch: str) -> Site:
     return Site(
         root=root,
         scratch=scratch,
+        max_reject_share=recipe.max_reject_share,
         sources={name: _absolute(dataset.source) for name, dataset in datasets.items()},
         weights={
             role: name if name.startswith("hub:") else str(weights_path(role, name)) for role, name in roles.items()

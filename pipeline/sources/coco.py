@@ -9,6 +9,7 @@ from typing import Any
 from pycocotools import mask as coco
 
 from model.errors import DataError
+from pipeline.sources.cambrian import tidy
 from pipeline.sources.records import Truth
 
 REMEDY = "correct the file, or name another in the recipe"
@@ -35,7 +36,7 @@ def read_json(path: Path, *keys: str) -> dict[str, list[dict[str, Any]]]:
 def file_names(path: Path, images: list[dict[str, Any]]) -> dict[Any, str]:
     """Image id -> file name, from COCO's list of images. Raises DataError for an image without one of them."""
     try:
-        return {image["id"]: _text(image, "file_name") for image in images}
+        return {image["id"]: tidy(_text(image, "file_name")) for image in images}
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"annotation file {path} is not in COCO's format: {error!r} in 'images'; {REMEDY}") from error
 
@@ -66,7 +67,7 @@ class Instances:
         files = file_names(path, raw["images"])
         try:
             self._names = {_key(category): _text(category, "name") for category in raw["categories"]}
-            self._sizes = {i["file_name"]: (int(i["height"]), int(i["width"])) for i in raw["images"]}
+            self._sizes = {files[i["id"]]: (int(i["height"]), int(i["width"])) for i in raw["images"]}
             self._masks: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
             for annotation in raw["annotations"]:
                 name = self._names[annotation["category_id"]]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from model.errors import ArtifactError, ConfigError, DataError, StepError
 from pipeline.artifacts.manifest import Counts
-from pipeline.artifacts.spec import ArtifactRef
+from pipeline.artifacts.spec import ArtifactRef, digest, short
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.config import Config, validate
@@ -64,15 +64,25 @@ class StepContext:
 
     def work(self) -> Path:
         """A local folder that outlives a crash of this step: shard commits go here. Removed after publishing."""
-        folder = work_folder(self.job)
+        folder = commits_folder(self.job, self.inputs)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
 
 def work_folder(job: JobSpec) -> Path:
-    """Where a step keeps what it has committed so far."""
+    """Where a step keeps what it has committed so far, of whatever inputs."""
     root = job.site.root if "://" not in job.site.root else job.site.scratch
     return Path(root) / "staging" / job.ref.id
+
+
+def commits_folder(job: JobSpec, inputs: dict[str, Artifact]) -> Path:
+    """Where it keeps what it has committed of these very inputs."""
+    return work_folder(job) / of_inputs(inputs)
+
+
+def of_inputs(inputs: dict[str, Artifact]) -> str:
+    """A name for these very inputs: one that was made again, and came out otherwise under the same id, has another."""
+    return short(digest({name: artifact.manifest.content_sha256 for name, artifact in inputs.items()}))
 
 
 def run_job(job: JobSpec) -> Artifact:

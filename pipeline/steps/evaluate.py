@@ -59,10 +59,10 @@ def run(context: StepContext) -> Outcome:
     predictions: list[Prediction] = []
     refused: list[Reject] = []
     for batch, pictures in _batches(questions, config.batch, root, student, refused):
-        _check_budget(refused, len(questions), params.max_reject_share)
+        _check_budget(refused, len(questions), context.site.max_reject_share)
         predictions += _ask(student, batch, pictures)
         context.progress.update(len(predictions) + len(refused) + len(unasked), total)
-    _check_budget(refused, len(questions), params.max_reject_share)
+    _check_budget(refused, len(questions), context.site.max_reject_share)
 
     results: dict[str, Result] = {name: BENCHMARKS[name].score(predictions) for name in config.benchmarks}
     if not any(result.scores for result in results.values()):

@@ -146,9 +146,10 @@ class Commits:
             rows = {
                 table: pq.read_metadata(self._folder / self._name(number, table)).num_rows for table in self._tables
             }
-        except (OSError, ValueError, pa.ArrowException):
+            whole = note["rows"] == rows and note["of"] == self._index.digest
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
-        return note if note["rows"] == rows and note["of"] == self._index.digest else None
+        return note if whole else None
 
     def _name(self, number: int, table: str) -> str:
         return part_name(number, self.count, table)
@@ -166,12 +167,12 @@ def run(context: StepContext) -> Outcome:
         raise DataError(f"data.{context.job.ref.name} holds no records; correct its annotation file in the recipe")
     commits = Commits(context.work(), index, source.knows_truth)
     notes = commits.notes()
-    if exceeds(reasons(notes.values()), index.taken, params.max_reject_share):
+    if exceeds(reasons(notes.values()), index.taken, context.site.max_reject_share):
         # An earlier run failed for these. Whether they were repaired only another look can tell.
         for number in [number for number, note in notes.items() if note["rejects"]]:
             commits.drop(number)
             del notes[number]
-    _inspect(context, params.max_reject_share, source, index, commits, notes)
+    _inspect(context, context.site.max_reject_share, source, index, commits, notes)
     return _publish(context, index, commits, notes)
 
 

@@ -19,7 +19,7 @@ from pipeline.packing.shards import Note, ShardJob, build_shard, read_note
 from pipeline.packing.shuffle import Layout, deal, ranks, shards
 from pipeline.schemas import part_name
 from pipeline.sources.opening import image_root
-from pipeline.steps.context import Outcome, StepContext
+from pipeline.steps.context import Outcome, StepContext, of_inputs
 from pipeline.steps.params import PackParams
 from pipeline.workers import ordered, workers_for
 
@@ -38,7 +38,7 @@ def run(context: StepContext) -> Outcome:
     layout = Layout(len(rank), params.pack.shard_rows)
     job = ShardJob(
         store=context.site.root,
-        folder=f"staging/{context.job.ref.id}/shards",
+        folder=f"staging/{context.job.ref.id}/{of_inputs(context.inputs)}/shards",
         count=layout.shards,
         dataset=inventory.ref.name,
         images=image_root(context.site, inventory.ref.name),
@@ -47,7 +47,7 @@ def run(context: StepContext) -> Outcome:
     )
     committed = ((number, read_note(job, number, layout.size(number))) for number in range(layout.shards))
     notes = {number: note for number, note in committed if note is not None}
-    _check(params, job, layout, notes)
+    _check(context.site.max_reject_share, job, layout, notes)
     if len(notes) < layout.shards:
         _make(context, params, job, layout, files, rank, notes)
     return _publish(context, job, layout, notes)
@@ -77,8 +77,8 @@ def _make(
             done += layout.size(number)
             rejected += reasons([note])
             context.progress.update(done, layout.rows, rejected=rejected.total())
-            if exceeds(rejected, layout.rows, params.max_reject_share):
-                _check(params, job, layout, notes)
+            if exceeds(rejected, layout.rows, context.site.max_reject_share):
+                _check(context.site.max_reject_share, job, layout, notes)
     shutil.rmtree(buckets, ignore_errors=True)
 
 
@@ -87,14 +87,14 @@ def reasons(notes: Iterable[Note]) -> Counter[str]:
     return Counter(reason for note in notes for _, reason, _ in note["rejects"])
 
 
-def _check(params: PackParams, job: ShardJob, layout: Layout, notes: dict[int, Note]) -> None:
+def _check(share: float, job: ShardJob, layout: Layout, notes: dict[int, Note]) -> None:
     """Fail if these shards reject too much."""
     details = (detail for _, note in sorted(notes.items()) for _, _, detail in note["rejects"])
     check_budget(
         f"records of pack-{job.dataset}",
         reasons(notes.values()),
         layout.rows,
-        params.max_reject_share,
+        share,
         f"The first: {next(details, '')}\n"
         "Correct the records or pack.max_tokens in the recipe, or allow more with max_reject_share.",
     )

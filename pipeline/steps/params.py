@@ -9,8 +9,6 @@ from pipeline.evaluation.config import EvaluationConfig
 from pipeline.masks.config import MaskGates, QueryKind, TeacherConfig
 from pipeline.training.config import PackConfig, StageConfig, StudentConfig
 
-SHARE = "the step fails if a larger share of its rows is rejected (pipeline.budget)"
-
 
 class InventoryParams(Config):
     """inventory: read every record, resolve, open and hash every image once."""
@@ -19,7 +17,6 @@ class InventoryParams(Config):
     fingerprint: str = Field(description="checksum of the raw data")
     limit: int | None = Field(description="only the first N records of the seeded hash order")
     seed: int
-    max_reject_share: float = Field(description=SHARE)
 
 
 class SubsetParams(Config):
@@ -37,7 +34,6 @@ class SegmentParams(Config):
     teacher: TeacherConfig
     florence: str = Field(description="checksum of Florence-2's weights")
     sam: str = Field(description="checksum of SAM's weights")
-    max_reject_share: float = Field(description=SHARE)
 
 
 class MasksParams(Config):
@@ -52,7 +48,6 @@ class PackParams(Config):
     pack: PackConfig
     tokenizer: str = Field(description="checksum of the backbone's folder")
     seed: int
-    max_reject_share: float = Field(description=SHARE)
 
 
 class StageParams(Config):
@@ -70,7 +65,6 @@ class EvaluateParams(Config):
     """evaluate: a checkpoint's answers and attention on held-out questions."""
 
     evaluation: EvaluationConfig
-    max_reject_share: float = Field(description=SHARE)
 
 
 class ReportParams(Config):

@@ -30,7 +30,7 @@ def run(context: StepContext) -> Outcome:
     queries = read_parts(context.input_path("subset"), QUERIES, "queries")
     shards = cut(queries, params.teacher.shard_images)
     commits = Commits(context.work() / "shards", shards)
-    faults = _committed(commits, shards, params.max_reject_share)
+    faults = _committed(commits, shards, context.site.max_reject_share)
     if faults:
         print(f"{len(faults)} of {len(shards)} shards were committed by an earlier run", flush=True)
     _compute(context, params, commits, shards, faults)
@@ -39,7 +39,7 @@ def run(context: StepContext) -> Outcome:
         f"queries of segment-{name}",
         reasons(faults),
         len(queries),
-        params.max_reject_share,
+        context.site.max_reject_share,
         f"The first: {next((fault[2] for _, own in sorted(faults.items()) for fault in own), '')}\n"
         "Correct the cause and run again, which repeats only the shards with errors, or allow more with "
         f'max_reject_share. If images were changed on purpose, force = ["inventory-{name}"] looks at them again.',
@@ -85,7 +85,7 @@ def _compute(
             faults[shard.shard] = commits.faults(shard.shard) if shard.errors else []
             errors += reasons({shard.shard: faults[shard.shard]})
             context.progress.update(done, total, errors=errors.total(), shard_seconds=shard.seconds)
-            if exceeds(errors, total, params.max_reject_share):
+            if exceeds(errors, total, context.site.max_reject_share):
                 break  # which ends the stream, for nothing else holds it
 
 

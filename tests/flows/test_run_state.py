@@ -11,6 +11,7 @@ from flows.cancellation import close_run_file
 from flows.ray_jobs import Job
 from flows.run_state import RunFile, read_run
 from flows.stopping import jobs_of, stop_job
+from model.errors import ConfigError
 from pipeline.artifacts.store import ArtifactStore
 from tests.flows.fakes import FakeRay
 from tests.flows.toy import toy_plan
@@ -106,6 +107,18 @@ def test_a_job_that_another_run_waits_for_is_not_stopped(tmp_path: Path) -> None
     assert ray.stopped == ["shared"]
 
 
+@pytest.mark.parametrize("content", ["", "{", '{"colour": "red"}'])
+def test_a_damaged_file_of_another_run_hinders_no_cancel(tmp_path: Path, content: str) -> None:
+    store, _ = begin(tmp_path)
+    (tmp_path / "runs" / "run-0.json").write_text(content)
+    ray = FakeRay()
+    ray.known = {"mine": Job("mine", "running", {})}
+    stop_job(ray, store, "mine", "run-1", lambda line: None)
+    assert ray.stopped == ["mine"]
+    with pytest.raises(ConfigError, match="run file of run-0"):
+        read_run(store, "run-0")
+
+
 def test_a_crashed_run_waits_for_nothing(tmp_path: Path) -> None:
     store, _ = begin(tmp_path)
     _, other = begin(tmp_path, "run-2")
@@ -144,3 +157,8 @@ def test_the_hooks_take_prefects_keywords_and_need_nothing_but_the_environment(
     record = read_run(store, "run-1")
     assert record is not None
     assert record.state == "cancelled"
+    # Also where the run file is damaged: Ray knows which jobs the run started.
+    (tmp_path / "runs" / "run-1.json").write_text("")
+    ray.known["late"] = Job("late", "running", {"flow_run_id": "run-1"})
+    cancellation.stop_jobs(flow=None, flow_run=SimpleNamespace(id="run-1"), state=None)  # type: ignore[arg-type]
+    assert ray.stopped == ["mine", "late"]

@@ -129,6 +129,19 @@ def test_a_joined_job_that_its_run_stops_is_replaced_by_one_of_our_own(stage: St
     assert any("was stopped by the flow run that started it" in line for line in stage.log)
 
 
+def test_a_cancelled_run_starts_nothing_in_place_of_the_job_that_it_joined(stage: Stage) -> None:
+    job, _ = join_or_submit(stage.ray, stage.runner._launch, stage.runner._prepared.job(stage.plan["one"]))
+
+    def cancel() -> None:  # as the walk does it: the mark, then the jobs, and only then the threads
+        stage.stop.cancelled = True
+        stage.ray.stop(job)
+        threading.Timer(1.0, stage.stop.set).start()
+
+    threading.Timer(0.3, cancel).start()
+    result = stage.follow()
+    assert (result.ending, list(stage.ray.known)) == ("cancelled", [job])
+
+
 def test_a_flow_that_ends_leaves_its_job_alive(stage: Stage) -> None:
     stage.ray.on_submit = lambda job, spec: stage.stop.set()
     result = stage.follow()

@@ -11,6 +11,7 @@ from model.errors import ConfigError
 from pipeline.artifacts.spec import StepSpec
 from pipeline.plan import Plan, mask_recipe, plan
 from pipeline.recipe import Recipe, load_recipe
+from pipeline.site import site_of
 from pipeline.steps.table import STEPS
 
 FINGERPRINTS = {
@@ -149,3 +150,11 @@ def test_planning_imports_neither_torch_nor_ray(module: str) -> None:
     code = f"import {module}, sys; print([m for m in ('torch', 'ray', 'prefect', 'transformers') if m in sys.modules])"
     out: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_how_much_loss_a_run_bears_is_no_part_of_an_id() -> None:
+    """It decides whether a step fails and not what it makes: raising it keeps every commit."""
+    raw = load_recipe("miniature").model_dump(mode="json")
+    strict, lenient = (Recipe.model_validate(raw | {"max_reject_share": share}) for share in (0.0, 0.5))
+    assert [step.id for step in planned(strict)] == [step.id for step in planned(lenient)]
+    assert site_of(lenient, "/store", "/scratch").max_reject_share == 0.5

@@ -41,7 +41,7 @@ class Dataset:
     def segment_job(self, florence: Path, sam: Path, teacher: TeacherConfig, attempt: int = 0) -> JobSpec:
         """The job of segment; a different attempt is a different artifact."""
         site = self.site(florence, sam)
-        params = SegmentParams(teacher=teacher, florence="now", sam="now", max_reject_share=MAX_REJECT_SHARE)
+        params = SegmentParams(teacher=teacher, florence="now", sam="now")
         spec = StepSpec(
             step="segment",
             revision=1,
@@ -81,6 +81,7 @@ class Dataset:
         return Site(
             root=self.store.root,
             scratch=str(Path(self.store.root).parent / "scratch"),
+            max_reject_share=MAX_REJECT_SHARE,
             sources={NAME: source},
             weights={"florence": str(florence), "sam": str(sam)},
         )

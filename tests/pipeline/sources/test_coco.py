@@ -38,6 +38,15 @@ def test_an_image_knows_its_categories_and_their_pixels(tmp_path: Path, annotati
     assert instances.truth("0.jpg", ["person"]) is None
 
 
+@pytest.mark.parametrize("name", ["./0.jpg", "a//0.jpg"])
+def test_another_spelling_of_a_name_is_the_same_image(tmp_path: Path, annotations: dict[str, Any], name: str) -> None:
+    annotations["images"][0]["file_name"] = name
+    instances = opened(tmp_path, annotations)
+    (file,) = instances.files
+    assert file == name.replace("./", "").replace("//", "/")
+    assert instances.truth(file, ["dog"]) is not None
+
+
 BAD_INSTANCES: dict[str, tuple[str, str, Any]] = {
     "empty category": ("categories", "name", ""),
     "nameless category": ("categories", "name", None),

@@ -55,8 +55,9 @@ class Bench:
         params: dict[str, Any],
         inputs: dict[str, ArtifactRef],
         resources: Resources | None = None,
+        share: float = 0.05,
     ) -> JobSpec:
-        """The job of one step."""
+        """The job of one step. `share`: of its rows that it may reject."""
         params = true_fingerprints(params, self.site, step)
         spec = StepSpec(step=step, revision=1, params=params, inputs={n: ref.id for n, ref in inputs.items()})
         return JobSpec(
@@ -64,7 +65,7 @@ class Bench:
             spec=spec,
             ref=ArtifactRef(kind=kind, name=step, id=spec.id()),
             inputs=inputs,
-            site=self.site,
+            site=self.site.model_copy(update={"max_reject_share": share}),
             resources=resources or Resources(cpus=1, threads=1, micro_batch=4),
         )
 

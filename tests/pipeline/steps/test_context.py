@@ -12,17 +12,19 @@ import pytest
 
 from model.errors import ArtifactError, ConfigError, DataError, StepError
 from pipeline.artifacts.manifest import Counts
-from pipeline.artifacts.spec import short
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, short
 from pipeline.artifacts.staging import Staging
-from pipeline.artifacts.store import Artifact
+from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.job import JobSpec
+from pipeline.progress import Progress
 from pipeline.sources.config import CambrianSource, identity
 from pipeline.steps import context as context_module
 from pipeline.steps.context import Outcome, StepContext, run_job, work_folder
 from pipeline.steps.outside import RAW, WEIGHTS
 from pipeline.steps.params import InventoryParams, PackParams, SegmentParams, StageParams
+from pipeline.steps.table import STEPS
 from tests.pipeline.sources.pictures import encoded, halves
-from tests.pipeline.steps.workshop import Workshop, cambrian, chat
+from tests.pipeline.steps.workshop import Workshop, cambrian, chat, committed
 
 Run = Callable[[StepContext], Outcome]
 
@@ -40,7 +42,7 @@ def workshop(tmp_path: Path) -> Workshop:
 
 @pytest.fixture
 def job(workshop: Workshop) -> JobSpec:
-    params = {"source": identity(workshop.source), "limit": None, "seed": 0, "max_reject_share": 0.5}
+    params = {"source": identity(workshop.source), "limit": None, "seed": 0}
     return workshop.job("inventory", params | {RAW: "now"})
 
 
@@ -181,7 +183,7 @@ def test_a_step_that_fails_on_what_was_planned_fails_with_its_own_error_and_keep
     step(run)
     with pytest.raises(StepError, match="something was odd"):
         run_job(job)
-    assert (work_folder(job) / "commit").read_text() == "good"
+    assert (committed(job) / "commit").read_text() == "good"
 
 
 def test_a_cached_artifact_needs_nothing_from_outside(workshop: Workshop, job: JobSpec) -> None:
@@ -191,9 +193,9 @@ def test_a_cached_artifact_needs_nothing_from_outside(workshop: Workshop, job: J
 
 
 STEPS_WITH_WEIGHTS = {
-    "florence": ("segment", {"sam": "now", "teacher": {}, "max_reject_share": 0.5}),
-    "sam": ("segment", {"florence": "now", "teacher": {}, "max_reject_share": 0.5}),
-    "tokenizer": ("pack", {"pack": {"max_tokens": 64}, "seed": 0, "max_reject_share": 0.5}),
+    "florence": ("segment", {"sam": "now", "teacher": {}}),
+    "sam": ("segment", {"florence": "now", "teacher": {}}),
+    "tokenizer": ("pack", {"pack": {"max_tokens": 64}, "seed": 0}),
     "text": ("stage1", {"row": "stage1", "config": {}, "student": None, "vision": "now", "seed": 0}),
     "vision": ("stage1", {"row": "stage1", "config": {}, "student": None, "text": "now", "seed": 0}),
 }
@@ -301,3 +303,22 @@ def test_a_failed_step_leaves_no_files_behind(workshop: Workshop, job: JobSpec, 
     with pytest.raises(StepError, match="odd"):
         run_job(job)
     assert os.listdir(workshop.store.join(job.ref.path)) == []
+
+
+def test_what_was_committed_of_an_input_that_was_made_again_otherwise_is_not_taken_up(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    """The same ids, but other content: as after a step that cannot repeat itself bit by bit."""
+    folders = set()
+    for content in (b"one", b"other", b"one"):
+        store = ArtifactStore(str(tmp_path / content.decode()))
+        spec = StepSpec(step="inventory", revision=1, params={}, inputs={})
+        parent = Staging(store, ArtifactRef(kind="inventory", name="x", id=spec.id()), spec, 0, {})
+        parent.write_bytes("a.bin", content)
+        made = store.get(parent.ref) or parent.publish(Counts(unit="row", rows_in=1, rows_out=1))
+        job = workshop.job("subset", {"size": 1, "query": "caption", "turns": "one", "seed": 0}, inventory=made)
+        staging = Staging(store, job.ref, job.spec, 0, {"inventory": made})
+        context = StepContext(job, STEPS["subset"], store, {"inventory": made}, staging, Progress(store, "x", "row"))
+        folders.add(context.work())
+    assert len(folders) == 2
+    assert len({folder.parent for folder in folders}) == 1

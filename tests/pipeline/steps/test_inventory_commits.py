@@ -21,7 +21,7 @@ from tests.pipeline.steps.workshop import Workshop, cambrian, chat
 
 def work(workshop: Workshop) -> Path:
     """The work folder of the only step that is under way."""
-    (folder,) = (workshop.folder / "store" / "staging").iterdir()
+    (folder,) = (workshop.folder / "store" / "staging").glob("*/*")
     return folder
 
 

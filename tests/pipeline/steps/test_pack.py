@@ -22,7 +22,7 @@ from pipeline.sources.records import Turn, order_key
 from pipeline.steps.context import work_folder
 from tests.pipeline.packing.backbone import write_backbone
 from tests.pipeline.sources.pictures import encoded, halves
-from tests.pipeline.steps.workshop import Workshop, cambrian, chat, rejects, table
+from tests.pipeline.steps.workshop import Workshop, cambrian, chat, committed, rejects, table
 
 CONFIG = {"max_tokens": 160, "shard_rows": 8, "row_group_rows": 3}
 RECORDS = 30
@@ -172,8 +172,8 @@ def test_a_killed_pack_continues_and_ends_the_same(
     with pytest.raises(KeyboardInterrupt):
         make(other, other_inventory)
     job = other.job("pack", _params(), inventory=other_inventory)
-    committed = {path.name for path in (work_folder(job) / "shards").iterdir()}
-    assert {"part-00000-of-00004.parquet", "part-00001-of-00004.parquet"} <= committed
+    names = {path.name for path in (committed(job) / "shards").iterdir()}
+    assert {"part-00000-of-00004.parquet", "part-00001-of-00004.parquet"} <= names
     again: list[int] = []
 
     def counts(job: packing.ShardJob, index: int, records: pa.Table) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def test_a_commit_that_is_not_whole_is_made_again(
     packed: Artifact, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     workshop, inventory = prepare(tmp_path, lines())
-    commits = work_folder(workshop.job("pack", _params(), inventory=inventory)) / "shards"
+    commits = committed(workshop.job("pack", _params(), inventory=inventory)) / "shards"
     commits.mkdir(parents=True)
     for name in packed.matching("part-"):
         content = Path(packed.path(name)).read_bytes()

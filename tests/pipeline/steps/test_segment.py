@@ -30,6 +30,7 @@ from pipeline.steps import segment
 from pipeline.steps.context import run_job, work_folder
 from tests.model.teachers.tiny import LOCATIONS, write_florence, write_sam
 from tests.pipeline.masks.dataset import Dataset, break_image, make_dataset, parts, read
+from tests.pipeline.steps.workshop import committed
 
 SCENES = 8
 TEACHER = TeacherConfig(max_new_tokens=LOCATIONS, shard_images=3, batch_queries=4)
@@ -106,7 +107,7 @@ def test_a_killed_run_is_continued_where_it_stopped_and_ends_in_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         run_job(job)
     assert first == [0, 1]
-    left = work_folder(job) / "shards"
+    left = committed(job) / "shards"
     assert sorted(file.name for file in left.iterdir()) == [f"part-0000{i}-of-00003.parquet" for i in (0, 1)]
     (left / "part-00000-of-00003.parquet").write_bytes(b"torn")
     rest: list[int] = []
@@ -196,7 +197,7 @@ def test_a_damaged_commit_is_computed_again(
     dataset: Dataset, weights: tuple[Path, Path], computed: list[int], damage: bytes
 ) -> None:
     job = dataset.segment_job(*weights, TEACHER)
-    commits = work_folder(job) / "shards"
+    commits = committed(job) / "shards"
     commits.mkdir(parents=True)
     (commits / "part-00001-of-00003.parquet").write_bytes(damage)
     assert run_job(job).manifest.counts.rows_out == len(dataset.queries)
@@ -252,7 +253,7 @@ def test_through_ray_the_bytes_are_the_same_and_commits_are_kept(
     expected = expected_parts(dataset, weights, TEACHER)
     other = make_dataset(tmp_path / "ray", SCENES)
     job = other.segment_job(*weights, TEACHER)
-    commits = work_folder(job) / "shards"
+    commits = committed(job) / "shards"
     commits.mkdir(parents=True)
     name = "part-00001-of-00003.parquet"
     (commits / name).write_bytes(expected[name])  # as if committed before a crash
@@ -275,7 +276,7 @@ def test_a_killed_actor_costs_time_only_and_lost_weights_are_named(
     killed: list[int] = []
 
     def kill_once() -> None:
-        while not list((work_folder(job) / "shards").glob("part-*.parquet")):
+        while not list(work_folder(job).glob("*/shards/part-*.parquet")):
             time.sleep(0.01)
         for process in psutil.Process().children(recursive=True):
             if process.name().startswith("ray::MapWorker") or "MapWorker" in " ".join(process.cmdline()):

@@ -14,7 +14,7 @@ from pipeline.job import JobSpec
 from pipeline.recipe import Resources
 from pipeline.site import Site
 from pipeline.sources.config import CambrianSource, Source, identity
-from pipeline.steps.context import run_job
+from pipeline.steps.context import commits_folder, run_job
 from pipeline.steps.outside import fingerprints_now
 from pipeline.steps.table import STEPS
 
@@ -37,11 +37,15 @@ class Workshop:
         return run_job(self.job(step_name, params, **inputs))
 
     def job(self, step_name: str, params: dict[str, Any], **inputs: Artifact) -> JobSpec:
-        """The job of one step of the data set 'pretrain', planned with what is there now."""
-        step = STEPS[step_name]
+        """The job of one step of the data set 'pretrain', planned with what is there now.
+
+        `max_reject_share` among the parameters is the site's.
+        """
+        step, params = STEPS[step_name], dict(params)
         site = Site(
             root=str(self.folder / "store"),
             scratch=str(self.folder / "scratch"),
+            max_reject_share=params.pop("max_reject_share", 0.5),
             sources={"pretrain": self.source},
             weights=self.weights,
         )
@@ -60,8 +64,14 @@ class Workshop:
 
     def inventory(self, **changes: Any) -> Artifact:
         """The inventory of the source."""
-        params = {"limit": None, "seed": 0, "max_reject_share": 0.5, "fingerprint": "raw"}
+        params = {"limit": None, "seed": 0, "fingerprint": "raw"}
         return self.run("inventory", {"source": identity(self.source), **params, **changes})
+
+
+def committed(job: JobSpec) -> Path:
+    """Where a job that has not published keeps what it committed."""
+    store = ArtifactStore(job.site.root)
+    return commits_folder(job, {name: store.require(ref) for name, ref in job.inputs.items()})
 
 
 def true_fingerprints(params: dict[str, Any], site: Site, dataset: str) -> dict[str, Any]:
