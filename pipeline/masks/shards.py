@@ -1,9 +1,10 @@
 """Shards: the fixed lists of queries that are segmented, committed and published as one.
 
-A shard is a pure function of the subset and the recipe. It is committed as one whole file, so that a commit is there or
-it is not, and a rerun computes only what is missing.
+A shard is a pure function of the subset and the recipe. It is committed as one whole file with its checksum beside it,
+so that a commit is there or it is not, and a rerun computes only what is missing.
 """
 
+import hashlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -35,11 +36,11 @@ def read_part(file: Path, schema: pa.Schema) -> pa.Table:
     """One part of a table. Raises DataError if it cannot be read whole or if its columns are not the schema's."""
     try:
         table = pq.read_table(file, page_checksum_verification=True)
+        if table.schema.names != schema.names:
+            raise DataError(f"{file} has the columns {table.schema.names}, not {schema.names}; run its step again")
+        return table.cast(schema)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{file} cannot be read ({error}); run the step that makes it again") from error
-    if table.schema.names != schema.names:
-        raise DataError(f"{file} has the columns {table.schema.names}, not {schema.names}; run its step again")
-    return table.cast(schema)
 
 
 def cut(queries: pa.Table, shard_images: int) -> list[pa.Table]:
@@ -71,7 +72,7 @@ class Commits:
         return self.folder / part_name(index, len(self._rows))
 
     def missing(self) -> list[int]:
-        """The shards that are not committed, in order. A file that cannot be read whole is no commit."""
+        """The shards that are not committed, in order. A file that is not what was committed is no commit."""
         return [index for index in range(len(self._rows)) if not self._done(index)]
 
     def faults(self, index: int) -> list[Fault]:
@@ -85,14 +86,22 @@ class Commits:
 
     def drop(self, index: int) -> None:
         """Take a commit back, so that the shard is computed again."""
+        seal(self.path(index)).unlink(missing_ok=True)
         self.path(index).unlink(missing_ok=True)
 
     def _done(self, index: int) -> bool:
         try:
-            facts_of(self.path(index))
-            return len(read_part(self.path(index), EVIDENCE)) == self._rows[index]
-        except DataError:
+            content, sealed = self.path(index).read_bytes(), seal(self.path(index)).read_text(encoding="ascii")
+            if hashlib.sha256(content).hexdigest() != sealed:
+                return False
+            return bool(pq.read_metadata(pa.BufferReader(content)).num_rows == self._rows[index])
+        except (OSError, ValueError, pa.ArrowException):
             return False
+
+
+def seal(path: Path) -> Path:
+    """The file with the checksum of a commit: Parquet checks its pages, but not its footer."""
+    return path.with_name(f"{path.name}.sha256")
 
 
 def commit(path: Path, table: pa.Table, facts: dict[str, Any]) -> None:
@@ -100,8 +109,17 @@ def commit(path: Path, table: pa.Table, facts: dict[str, Any]) -> None:
     if table.schema != EVIDENCE:
         raise ValueError(f"evidence has the schema {table.schema}")
     schema = EVIDENCE.with_metadata({METADATA: json.dumps(facts, sort_keys=True).encode("ascii")})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.cast(schema), sink, compression="zstd", write_page_checksum=True)
+    seal_commit(path, sink.getvalue().to_pybytes())
+
+
+def seal_commit(path: Path, content: bytes) -> None:
+    """Write a part's bytes, and then what makes them a commit."""
     with write_whole(path) as stream:
-        pq.write_table(table.cast(schema), stream, compression="zstd", write_page_checksum=True)
+        stream.write(content)
+    with write_whole(seal(path)) as stream:
+        stream.write(hashlib.sha256(content).hexdigest().encode("ascii"))
 
 
 def facts_of(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from pipeline.masks import stream
 from pipeline.masks.config import TeacherConfig
 from pipeline.masks.pictures import read_pictures
 from pipeline.masks.setup import TeacherSetup
-from pipeline.masks.shards import Commits, cut, facts_of
+from pipeline.masks.shards import Commits, cut, facts_of, seal_commit
 from pipeline.ray_session import session
 from pipeline.recipe import Resources
 from pipeline.schemas import EVIDENCE, QUERIES
@@ -108,7 +108,7 @@ def test_a_killed_run_is_continued_where_it_stopped_and_ends_in_the_same_bytes(
         run_job(job)
     assert first == [0, 1]
     left = committed(job) / "shards"
-    assert sorted(file.name for file in left.iterdir()) == [f"part-0000{i}-of-00003.parquet" for i in (0, 1)]
+    assert sorted(file.name for file in left.glob("*.parquet")) == [f"part-0000{i}-of-00003.parquet" for i in (0, 1)]
     (left / "part-00000-of-00003.parquet").write_bytes(b"torn")
     rest: list[int] = []
     monkeypatch.setattr(stream, "segment_missing", local_stream(rest))
@@ -256,7 +256,7 @@ def test_through_ray_the_bytes_are_the_same_and_commits_are_kept(
     commits = committed(job) / "shards"
     commits.mkdir(parents=True)
     name = "part-00001-of-00003.parquet"
-    (commits / name).write_bytes(expected[name])  # as if committed before a crash
+    seal_commit(commits / name, expected[name])  # as if committed before a crash
     with session(cpus=2):
         through_ray: Artifact = run_job(job)
         greedy = other.segment_job(*weights, TEACHER, attempt=1)
