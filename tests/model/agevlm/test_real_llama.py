@@ -71,7 +71,7 @@ def test_the_initial_model_answers_as_the_original_does(joined: tuple[LlamaForCa
     photo = Image.new("RGB", (64, 48), "red")
     assert vlm.answer([None, photo], [QUESTION, QUESTION], max_new_tokens=12) == [text, text]
     with torch.no_grad():
-        inputs = vlm._inputs([photo], [chat])
+        inputs = vlm._inputs([photo], [vlm.encode(QUESTION)])
         assert torch.equal(vlm.model(**inputs).logits, llama(ids, attention_mask=torch.ones_like(ids)).logits)
 
 
