@@ -8,7 +8,6 @@ import typer
 from flows.terminal import console
 
 if TYPE_CHECKING:
-    from flows.explain import Verdict
     from flows.settings import Settings
 
 COLOURS = {"cached": "blue", "to check": "cyan", "to run": "green", "stale": "yellow", "blocked": "yellow"}
@@ -73,9 +72,8 @@ def plan(
     counts = {condition: sum(v.condition == condition for v in found) for condition in COLOURS}
     summary = ", ".join(f"{count} {condition}" for condition, count in counts.items() if count)
     out.print(f"\n{len(found)} steps: {summary}   (store: {settings.store})", highlight=False)
-    roots = [
-        v.step.key for v in found if v.condition == "stale" and not set(v.step.inputs.values()) & stale_keys(found)
-    ]
+    stale = {v.step.key for v in found if v.condition == "stale"}
+    roots = [v.step.key for v in found if v.step.key in stale and not stale & set(v.step.inputs.values())]
     if roots:
         names = ", ".join(f'"{key}"' for key in roots)
         out.print(f"Stale steps fail. To make them anew beside the old ones: -p 'force=[{names}]'", highlight=False)
@@ -93,11 +91,6 @@ def plan(
         out.print(
             f"wrote {len(steps)} specs to {json}; run them in order: python -m pipeline run FILE", highlight=False
         )
-
-
-def stale_keys(found: "list[Verdict]") -> set[str]:
-    """Keys of the steps that are stale."""
-    return {verdict.step.key for verdict in found if verdict.condition == "stale"}
 
 
 def offline_settings() -> "Settings":

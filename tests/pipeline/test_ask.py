@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -22,23 +21,8 @@ from pipeline.artifacts.spec import ArtifactRef, StepSpec
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.checkpoints import checkpoint_folder, default_store
-from pipeline.training.build import join_backbones
-from pipeline.training.checkpoint import save_student
-from pipeline.training.config import StudentConfig
-from tests.pipeline.training.world import make_backbones
 
 QUESTION = "Is there a red circle in the image?"
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("student")
-    backbones = make_backbones(root)
-    student = StudentConfig(cross_attention_layers=(1, 3), init="normal")
-    model, processor = join_backbones(student, backbones["text"], backbones["vision"], seed=0)
-    save_student(model, processor, root / "student")
-    return root / "student"
 
 
 @pytest.fixture

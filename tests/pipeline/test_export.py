@@ -20,11 +20,8 @@ from model.errors import ConfigError
 from model.miniature.world import make_scene, render
 from pipeline import export
 from pipeline.artifacts.store import Artifact
-from pipeline.training.build import join_backbones
-from pipeline.training.checkpoint import load_student, save_student
-from pipeline.training.config import StudentConfig
+from pipeline.training.checkpoint import load_student
 from tests.pipeline.chain import Chain
-from tests.pipeline.training.world import make_backbones
 
 STRANGER = """
 import sys
@@ -36,17 +33,6 @@ for name in ("model", "pipeline", "flows"):
     sys.exit(f"{name} of the project is importable here")
 exec(sys.stdin.read())
 """
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("student")
-    backbones = make_backbones(root)
-    student = StudentConfig(cross_attention_layers=(1, 3), init="normal")
-    model, processor = join_backbones(student, backbones["text"], backbones["vision"], seed=0)
-    save_student(model, processor, root / "student")
-    return root / "student"
 
 
 @pytest.fixture(scope="module")
