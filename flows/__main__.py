@@ -1,5 +1,5 @@
 """`python -m flows`: the `agevlm` command."""
 
-from flows.cli import main
+from flows.cli.app import main
 
 main()

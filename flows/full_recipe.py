@@ -4,27 +4,18 @@ from typing import Any
 
 from prefect import State, flow
 
-from flows.cancellation import note_crash, stop_jobs
-from flows.parameters import (
-    Beams,
+from flows.run.cancellation import note_crash, stop_jobs
+from flows.run.parameters import (
     ForceSteps,
     Limit,
-    MaskParameters,
-    MaxArea,
-    MaxNewTokens,
-    MinAgreementIou,
-    MinArea,
-    MinPolygonScore,
-    MinSamIou,
-    Prompt,
     RecipeName,
-    SamPrompt,
     Until,
     Variants,
     documented,
     resolve,
+    with_mask_parameters,
 )
-from flows.run_recipe import run_recipe
+from flows.run.run_recipe import run_recipe
 
 
 @flow(
@@ -34,37 +25,20 @@ from flows.run_recipe import run_recipe
     persist_result=False,
 )
 @documented
+@with_mask_parameters
 def full_recipe(
     recipe: RecipeName = "miniature",
     variants: Variants = None,
     until: Until = None,
     limit: Limit = None,
     force: ForceSteps = None,
-    min_polygon_score: MinPolygonScore = None,
-    min_sam_iou: MinSamIou = None,
-    min_agreement_iou: MinAgreementIou = None,
-    min_area: MinArea = None,
-    max_area: MaxArea = None,
-    prompt: Prompt = None,
-    sam_prompt: SamPrompt = None,
-    beams: Beams = None,
-    max_new_tokens: MaxNewTokens = None,
+    **masks: Any,
 ) -> State[Any]:
     """Make every artifact of a recipe: inventory, subset, segment, masks, pack, stages 1-4, evaluate, report.
 
-    What exists is not made again. Running it again continues what was interrupted.
+    Artifacts that exist are not made again. Running it again continues with what is not made yet; a training stage
+    that was interrupted starts over.
     """
-    masks: MaskParameters = {
-        "min_polygon_score": min_polygon_score,
-        "min_sam_iou": min_sam_iou,
-        "min_agreement_iou": min_agreement_iou,
-        "min_area": min_area,
-        "max_area": max_area,
-        "prompt": prompt,
-        "sam_prompt": sam_prompt,
-        "beams": beams,
-        "max_new_tokens": max_new_tokens,
-    }
     return run_recipe(
         lambda: resolve(recipe, variants=variants, limit=limit, masks=masks), until=until, force=force or ()
     )

@@ -4,9 +4,9 @@ from typing import Any
 
 from prefect import State, flow
 
-from flows.cancellation import note_crash, stop_jobs
-from flows.parameters import ForceSteps, LastStage, Limit, RecipeName, Variants, documented, resolve
-from flows.run_recipe import run_recipe
+from flows.run.cancellation import note_crash, stop_jobs
+from flows.run.parameters import ForceSteps, LastStage, Limit, RecipeName, Variants, documented, resolve
+from flows.run.run_recipe import run_recipe
 
 
 @flow(
@@ -23,8 +23,9 @@ def stages(
     limit: Limit = None,
     force: ForceSteps = None,
 ) -> State[Any]:
-    """Train the four stages of each variant, making the packs and masks that they need where these are missing.
+    """Train the four stages of each variant; make the packs and masks that they need and that do not exist yet.
 
-    Masks are those of the recipe; to train on masks with other settings, give these to agevlm/full-recipe with until.
+    A stage that was interrupted starts over. The masks have the recipe's settings; to train on masks with other
+    settings, give these to agevlm/full-recipe with until.
     """
     return run_recipe(lambda: resolve(recipe, variants=variants, limit=limit), until=until, force=force or ())

@@ -1,1 +1,1 @@
-"""The model layer: AGE-VLM, its loss, the stage table, the teachers, preprocessing. Never Ray, never Prefect."""
+"""The model layer: AGE-VLM, its losses, the stage table, the teachers. Imports neither Ray nor Prefect."""

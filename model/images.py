@@ -1,7 +1,7 @@
-"""Opening an image that nobody vouches for: its bytes in, an upright RGB picture out, or a named reason why not.
+"""Decode an untrusted image: bytes in, an upright RGB picture out, or an error with the name of a reason.
 
-The inventory, the teachers, the student's processor and `ask` all open images here, so a mask that was made from a
-picture lies on the very pixels that the student sees. No torch here.
+The inventory, the teachers, training, evaluation and `ask` all open images here, so a mask that was made from a picture
+fits the pixels that the student sees. Nothing here imports torch.
 """
 
 import io
@@ -13,23 +13,23 @@ from model.agevlm.upright import upright_rgb
 from model.errors import DataError
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is opened, whatever the file's name says; formats that run programs or load fonts are not among them.
-JPEG includes its multi-picture form."""
+"""The formats that are opened, recognised by content and not by the file's name. Formats that run programs or load
+fonts are left out. JPEG includes its multi-picture form."""
 MAX_PIXELS: Final = 80_000_000
-"""Larger images are refused before they are decoded (as RGB these take 240 MB); below the size at which PIL warns."""
+"""Larger images are refused before they are decoded. As RGB this many take 240 MB; PIL warns at a larger size."""
 MAX_BYTES: Final = 64 << 20
 """Larger files are refused before they are read."""
 
 
 class ImageError(DataError):
-    """An image cannot be used; `reason` is a short name to count by, the message says more."""
+    """An image cannot be used. `reason` is a short name to count by; the message has the details."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
-        """Pickle with both arguments, so that the error survives the way back from a worker process."""
+        """Pickle with both arguments, so that the error can return from a worker process."""
         return type(self), (self.reason, str(self))
 
 

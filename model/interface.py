@@ -1,4 +1,4 @@
-"""What the analysis and the evaluation ask of any vision-language model: ours and the baselines (section 3.1).
+"""The interface of every compared vision-language model, AGE-VLM and the baselines (paper section 3.1).
 
 Shapes: T text tokens, D hidden size, S visual tokens, L layers that attend to the image, h x w cells of its map.
 """
@@ -19,9 +19,9 @@ Picture = Image.Image
 class HiddenStates(Protocol):
     """One sample's representations: `text` (T, D) of the last layer, `image` (S, D), `valid` (S,) bool.
 
-    `image` are the hidden states of image tokens where a model has them in its language model, else what stands for
-    them (AGE-VLM: the adapter's outputs). `valid` leaves out visual tokens that stand for padding only.
-    Read-only, so that a frozen dataclass is one.
+    `image` holds the hidden states of the image tokens in the language model. A model without image tokens gives its
+    nearest equivalent (AGE-VLM: the adapter's outputs). `valid` is False for visual tokens of padding.
+    All are read-only properties, so that a frozen dataclass satisfies the protocol.
     """
 
     @property
@@ -35,9 +35,10 @@ class HiddenStates(Protocol):
 
 
 class AttentionMaps(Protocol):
-    """Where some text looked: `maps` (L, h, w), mean over heads and over the text's tokens; `valid` (h, w) bool.
+    """Attention of a text over an image: `maps` (L, h, w), mean over heads and over the text's tokens.
 
-    `layers` are the L layers' numbers in the model's own count, ascending; tables 4 and 6 show the first.
+    `valid` (h, w) is True for cells with image pixels. `layers` are the numbers of the L layers in the model's
+    numbering, ascending; tables 4 and 6 show the first.
     """
 
     @property
@@ -50,17 +51,17 @@ class AttentionMaps(Protocol):
     def layers(self) -> tuple[int, ...]: ...
 
     def heat_map(self, image: Picture, layer: int = 0) -> Picture:
-        """Map number `layer` laid over the upright image, in the image's own size."""
+        """Map number `layer` as colours over the upright image, in the image's size."""
         ...
 
 
 class VisionLanguageModel(Protocol):
-    """Three questions that every compared model answers."""
+    """Answers, hidden states and attention maps of one model."""
 
     def answer(
         self, images: Sequence[Picture | None], prompts: Sequence[str], *, max_new_tokens: int = 64, **generate: Any
     ) -> list[str]:
-        """Generated answers, one a prompt, without special tokens. None: no picture."""
+        """Generated answers, one per prompt, without special tokens. An image is None where a prompt has none."""
         ...
 
     def hidden_states(self, images: Sequence[Picture], prompts: Sequence[str]) -> Sequence[HiddenStates]:
@@ -75,7 +76,7 @@ class VisionLanguageModel(Protocol):
         spans: Sequence[tuple[int, int]] | None = None,
         answers: Sequence[str] | None = None,
     ) -> Sequence[AttentionMaps]:
-        """Where each prompt (or its characters in `spans`, or the tokens of its answer behind it) looks."""
+        """Attention of each prompt, of its characters in `spans`, or of the tokens of its answer."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Apply a row of the stage table to a model, and prove that what trains is exactly what the row says."""
+"""Apply a row of the stage table to a model, and check that exactly the row's parameters train."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model.stage_table import PARTS, STAGES, StageRow, stage_row
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage trains. `total` and `trainable`: parameters of every part (keys: `stage_table.PARTS`)."""
+    """Parameter counts of a stage. `total` and `trainable`: of every part (keys: `stage_table.PARTS`)."""
 
     stage: StageRow
     total: dict[str, int]
@@ -34,10 +34,10 @@ class StageReport:
 
 
 def part_of(name: str) -> str:
-    """Which of the table's four parts a parameter belongs to, by its name in AgeVlmForConditionalGeneration.
+    """The table's part that a parameter belongs to, by its name in AgeVlmForConditionalGeneration.
 
     Everything that is not vision encoder, adapter or cross-attention came with Llama. A cross-attention layer of the
-    expanded stack belongs to cross-attention whole, its norms and MLP included; `part_of_model` knows where it stands.
+    expanded stack belongs to cross-attention with its norms and MLP; its name does not show that, so `parts` adds it.
     """
     if name.startswith("model.vision_tower."):
         return PARTS[0]
@@ -75,7 +75,7 @@ def wanted(model: AgeVlmForConditionalGeneration, row: StageRow) -> set[str]:
 def apply_stage(model: AgeVlmForConditionalGeneration, stage: str | StageRow) -> StageReport:
     """Set `requires_grad` of every parameter as the stage's row says, and check the result against the row.
 
-    A row of your own (say `dataclasses.replace(STAGES["stage2"], vision_encoder="last block")`) works too.
+    `stage` may be another row than the table's, such as `replace(STAGES["stage2"], vision_encoder="last block")`.
 
     Raises: ConfigError for an unknown stage, or if the trainable set is not the row's (shared parameters between a
     trained and a frozen part make that impossible).

@@ -1,14 +1,12 @@
-"""`python -m pipeline run SPEC.json`: what a Ray job executes, and how a step is debugged without Prefect."""
+"""`python -m pipeline run SPEC.json`: the entry point of a Ray job; also runs a step for debugging without Prefect."""
 
+import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from model.errors import AgevlmError
-from pipeline.job import read_job
-from pipeline.steps.context import run_job
 
 app = typer.Typer(add_completion=False, help="Run one step of a plan in this process.", no_args_is_help=True)
 
@@ -20,11 +18,21 @@ def main() -> None:
 
 @app.command()
 def run(
-    spec: Annotated[Path, typer.Argument(help="the step, as JSON ('agevlm plan RECIPE --json FOLDER' writes it)")],
+    spec: Annotated[
+        str, typer.Argument(help="the step, as JSON: a path or URL ('agevlm plan RECIPE --json FOLDER' writes it)")
+    ],
 ) -> None:
     """Run a step and publish its artifact; does nothing if the artifact exists."""
+    from pipeline.plan.job import read_job
+
     try:
         job = read_job(spec)
+        # Set before any library that reads these is imported. Without a limit, numerical libraries use all cores.
+        threads = str(job.resources.threads)
+        os.environ.update({"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **job.environment})
+
+        from pipeline.steps.runner import run_job
+
         print(f"{job.key}: making {job.ref}", flush=True)
         artifact = run_job(job)
     except AgevlmError as error:

@@ -24,12 +24,12 @@ RECORDS = pa.schema(
     ]
 )
 
-# inventory: truth/part-*.parquet, only where the source knows it: what each turn is really about
+# inventory: truth/part-*.parquet, only if the source has ground truth: the object that each turn is about
 TRUTH = pa.schema(
     [
         ("sample_id", pa.string()),
         ("turn", pa.int32()),
-        ("present", pa.bool_()),  # False: the turn asks about something that is not there (rle is null)
+        ("present", pa.bool_()),  # False: the turn is about an object that is not in the image (rle is null)
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("rle", pa.string()),
@@ -40,7 +40,7 @@ _QUERY = [
     ("sample_id", pa.string()),
     ("turn", pa.int32()),
     ("query_kind", pa.string()),
-    ("char_start", pa.int32()),  # of the text really sent to Florence-2, in the turn's text
+    ("char_start", pa.int32()),  # of the text that was sent to Florence-2, in the turn's text
     ("char_end", pa.int32()),
     ("image_sha256", pa.string()),
     ("height", pa.int32()),
@@ -105,7 +105,7 @@ PACK = pa.schema(
         ("sample_id", pa.string()),
         ("image", pa.binary()),  # the file's own bytes, null for text-only rows
         ("input_ids", pa.list_(pa.int32())),
-        ("target", pa.list_(pa.bool_())),  # tokens that the LM loss is taken on: the assistant's
+        ("target", pa.list_(pa.bool_())),  # tokens that count in the LM loss: the assistant's
         ("token_starts", pa.list_(pa.int32())),  # characters of the rendered conversation
         ("token_ends", pa.list_(pa.int32())),
         ("turns", pa.list_(_SPANS)),
@@ -116,3 +116,10 @@ PACK = pa.schema(
 def part_name(index: int, count: int, folder: str = "") -> str:
     """Name of a shard: 'part-00003-of-00012.parquet', below `folder` if given."""
     return f"{folder}{'/' if folder else ''}part-{index:05d}-of-{count:05d}.parquet"
+
+
+# checkpoint: its files, besides rejects
+MODEL = "model"  # a Hugging Face folder: weights, configuration, tokenizer, processor
+METRICS_FILE = "metrics.parquet"  # pipeline.training.metrics.METRICS
+SPEED_FILE = "provenance/speed.parquet"  # pipeline.training.metrics.SPEED; not part of the content digest
+STAGE_FILE = "stage.json"  # trained parameters, amount of data, last metrics

@@ -3,12 +3,12 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=$(pwd -P)
-tested=3.11 # the version that the tests are run with; preferred where there are several
+tested=3.11 # the version that the tests run with; preferred if there are several
 unset VIRTUAL_ENV PYTHONHOME PYTHONPATH CONDA_PREFIX
 
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' 2>/dev/null; }
 
-# The programs in .venv name their folder: where it was moved, .venv is made anew.
+# The programs in .venv contain the path of their folder: after a move .venv is made again.
 if [ "$(cat .venv/.ready 2>/dev/null)" != "$folder" ] || ! fits .venv/bin/python; then
   found=''
   for candidate in "python$tested" python3 python3.12 python3.13 python3.14 python; do
@@ -23,11 +23,11 @@ if [ "$(cat .venv/.ready 2>/dev/null)" != "$folder" ] || ! fits .venv/bin/python
   fi
   BASE_PYTHON=$found scripts/uv.sh venv --quiet --clear --python "$found" .venv
 fi
-# Compiled now, so that the first run does not spend its time on it.
+# Compiled now, so that the first run is not slowed down by it.
 BASE_PYTHON=$(.venv/bin/python -c 'import sys; print(sys._base_executable)') \
   scripts/uv.sh pip sync --compile-bytecode --python .venv/bin/python requirements.lock
 
-# The project is run where it lies and never installed as a package, so its command is written here.
+# The project runs in its folder and is never installed as a package, so its command is written here.
 root=$(printf '%s' "$folder" | sed "s/'/'\\\\''/g") # as it stands between quotes
 cat > .venv/bin/agevlm <<LAUNCHER
 #!/bin/sh

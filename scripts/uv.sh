@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Run uv: the one that is installed, or one that pip installs, for the user or in a small environment of its own.
-# Where it takes a Python to get it, that is $BASE_PYTHON.
+# Run uv: the installed one, or one that pip installs into .venv-uv or for the user, with the Python $BASE_PYTHON.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${BASE_PYTHON:-python3}
@@ -12,7 +11,7 @@ if works "$python" -m uv; then exec "$python" -m uv "$@"; fi
 if works .venv-uv/bin/uv; then exec .venv-uv/bin/uv "$@"; fi
 
 echo 'installing uv with pip' >&2
-# In an environment of its own: a system's Python often refuses `pip install` (PEP 668).
+# In a separate environment: a system's Python often refuses `pip install` (PEP 668).
 if "$python" -m venv .venv-uv >/dev/null 2>&1 && .venv-uv/bin/python -m pip install --quiet uv; then
   exec .venv-uv/bin/uv "$@"
 fi

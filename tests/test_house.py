@@ -1,4 +1,4 @@
-"""What the documents say can be typed, can be typed; and what make and the scripts do."""
+"""The commands in the documents exist, and make and the scripts do what they promise."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cli import app
+from flows.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
@@ -36,7 +36,7 @@ def test_agevlm_commands_in_documents_exist(document: Path) -> None:
 
 
 def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """As a user types it, also where this test is itself started by make, whose child would announce its folder."""
+    """Run make as a user does. Started by make itself, it would also print its folder: those variables are removed."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE") and name != "MFLAGS"}
     return subprocess.run(["make", *arguments], cwd=cwd, env=outside, capture_output=True, text=True, check=False)
 
@@ -65,7 +65,7 @@ def test_every_marker_is_one_that_tests_carry() -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone in a folder with a quote and a blank in its name, where uv only makes a link to this Python."""
+    """A clone in a folder with a quote and a space in its name; its uv only makes a link to this Python."""
     found = tmp_path / "it's a clone"
     shutil.copytree(ROOT / "scripts", found / "scripts")
     shutil.copy(ROOT / "Makefile", found)
@@ -91,7 +91,7 @@ def test_set_up_in_any_folder_and_again_after_a_move(clone: Path) -> None:
     assert command.stdout == "agevlm x\n"
     made, filled = uv_log(clone)
     base, arguments = made.split(" -- ")
-    assert arguments == f"venv --quiet --clear --python {base} .venv"  # uv is got with the very Python that was found
+    assert arguments == f"venv --quiet --clear --python {base} .venv"  # pip of the Python that was found installs uv
     assert Path(filled.split(" -- ")[0]).is_file()
     assert make("setup", cwd=clone).returncode == 0
     assert len(uv_log(clone)) == 2, "nothing is done twice"
@@ -101,7 +101,7 @@ def test_set_up_in_any_folder_and_again_after_a_move(clone: Path) -> None:
     assert [line.split(" -- ")[1].split()[0] for line in uv_log(moved)] == ["venv", "pip", "venv", "pip"]
 
 
-def test_another_python_is_taken_where_it_is_all_there_is_and_is_told_of(clone: Path, tmp_path: Path) -> None:
+def test_another_python_is_used_with_a_note_if_there_is_no_other(clone: Path, tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("bash", "sh", "dirname", "cat", "sed", "chmod", "mkdir", "ln"):
@@ -141,7 +141,7 @@ def test_clean_ends_the_stack_first_or_deletes_nothing(clone: Path) -> None:
     program = clone / ".venv" / "bin" / "agevlm"
     program.write_text('#!/bin/sh\necho "$1 ${AGEVLM_HOME-}"; exit 1\n')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AGEVLM_HOME", "/another/clone's")  # whose stack is not the one whose state goes
+        patch.setenv("AGEVLM_HOME", "/another/clone's")  # not used: clean ends the stack of the state that it deletes
         broken = make("clean", cwd=clone)
     assert broken.returncode != 0
     assert broken.stdout == "down \n"

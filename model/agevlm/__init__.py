@@ -1,4 +1,4 @@
 """AGE-VLM as a Hugging Face model.
 
-Imports only its own files, torch, transformers, timm, numpy and PIL, so that an export carries its own code.
+Its files import only each other, torch, transformers, timm, numpy and PIL, so that an exported folder can hold them.
 """

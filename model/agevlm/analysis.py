@@ -1,4 +1,4 @@
-"""AGE-VLM asked from outside: answers, hidden states, attention maps (paper section 3.1, tables 4 and 6).
+"""AGE-VLM behind `model.interface`: answers, hidden states, attention maps (paper section 3.1, tables 4 and 6).
 
 Shapes: B rows, T text tokens, S image cells, D hidden size, L cross-attention layers, h x w cells.
 """
@@ -25,12 +25,12 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Hidden:
+class AgeVlmHiddenStates:
     """`text` (T, D) after the last layer and final norm, `image` (S, D) from the adapter, `valid` (S,) not padding.
 
-    Image tokens never enter AGE-VLM's language model: the adapter's outputs, which live in its width and are what
-    cross-attention sees, stand for them. So a distance between the two is not comparable one to one with that of a
-    model that carries image tokens through its layers.
+    AGE-VLM's language model has no image tokens. The adapter's outputs take their place: they have the same width and
+    are the input of cross-attention. So a distance between text and image states cannot be compared directly with that
+    of a model that carries image tokens through its layers.
     """
 
     text: FloatArray
@@ -39,7 +39,7 @@ class Hidden:
 
 
 @dataclass(frozen=True)
-class Maps:
+class AgeVlmAttentionMaps:
     """`maps` (L, h, w), each a distribution over cells; `valid` (h, w) cells with image pixels.
 
     layers: positions of the cross-attention layers as in the configuration; the first is the one that tables show.
@@ -74,13 +74,13 @@ class Maps:
 
 
 class AgeVlm:
-    """A model and its processor, behind the three questions of the analysis. Runs on the model's device and dtype.
+    """A model and its processor as a `model.interface.VisionLanguageModel`. Runs on the model's device and dtype.
 
-    Prompts and answers are taken for untrusted text: what spells a control token would end its turn and open another
-    (a forged one), and is refused.
+    Prompts and answers are untrusted text. A text that spells a control token is refused, because it would end its turn
+    and open a forged one.
 
     Args:
-        system_prompt: the system turn that the model was trained with: None for none at all, '' for an empty one.
+        system_prompt: the system turn of the training conversations; None for none, '' for an empty one.
 
     Raises: ValueError if the tokenizer has no padding token, which batches need.
     """
@@ -100,7 +100,7 @@ class AgeVlm:
         return cls(model, AgeVlmProcessor.from_pretrained(folder))
 
     def encode(self, prompt: str, answer: str | None = None) -> EncodedChat:
-        """The prompt as the model is asked it, or with an answer as it was trained on the two.
+        """The tokens of a prompt that is to be answered, or of a prompt with its answer as in training.
 
         Raises: ValueError if either would forge turns, or if the chat template rewrites it.
         """
@@ -135,7 +135,7 @@ class AgeVlm:
         return [text.strip() for text in said]
 
     @torch.no_grad()
-    def hidden_states(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[Hidden]:
+    def hidden_states(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[AgeVlmHiddenStates]:
         """Text states of the last layer and adapter outputs, one sample at a time (no padding enters them).
 
         Raises: ValueError if the numbers differ, if a picture is missing, or if a prompt would forge turns.
@@ -148,7 +148,7 @@ class AgeVlm:
             inputs = self._inputs([image], [self.encode(prompt)])
             out = self.model.model(**inputs)
             result.append(
-                Hidden(
+                AgeVlmHiddenStates(
                     _array(out.last_hidden_state[0]), _array(out.visual_tokens[0]), inputs["cell_mask"][0].cpu().numpy()
                 )
             )
@@ -162,13 +162,13 @@ class AgeVlm:
         *,
         spans: Sequence[tuple[int, int]] | None = None,
         answers: Sequence[str] | None = None,
-    ) -> list[Maps]:
+    ) -> list[AgeVlmAttentionMaps]:
         """Cross-attention of each prompt's tokens, of its characters in `spans`, or of its answer's tokens.
 
         The same averaged map as in the guidance loss (eq. 3): mean over heads and over the text's tokens.
 
         Raises: ValueError if the numbers differ, if both `spans` and `answers` are given, if a text has no token or
-        would forge turns, or if an image is no picture.
+        would forge turns, or if an image is missing.
         """
         _check_pairs(images, prompts)
         if spans is not None and answers is not None:
@@ -187,14 +187,14 @@ class AgeVlm:
         for row, (chat, span) in enumerate(zip(chats, parts, strict=True)):
             first, last = chat.token_span(len(chat.message_spans) - 1, *span)
             if first == last:
-                raise ValueError(f"characters {span or 'all'} of text {row} are no token; give a span with text in it")
+                raise ValueError(f"characters {span or 'all'} of text {row} have no token; give a span with text in it")
             padding = query.shape[1] - len(chat.input_ids)
             query[row, padding + first : padding + last] = True
         cells = inputs["cell_mask"]
         out = self.model.model(**inputs, guidance_mask=torch.ones_like(cells), query_mask=query)
         grid = self.model.config.vision_config.grid
         return [
-            Maps(
+            AgeVlmAttentionMaps(
                 maps=_array(out.attention_maps[:, row]).reshape(-1, grid, grid),
                 valid=cells[row].cpu().numpy().reshape(grid, grid),
                 layers=tuple(self.model.config.cross_attention_layers),
@@ -204,7 +204,7 @@ class AgeVlm:
         ]
 
     def _inputs(self, images: Sequence[Image.Image | None], chats: Sequence[EncodedChat]) -> dict[str, torch.Tensor]:
-        """The model's inputs; generation continues at the right end, so padding goes to the left."""
+        """The model's inputs, padded on the left because generation continues at the right end."""
         longest = max(len(chat.input_ids) for chat in chats)
         ids = torch.full((len(chats), longest), self.processor.tokenizer.pad_token_id, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -228,4 +228,4 @@ def _array(tensor: torch.Tensor) -> FloatArray:
     return np.asarray(tensor.float().cpu().numpy(), dtype=np.float32)
 
 
-__all__ = ["AgeVlm", "Hidden", "Maps"]
+__all__ = ["AgeVlm", "AgeVlmAttentionMaps", "AgeVlmHiddenStates"]

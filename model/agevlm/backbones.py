@@ -1,4 +1,7 @@
-"""How AGE-VLM gets its pretrained halves: any Llama checkpoint and any timm ConvNeXt (paper section 3.2.1)."""
+"""Join an AGE-VLM from two pretrained backbones: any Llama checkpoint and any timm ConvNeXt (paper section 3.2.1).
+
+Only training needs this module; a saved AGE-VLM opens without it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import copy
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -17,11 +20,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from .configuration_agevlm import AgeVlmConfig, AgeVlmVisionConfig
 from .loading import cast_parameters, load_whole
+from .modeling_agevlm import AgeVlmForConditionalGeneration
 
-if TYPE_CHECKING:
-    from .modeling_agevlm import AgeVlmForConditionalGeneration
-
-# Names in a vision folder's config.json, ours and the short ones of timm's own pretrained_cfg.
+# Other names of the fields in a vision folder's config.json: the short ones of timm's pretrained_cfg.
 _VISION_ALIASES = {"kwargs": "model_args", "mean": "image_mean", "std": "image_std", "model": "architecture"}
 _VISION_FIELDS = ("architecture", "model_args", "image_size", "image_mean", "image_std")
 
@@ -76,7 +77,7 @@ def load_trunk(trunk: nn.Module, state: dict[str, torch.Tensor], source: str) ->
     if missing or unexpected or shapes:
         raise ValueError(
             f"vision weights {source}: missing {missing[:3]}, unexpected {unexpected[:3]}, other shape {shapes[:3]} "
-            f"({len(missing)}, {len(unexpected)}, {len(shapes)}); give the weights of this very architecture"
+            f"({len(missing)}, {len(unexpected)}, {len(shapes)}); give the weights of this architecture"
         )
     trunk.load_state_dict(body)
 
@@ -93,113 +94,108 @@ def refuse_unknown(what: str, given: dict[str, Any], known: Iterable[str]) -> No
         raise ValueError(f"{what} has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}")
 
 
-class BackbonesMixin:
-    """`from_backbones`, and the way back to a plain Llama."""
+def from_backbones(
+    text: str | Path | LlamaForCausalLM,
+    vision: str | Path | dict[str, Any],
+    *,
+    vision_weights: str | Path | None = None,
+    vision_pretrained: bool = False,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    **config_overrides: Any,
+) -> AgeVlmForConditionalGeneration:
+    """Join a text and a vision backbone; adapter and cross-attention are drawn freshly from `seed`.
 
-    @classmethod
-    def from_backbones(
-        cls,
-        text: str | Path | LlamaForCausalLM,
-        vision: str | Path | dict[str, Any],
-        *,
-        vision_weights: str | Path | None = None,
-        vision_pretrained: bool = False,
-        dtype: torch.dtype = torch.float32,
-        seed: int = 0,
-        **config_overrides: Any,
-    ) -> AgeVlmForConditionalGeneration:
-        """Join a text and a vision backbone; adapter and cross-attention are drawn freshly from `seed`.
+    Args:
+        text: folder (or hub name) of a Llama-architecture checkpoint, or the model itself.
+        vision: a folder with config.json and model.safetensors; or a timm name; or a dict of `AgeVlmVisionConfig`
+            fields (architecture, model_args, image_size, image_mean, image_std).
+        vision_weights: safetensors of the timm model, when `vision` is a name or a dict.
+        vision_pretrained: let timm fetch its own weights instead. Without either, the encoder is random.
+        dtype: of all parameters.
+        config_overrides: fields of `AgeVlmConfig`.
 
-        Args:
-            text: folder (or hub name) of a Llama-architecture checkpoint, or the model itself.
-            vision: a folder with config.json and model.safetensors; or a timm name; or a dict of `AgeVlmVisionConfig`
-                fields (architecture, model_args, image_size, image_mean, image_std).
-            vision_weights: safetensors of the timm model, when `vision` is a name or a dict.
-            vision_pretrained: let timm fetch its own weights instead. Without either, the encoder is random.
-            dtype: of all parameters.
-            config_overrides: fields of `AgeVlmConfig`.
+    Raises: ValueError if a backbone is no Llama, no ConvNeXt, or its weights do not fit; or for an unknown field.
+    """
+    refuse_unknown("config_overrides", config_overrides, fields_of(AgeVlmConfig))
+    llama = text if isinstance(text, LlamaForCausalLM) else _load_llama(text, dtype)
+    if isinstance(vision, dict):
+        refuse_unknown("vision", vision, _VISION_FIELDS)
+        fields, folder_weights = dict(vision), None
+    elif Path(vision).is_dir():
+        fields, folder_weights = read_vision_folder(Path(vision))
+    else:
+        fields, folder_weights = {"architecture": str(vision)}, None
+    weights = Path(vision_weights) if vision_weights is not None else folder_weights
 
-        Raises: ValueError if a backbone is no Llama, no ConvNeXt, or its weights do not fit; or for an unknown field.
-        """
-        refuse_unknown("config_overrides", config_overrides, fields_of(AgeVlmConfig))
-        llama = text if isinstance(text, LlamaForCausalLM) else _load_llama(text, dtype)
-        if isinstance(vision, dict):
-            refuse_unknown("vision", vision, _VISION_FIELDS)
-            fields, folder_weights = dict(vision), None
-        elif Path(vision).is_dir():
-            fields, folder_weights = read_vision_folder(Path(vision))
-        else:
-            fields, folder_weights = {"architecture": str(vision)}, None
-        weights = Path(vision_weights) if vision_weights is not None else folder_weights
+    text_fields = {
+        name: value
+        for name, value in llama.config.to_dict().items()
+        if name not in ("architectures", "dtype", "quantization_config", "model_type", "transformers_version")
+    }
+    config = AgeVlmConfig(
+        text_config=LlamaConfig(**text_fields), vision_config=vision_config(fields), **config_overrides
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AgeVlmForConditionalGeneration(config)
+    load_llama_state_dict(model, llama.state_dict())
+    trunk = model.model.vision_tower.trunk
+    if weights is not None:
+        if not weights.is_file():
+            raise ValueError(f"vision_weights {weights} does not exist; give a safetensors file of the timm model")
+        try:
+            state = load_file(weights)
+        except SafetensorError as error:
+            raise ValueError(f"vision_weights {weights} are damaged ({error}); give the whole file") from error
+        load_trunk(trunk, state, str(weights))
+    elif vision_pretrained:
+        arguments = fields.get("model_args") or {}
+        pretrained = timm.create_model(fields["architecture"], pretrained=True, num_classes=0, **arguments)
+        load_trunk(trunk, pretrained.state_dict(), f"timm {fields['architecture']}")
+    if llama.generation_config is not None:
+        model.generation_config = copy.deepcopy(llama.generation_config)
+    cast_parameters(model, dtype)
+    model.eval()
+    return model
 
-        text_fields = {
-            name: value
-            for name, value in llama.config.to_dict().items()
-            if name not in ("architectures", "dtype", "quantization_config", "model_type", "transformers_version")
-        }
-        config = AgeVlmConfig(
-            text_config=LlamaConfig(**text_fields), vision_config=vision_config(fields), **config_overrides
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = cast("AgeVlmForConditionalGeneration", cls(config))  # type: ignore[call-arg]
-        model.load_llama_state_dict(llama.state_dict())
-        trunk = model.model.vision_tower.trunk
-        if weights is not None:
-            if not weights.is_file():
-                raise ValueError(f"vision_weights {weights} does not exist; give a safetensors file of the timm model")
-            try:
-                state = load_file(weights)
-            except SafetensorError as error:
-                raise ValueError(f"vision_weights {weights} are damaged ({error}); give the whole file") from error
-            load_trunk(trunk, state, str(weights))
-        elif vision_pretrained:
-            arguments = fields.get("model_args") or {}
-            pretrained = timm.create_model(fields["architecture"], pretrained=True, num_classes=0, **arguments)
-            load_trunk(trunk, pretrained.state_dict(), f"timm {fields['architecture']}")
-        if llama.generation_config is not None:
-            model.generation_config = copy.deepcopy(llama.generation_config)
-        cast_parameters(model, dtype)
-        model.eval()
-        return model
 
-    def _llama_names(self) -> dict[str, str]:
-        """Name of every Llama weight, to its name here."""
-        me = cast("AgeVlmForConditionalGeneration", self)
-        names = {"model.embed_tokens.weight": "model.language_model.embed_tokens.weight"}
-        names["model.norm.weight"] = "model.language_model.norm.weight"
-        names["lm_head.weight"] = "lm_head.weight"
-        for j, position in enumerate(me.config.self_attention_positions()):
-            layer = me.model.language_model.layers[position]
-            for name, _ in layer.named_parameters():
-                if not name.startswith("cross_att"):
-                    names[f"model.layers.{j}.{name}"] = f"model.language_model.layers.{position}.{name}"
-        return names
+def _llama_names(model: AgeVlmForConditionalGeneration) -> dict[str, str]:
+    """Name of each weight of LlamaForCausalLM -> its name in an AGE-VLM."""
+    names = {"model.embed_tokens.weight": "model.language_model.embed_tokens.weight"}
+    names["model.norm.weight"] = "model.language_model.norm.weight"
+    names["lm_head.weight"] = "lm_head.weight"
+    for j, position in enumerate(model.config.self_attention_positions()):
+        layer = model.model.language_model.layers[position]
+        for name, _ in layer.named_parameters():
+            if not name.startswith("cross_att"):
+                names[f"model.layers.{j}.{name}"] = f"model.language_model.layers.{position}.{name}"
+    return names
 
-    def load_llama_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Copy a LlamaForCausalLM's weights into the language model. Raises: ValueError if names or shapes differ."""
-        me = cast("AgeVlmForConditionalGeneration", self)
-        names, own = self._llama_names(), me.state_dict()
-        if "lm_head.weight" not in state:
-            state = {**state, "lm_head.weight": state["model.embed_tokens.weight"]}
-        wrong = sorted(names.keys() ^ state.keys()) + sorted(
-            n for n in names.keys() & state.keys() if own[names[n]].shape != state[n].shape
-        )
-        if wrong:
-            raise ValueError(f"text weights do not fit the text_config at {wrong[:5]} ({len(wrong)} in all)")
-        with torch.no_grad():
-            for name, value in state.items():
-                own[names[name]].copy_(value)
 
-    def to_llama(self) -> LlamaForCausalLM:
-        """A plain LlamaForCausalLM that holds (a copy of) this model's current language weights."""
-        me = cast("AgeVlmForConditionalGeneration", self)
-        own = me.state_dict()
-        llama = LlamaForCausalLM(LlamaConfig(**me.config.text_config.to_dict()))
-        cast_parameters(llama, me.dtype)
-        llama.load_state_dict({name: own[mine] for name, mine in self._llama_names().items()})
-        llama.generation_config = copy.deepcopy(me.generation_config)
-        return llama.to(me.device).eval()
+def load_llama_state_dict(model: AgeVlmForConditionalGeneration, state: dict[str, torch.Tensor]) -> None:
+    """Copy a LlamaForCausalLM's weights into the language model. Raises: ValueError if names or shapes differ."""
+    names, own = _llama_names(model), model.state_dict()
+    if "lm_head.weight" not in state:
+        state = {**state, "lm_head.weight": state["model.embed_tokens.weight"]}
+    wrong = sorted(names.keys() ^ state.keys()) + sorted(
+        n for n in names.keys() & state.keys() if own[names[n]].shape != state[n].shape
+    )
+    if wrong:
+        raise ValueError(f"text weights do not fit the text_config at {wrong[:5]} ({len(wrong)} in all)")
+    with torch.no_grad():
+        for name, value in state.items():
+            own[names[name]].copy_(value)
+
+
+def to_llama(model: AgeVlmForConditionalGeneration) -> LlamaForCausalLM:
+    """A plain LlamaForCausalLM that holds (a copy of) this model's current language weights."""
+    own = model.state_dict()
+    llama = LlamaForCausalLM(LlamaConfig(**model.config.text_config.to_dict()))
+    cast_parameters(llama, model.dtype)
+    llama.load_state_dict({name: own[mine] for name, mine in _llama_names(model).items()})
+    llama.generation_config = copy.deepcopy(model.generation_config)
+    return llama.to(model.device).eval()
 
 
 def _load_llama(source: str | Path, dtype: torch.dtype) -> LlamaForCausalLM:
@@ -213,4 +209,4 @@ def _load_llama(source: str | Path, dtype: torch.dtype) -> LlamaForCausalLM:
     return model
 
 
-__all__ = ["BackbonesMixin", "load_trunk", "read_vision_folder", "vision_config"]
+__all__ = ["from_backbones", "load_llama_state_dict", "load_trunk", "read_vision_folder", "to_llama", "vision_config"]

@@ -1,8 +1,16 @@
-"""Chat templates for tokenizers that come without one. Content is a string or a list of parts; images leave no text."""
+"""Chat templates for tokenizers that come without one, and the date that templates are rendered with.
+
+A message's content is a string or a list of parts; image parts leave no text. Imports neither torch nor transformers.
+"""
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
+
+# Llama 3.2's template writes a day. It is the template's own default and not today's, so that packing, training and
+# answering all render the same text.
+TEMPLATE_DAY = date(2024, 7, 26)
 
 _CONTENT = (
     "{%- if message['content'] is string %}{{- message['content'] }}"
@@ -46,4 +54,4 @@ def template_for(tokenizer: Any) -> str:
     return PLAIN
 
 
-__all__ = ["CHATML", "LLAMA3", "PLAIN", "template_for"]
+__all__ = ["CHATML", "LLAMA3", "PLAIN", "TEMPLATE_DAY", "template_for"]

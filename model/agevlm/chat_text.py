@@ -1,15 +1,16 @@
-"""A conversation as text: which characters are whose, and which tokens they became (paper section 3.2.2, t_q).
+"""Character and token positions of each message in a rendered chat (paper section 3.2.2, t_q).
 
-The guidance loss needs the tokens of the very text that a mask was made from; the language loss needs the tokens that
-the assistant says. Both are found by character positions in the rendered chat, so they are right for any tokenizer and
-any chat template. The positions are known by construction: a template's own words are told from a message's by
-rendering the same roles with marks in place of the words, never by searching for them.
+The guidance loss needs the tokens of the text that a mask was made from; the language loss needs the tokens that the
+assistant says. Both are found by character positions in the rendered chat, so they are right for any tokenizer and any
+chat template. The positions are computed, not searched for: the same roles are rendered with marks in place of the
+words, which shows what the template itself writes.
 
-No torch and no transformers here: packing writes its rows with these functions too.
+Packing writes its rows with these functions, so nothing here imports torch or transformers.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,9 +25,9 @@ class EncodedChat:
     """A conversation after template and tokenizer.
 
     text: the rendered chat. input_ids: its tokens. offsets: per token the characters of `text` it covers, half-open.
-    targets: per token, whether it is a target of the language loss (assistant turns with their end-of-turn token).
-    message_spans: per message, where its text stands in `text`. stripped: characters that the template took off its
-    beginning.
+    targets: per token, True if it is a target of the language loss (assistant turns with their end-of-turn token).
+    message_spans: per message, the characters of `text` that hold its words. stripped: per message, the number of
+    characters that the template took off its beginning.
     """
 
     text: str
@@ -53,7 +54,7 @@ class EncodedChat:
         begin, end = self.message_spans[message]
         length = self.stripped[message] + end - begin
         stop = length if char_end is None else char_end
-        # Trailing spaces that the template trimmed are nobody's tokens, so a span may end behind the trimmed text.
+        # Trailing spaces that the template trimmed have no tokens, so a span may end behind the trimmed text.
         if not 0 <= char_start <= stop:
             raise ValueError(f"characters {char_start}..{stop} of message {message} are no span of its text")
         first = begin + max(0, char_start - self.stripped[message])
@@ -65,7 +66,7 @@ class EncodedChat:
 def plain_text(content: Any) -> str:
     """A message's text: the content itself, or its text parts joined; images never enter the text of AGE-VLM.
 
-    Raises: ValueError for a part that is neither text nor image, which would be lost in silence.
+    Raises: ValueError for a part that is neither text nor image, which would be dropped silently.
     """
     if isinstance(content, str):
         return content
@@ -109,7 +110,7 @@ def refuse_control_tokens(messages: Sequence[Message], control_tokens: Iterable[
 
 
 def chat_frame(render: Callable[[list[Message]], str], roles: Sequence[str]) -> tuple[str, ...]:
-    """What a template writes before, between and after the words of messages by these roles: one literal more.
+    """The strings that a template writes before, between and after the messages of these roles: one more than messages.
 
     Raises: ValueError if the template does not write every message exactly once and in order.
     """
@@ -125,10 +126,10 @@ def chat_frame(render: Callable[[list[Message]], str], roles: Sequence[str]) -> 
 
 
 def place_words(text: str, frame: Sequence[str], words: Sequence[str], trimmed: bool = True) -> list[Span]:
-    """Where the words of each message stand in a rendered chat.
+    """The characters of a rendered chat that hold the words of each message.
 
-    With `trimmed`, a template may take white space off both ends of a message, as Llama 3's does; what is left has the
-    span. Raises: ValueError if the template changed the words.
+    With `trimmed`, a template may take white space off both ends of a message, as Llama 3's does; the span is that of
+    the rest. Raises: ValueError if the template changed the words.
     """
     spans: list[Span] = []
     position = len(frame[0])
@@ -150,7 +151,7 @@ def place_words(text: str, frame: Sequence[str], words: Sequence[str], trimmed: 
 
 
 def place_targets(frame: Sequence[str], spans: Sequence[Span], said: Iterable[int], closing: str) -> list[Span]:
-    """What the assistant says: the words of the messages `said`, each with the end of turn `closing` if it follows."""
+    """The spans of the messages with the numbers `said`, each with the end of turn `closing` if that follows it."""
     return [
         (spans[number][0], spans[number][1] + (len(closing) if frame[number + 1].startswith(closing) else 0))
         for number in said
@@ -158,12 +159,22 @@ def place_targets(frame: Sequence[str], spans: Sequence[Span], said: Iterable[in
 
 
 def covered(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """Per token, whether it covers a character of one of the spans; tokens and spans of no width never do."""
-    return [any(max(a, start) < min(b, end) for start, end in spans) for a, b in offsets]
+    """Per token, True if it covers a character of one of the spans; tokens and spans of no width never do.
+
+    The spans are disjoint and in order.
+    """
+    wide = [(start, end) for start, end in spans if start < end]
+    ends = [end for _, end in wide]
+    marks = []
+    for a, b in offsets:
+        following = bisect_right(ends, a)  # the first span that ends behind the token's first character
+        marks.append(a < b and following < len(wide) and wide[following][0] < b)
+    return marks
 
 
 __all__ = [
     "EncodedChat",
+    "Span",
     "chat_frame",
     "covered",
     "place_targets",

@@ -1,4 +1,4 @@
-"""Configuration of AGE-VLM: a Llama, a ConvNeXt, and where cross-attention joins them (paper section 3.2.1)."""
+"""Configuration of AGE-VLM: a Llama, a ConvNeXt, and the cross-attention that joins them (paper section 3.2.1)."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class AgeVlmConfig(PreTrainedConfig):  # type: ignore[misc]
             self.cross_attention_layers = [2, 7, 12, 17] if self.cross_attention == "layer" else [2, 7, 12]
         self.cross_attention_layers = [int(i) for i in self.cross_attention_layers]
         super().__post_init__(**kwargs)
-        # One truth: whether the head is tied is the text backbone's business, the top-level flag follows it.
+        # The text backbone decides if the head is tied to the embedding; the top-level flag is only a copy.
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
         self._check()
 
@@ -126,11 +126,11 @@ class AgeVlmConfig(PreTrainedConfig):  # type: ignore[misc]
 
     @property
     def num_cross_attention_layers(self) -> int:
-        """How many cross-attention modules there are (4 in the paper)."""
+        """Number of cross-attention modules (4 in the paper)."""
         return len(self.cross_attention_layers)
 
     def self_attention_positions(self) -> list[int]:
-        """Where text layer j stands in `language_model.layers` (research: 0, 1, 3, 4, 5, 6, 8 ... for the paper)."""
+        """Position of each text layer in `language_model.layers` (for the paper 0, 1, 3, 4, 5, 6, 8 ...)."""
         if self.cross_attention == "in_block":
             return list(range(self.text_config.num_hidden_layers))
         taken = set(self.cross_attention_layers)

@@ -1,4 +1,4 @@
-"""Cross-attention of eq. 2: text asks, image cells answer.
+"""Cross-attention of eq. 2: queries from the text, keys and values from the image cells.
 
 Shapes: B rows, T text tokens, S image cells, D hidden size, H query heads, K key heads, E head dimension,
 G guided rows.
@@ -28,9 +28,9 @@ from .guidance import GuidancePlan, query_averaged_map
 class ImageKeysValues(CacheLayerMixin):  # type: ignore[misc]
     """The keys and values of one image in one cross-attention layer, kept while its answer is generated.
 
-    Lives in the generation cache behind the text layers, so that beam search reorders it with them. It never grows,
-    and cropping the text leaves it alone. `key_mask` (B, S) and `has_image` (B,) travel along: later steps need no
-    image argument at all.
+    It is stored in the generation cache behind the text layers, so that beam search reorders it with them. It never
+    grows, and cropping the text does not change it. `key_mask` (B, S) and `has_image` (B,) are stored with it, so later
+    steps need no image argument.
     """
 
     is_sliding = False
@@ -100,7 +100,7 @@ def attach_image_cache(cache: Cache, num_text_layers: int, num_cross_attention_l
 
 @dataclass
 class ImageContext:
-    """What every cross-attention module of one forward pass shares, besides the visual tokens themselves.
+    """Masks of one forward pass that all cross-attention modules share.
 
     key_mask_BS: cells that may be looked at, at least one per row; None for all.
     has_image_B: rows with an image; the others get exactly zero. None when every row has one.
@@ -112,7 +112,7 @@ class ImageContext:
     plan: GuidancePlan | None = None
 
     def to(self, device: torch.device) -> ImageContext:
-        """The same on another device: where layers are spread over several, only tensor arguments are moved for us."""
+        """A copy on another device: with a device map, accelerate moves only a layer's tensor arguments."""
         if all(t is None or t.device == device for t in (self.key_mask_BS, self.has_image_B)) and (
             self.plan is None or self.plan.mask_GS.device == device
         ):
@@ -134,7 +134,7 @@ class ImageContext:
         return cls(key_mask_BS=layer.key_mask, has_image_B=layer.has_image)
 
     def only_images(self, out_BTD: torch.Tensor) -> torch.Tensor:
-        """Exactly zero, in value and gradient, for rows without an image; their parameters stay in the graph."""
+        """Set rows without an image to exactly zero, in value and gradient; all parameters stay in the graph."""
         if self.has_image_B is None:
             return out_BTD
         return torch.where(
@@ -240,8 +240,8 @@ class CrossAttentionLayer(GradientCheckpointingLayer):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the hidden states (B, T, D) and the averaged map (G, S) or None.
 
-        The visual tokens are an argument of their own, and by position: re-entrant activation checkpointing finds
-        gradients only there.
+        The visual tokens are a positional argument, because re-entrant activation checkpointing finds gradients only
+        there.
         """
         image = image.to(hidden_BTD.device)
         update_BTD, map_GS = self.cross_attn(self.input_layernorm(hidden_BTD), visual_BSD, image, past_key_values)

@@ -1,4 +1,4 @@
-"""The guidance loss of eq. 3, and the query-averaged attention map that it looks at (paper section 3.2.2).
+"""The guidance loss of eq. 3, and the query-averaged attention map that it is computed from (paper section 3.2.2).
 
 The loss needs, per guided image, one distribution over cells: the softmax weights of a cross-attention layer averaged
 over all heads and over the query's text tokens. Autograd would keep heads x tokens x cells for that. But the average's
@@ -30,7 +30,7 @@ SMALLEST_MASS = 1e-30
 
 @dataclass(frozen=True)
 class GuidancePlan:
-    """Which rows are guided, by which of their tokens, towards which cells. Built once per forward pass.
+    """The guided rows of a batch, with their query tokens and target cells. Built once per forward pass.
 
     rows: row numbers in the batch, length G.
     tokens: per guided row, the positions of its query's text tokens, int64 (N,).
@@ -50,14 +50,14 @@ class GuidancePlan:
         return GuidancePlan(self.rows, tokens, self.mask_GS.to(device), cells)
 
 
-def plan_guidance(
+def select_guided_rows(
     guided_B: torch.Tensor,
     guidance_mask_BS: torch.Tensor,
     query_mask_BT: torch.Tensor,
     has_image_B: torch.Tensor,
     cell_mask_BS: torch.Tensor | None,
 ) -> GuidancePlan:
-    """Choose the rows that count: marked as guided, with an image, a query token and at least one valid cell in M'.
+    """The plan of the usable rows: marked as guided, with an image, a query token and at least one valid cell in M'.
 
     All arguments are bool. `cell_mask_BS` are the cells that attention may look at (None: all). A row that lacks one
     of these does not count, in the sum or in the number of rows, so that no log(0) and no 0/0 can arise.
@@ -73,7 +73,7 @@ def plan_guidance(
 
 
 def _positions(mask_GX: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Per row of a bool matrix, where it is true."""
+    """Per row of a bool matrix, the positions of its True elements."""
     owner, position = mask_GX.nonzero(as_tuple=True)
     counts = torch.bincount(owner, minlength=len(mask_GX)).tolist()
     return tuple(torch.split(position, counts)) if counts else ()
@@ -181,4 +181,4 @@ def guidance_loss(
     return loss_G.masked_fill(empty_G, 0.0), mass_G.masked_fill(empty_G, 0.0)
 
 
-__all__ = ["GuidancePlan", "guidance_loss", "plan_guidance", "query_averaged_map"]
+__all__ = ["GuidancePlan", "guidance_loss", "query_averaged_map", "select_guided_rows"]

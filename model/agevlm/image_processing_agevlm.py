@@ -1,4 +1,4 @@
-"""Pictures to pixels: upright, RGB, letterboxed with the mean colour, normalised (paper appendix C).
+"""Pictures to pixels: upright, RGB, fitted into a square, normalised (paper appendix C).
 
 Shapes: B images, side x side pixels, S = (side / stride)^2 cells, row by row.
 """
@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .letterbox import FITS, Geometry, content_cells, fit
+from .letterbox import EARLIER_NAMES, LETTERBOXES, Geometry, content_cells, fit
 from .upright import upright_rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -46,7 +46,7 @@ class AgeVlmImageProcessor(BaseImageProcessor):  # type: ignore[misc]
 
     Args:
         image_size: side of the square, pixels. stride: pixels per cell of the encoder's map.
-        fit: "letterbox" (mean colour around the image), "pad" (black around it, as in prior work), "squash".
+        letterbox: "mean" (mean colour around the image), "zero" (black around it, as in prior work), "squash".
         image_mean, image_std: per RGB channel, of pixels scaled to 0..1.
 
     Raises: ValueError naming the argument, its value and the remedy.
@@ -58,23 +58,25 @@ class AgeVlmImageProcessor(BaseImageProcessor):  # type: ignore[misc]
         self,
         image_size: int = 768,
         stride: int = 32,
-        fit: str = "letterbox",
+        letterbox: str = "mean",
         image_mean: list[float] | None = None,
         image_std: list[float] | None = None,
         **kwargs: Any,
     ) -> None:
+        if "fit" in kwargs:  # the name of this field in earlier checkpoints
+            letterbox = EARLIER_NAMES.get(kwargs.pop("fit"), letterbox)
         super().__init__(**kwargs)
-        if fit not in FITS:
-            raise ValueError(f"fit is {fit!r}; choose one of {', '.join(map(repr, FITS))}")
+        if letterbox not in LETTERBOXES:
+            raise ValueError(f"letterbox is {letterbox!r}; choose one of {', '.join(map(repr, LETTERBOXES))}")
         if image_size < 1 or stride < 1 or image_size % stride:
             raise ValueError(f"image_size is {image_size} pixels; it must be a positive multiple of stride {stride}")
-        self.image_size, self.stride, self.fit = image_size, stride, fit
+        self.image_size, self.stride, self.letterbox = image_size, stride, letterbox
         self.image_mean = list(image_mean or CLIP_MEAN)
         self.image_std = list(image_std or CLIP_STD)
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """Where an upright image of this size stands in the square."""
-        return fit(height, width, self.image_size, self.stride, self.fit)
+        """The place of an upright image of this size in the square."""
+        return fit(height, width, self.image_size, self.stride, self.letterbox)
 
     def canvas(self, image: Any) -> tuple[Image.Image, Geometry]:
         """The square picture that the encoder sees, before normalisation, and its geometry."""
@@ -82,7 +84,7 @@ class AgeVlmImageProcessor(BaseImageProcessor):  # type: ignore[misc]
         place = self.geometry(picture.height, picture.width)
         inner = picture.resize((place.inner_width, place.inner_height), Image.Resampling.BICUBIC, reducing_gap=3.0)
         mean = tuple(round(255 * m) for m in self.image_mean)
-        square = Image.new("RGB", (place.side, place.side), (0, 0, 0) if self.fit == "pad" else mean)
+        square = Image.new("RGB", (place.side, place.side), (0, 0, 0) if self.letterbox == "zero" else mean)
         square.paste(inner, (place.left, place.top))
         return square, place
 
@@ -103,7 +105,7 @@ class AgeVlmImageProcessor(BaseImageProcessor):  # type: ignore[misc]
 def picture_per_row(images: Any) -> list[Any]:
     """The picture of each row, None for a text-only row, from one picture, a list of them, or a list of lists.
 
-    As in transformers a row's list holds its pictures: none, or the one that AGE-VLM looks at.
+    As in transformers a row's list holds its pictures; AGE-VLM takes none or one.
 
     Raises: ValueError if there is no row, or a row with several pictures.
     """

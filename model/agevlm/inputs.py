@@ -1,4 +1,4 @@
-"""Small steps that turn a batch's arguments into what the layers take.
+"""Check a batch's arguments and convert them to the inputs of the layers.
 
 Shapes: B rows, T text tokens, N images, S image cells, D hidden size.
 """
@@ -9,7 +9,7 @@ import torch
 from transformers.cache_utils import Cache
 
 from .cross_attention import ImageContext
-from .guidance import GuidancePlan, plan_guidance
+from .guidance import GuidancePlan, select_guided_rows
 
 
 def check_shape(name: str, tensor: torch.Tensor | None, *expected: int) -> None:
@@ -20,7 +20,7 @@ def check_shape(name: str, tensor: torch.Tensor | None, *expected: int) -> None:
         )
 
 
-def guidance_plan(
+def checked_guidance_plan(
     image: ImageContext,
     visual_BSD: torch.Tensor | None,
     guidance_mask: torch.Tensor,
@@ -29,7 +29,7 @@ def guidance_plan(
     batch: int,
     tokens: int,
 ) -> GuidancePlan | None:
-    """The guidance plan of this pass, or None where the image is a dummy.
+    """Check the guidance arguments of `forward` and make the plan from them; None where the image is a dummy.
 
     Raises: ValueError for shapes that do not belong together, or a missing query mask.
     """
@@ -48,7 +48,7 @@ def guidance_plan(
     check_shape("guided", guided, batch)
     device = visual_BSD.device
     everyone = torch.ones(batch, dtype=torch.bool, device=device)
-    return plan_guidance(
+    return select_guided_rows(
         everyone if guided is None else guided.to(device=device, dtype=torch.bool),
         guidance_mask.to(device=device, dtype=torch.bool),
         query_mask.to(device=device, dtype=torch.bool),
@@ -78,4 +78,4 @@ def text_positions(
     return torch.arange(past, past + tokens, device=device)[None]
 
 
-__all__ = ["check_shape", "guidance_plan", "spread_images", "text_positions"]
+__all__ = ["check_shape", "checked_guidance_plan", "spread_images", "text_positions"]

@@ -1,8 +1,8 @@
-"""Geometry of the student's square input, and its twin for masks (paper sections 3.2.2 and C).
+"""The geometry of the student's square input, for images and for masks (paper sections 3.2.2 and C).
 
-An image is scaled into the square and centred ("letterbox", "pad"), or stretched over it ("squash"). The same numbers
-then say which cells of the encoder's map hold image pixels, and which cells a mask touches, exactly: all arithmetic is
-on integers, and the mask is never resized.
+An image is scaled into the square and centred, with the mean colour ("mean") or black ("zero") around it, or it is
+stretched over the square ("squash"). The same geometry says which cells of the encoder's map hold image pixels, and
+which cells a mask touches. Both are exact: all arithmetic is on integers, and the mask is never resized.
 
 Pixel y of an image of `height` rows that is drawn `inner_height` pixels tall covers, in units of 1/height canvas pixel,
 [top * height + y * inner_height, top * height + (y + 1) * inner_height).
@@ -17,13 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FITS = ("letterbox", "pad", "squash")
+LETTERBOXES = ("mean", "zero", "squash")
+EARLIER_NAMES = {"letterbox": "mean", "pad": "zero", "squash": "squash"}
+"""Values of the field `fit` in checkpoints that were saved before it was called `letterbox`."""
 RULES = ("any", "half", "nearest")
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where an image of `height` x `width` pixels stands in the square of `side` pixels; stride in pixels per cell."""
+    """The place of an image of `height` x `width` pixels in the square of `side` pixels; stride in pixels per cell."""
 
     height: int
     width: int
@@ -40,18 +42,18 @@ class Geometry:
         return self.side // self.stride
 
 
-def fit(height: int, width: int, side: int, stride: int, mode: str = "letterbox") -> Geometry:
-    """Place an image in the square: "letterbox" and "pad" keep its shape and differ in colour, "squash" stretches it.
+def fit(height: int, width: int, side: int, stride: int, letterbox: str = "mean") -> Geometry:
+    """Place an image in the square: "mean" and "zero" keep its shape and differ in colour, "squash" stretches it.
 
-    Raises: ValueError for an empty image, a side that is no multiple of the stride, or an unknown mode.
+    Raises: ValueError for an empty image, a side that is no multiple of the stride, or an unknown letterbox.
     """
     if height < 1 or width < 1:
         raise ValueError(f"image size is {height} x {width} pixels; it must have at least one pixel")
     if side < 1 or stride < 1 or side % stride:
         raise ValueError(f"side is {side} pixels and stride {stride}; side must be a positive multiple of stride")
-    if mode not in FITS:
-        raise ValueError(f"fit is {mode!r}; choose one of {', '.join(map(repr, FITS))}")
-    if mode == "squash":
+    if letterbox not in LETTERBOXES:
+        raise ValueError(f"letterbox is {letterbox!r}; choose one of {', '.join(map(repr, LETTERBOXES))}")
+    if letterbox == "squash":
         return Geometry(height, width, side, stride, 0, 0, side, side)
     longest = max(height, width)
     # Rounded half up on integers; a sliver of an image keeps one pixel.
@@ -119,4 +121,4 @@ def _centres(size: int, start: int, length: int, geometry: Geometry) -> tuple[ND
     return np.clip(twice * size // (2 * length), 0, size - 1), np.asarray(inside)
 
 
-__all__ = ["Geometry", "content_cells", "fit", "mask_to_cells"]
+__all__ = ["EARLIER_NAMES", "Geometry", "content_cells", "fit", "mask_to_cells"]

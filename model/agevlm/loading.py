@@ -1,4 +1,4 @@
-"""Opening pretrained weights whole or not at all, and changing the precision of parameters alone."""
+"""Load pretrained weights without missing ones, and change the precision of parameters only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import nn
 def load_whole(kind: Any, source: str | Path, **options: Any) -> Any:
     """`kind.from_pretrained(source, **options)`, but a weight that the checkpoint lacks is an error.
 
-    transformers draws such weights at random and only logs it: a teacher or student would silently be half untrained.
-    Weights that the model has no place for are left out, as everywhere in transformers.
+    transformers initialises such weights at random and only logs it: a teacher or student would silently be half
+    untrained. Weights that the model does not have are ignored, as everywhere in transformers.
 
     Raises: ValueError naming the source and what is missing, misshapen or damaged; OSError if there is no checkpoint.
     """
@@ -27,7 +27,7 @@ def load_whole(kind: Any, source: str | Path, **options: Any) -> Any:
     if missing or misshapen:
         raise ValueError(
             f"the weights in {source} do not fit {kind.__name__}: {len(missing)} are missing {missing[:3]}, "
-            f"{len(misshapen)} have another shape {misshapen[:3]}; give the whole checkpoint of this very architecture"
+            f"{len(misshapen)} have another shape {misshapen[:3]}; give the whole checkpoint of this architecture"
         )
     return model
 

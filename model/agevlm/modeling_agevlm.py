@@ -1,8 +1,8 @@
 """AGE-VLM: a Llama that looks at an image through cross-attention (paper section 3.2).
 
-The language model is transformers' own Llama, layer for layer; cross-attention stands between its layers. With the
-default `init="zero"` an untrained AGE-VLM computes exactly what its text backbone computes, and a row without an image
-does so for ever: the cross-attention layers add exactly zero to it.
+The language model is transformers' Llama, layer for layer, with cross-attention between its layers. With the default
+`init="zero"` an untrained AGE-VLM computes exactly what its text backbone computes. A row without an image always does:
+the cross-attention layers add exactly zero to it.
 
 Shapes: B rows, T text tokens, S image cells, D hidden size, V vocabulary, L cross-attention layers, G guided rows.
 """
@@ -19,7 +19,6 @@ from transformers.masking_utils import create_causal_mask
 from transformers.utils import can_return_tuple
 
 from .adapter import Adapter
-from .backbones import BackbonesMixin
 from .configuration_agevlm import AgeVlmConfig
 from .cross_attention import (
     CrossAttentionBlock,
@@ -28,7 +27,7 @@ from .cross_attention import (
     attach_image_cache,
 )
 from .guidance import GuidancePlan
-from .inputs import check_shape, guidance_plan, spread_images, text_positions
+from .inputs import check_shape, checked_guidance_plan, spread_images, text_positions
 from .losses import guidance_sums, lm_loss
 from .outputs import AgeVlmModelOutput, AgeVlmOutput
 from .pretrained import AgeVlmPreTrainedModel
@@ -69,9 +68,9 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         has_image: torch.Tensor | None,
         cache: Cache | None,
     ) -> tuple[torch.Tensor | None, ImageContext | None]:
-        """What cross-attention looks at in this pass: visual tokens (None: in the cache) and what goes with them.
+        """The inputs of cross-attention in this pass: visual tokens (None: they are in the cache) and their context.
 
-        No context where no row has an image and nothing is trained.
+        The context is None where no row has an image and nothing is trained.
         """
         num_text = self.config.text_config.num_hidden_layers
         if pixel_values is None:
@@ -176,7 +175,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         )
         visual_BSD, image = self._look_at(batch, device, pixel_values, cell_mask, has_image, past_key_values)
         if image is not None and guidance_mask is not None:
-            image.plan = guidance_plan(image, visual_BSD, guidance_mask, query_mask, guided, batch, tokens)
+            image.plan = checked_guidance_plan(image, visual_BSD, guidance_mask, query_mask, guided, batch, tokens)
 
         text_kwargs = {
             "attention_mask": causal_mask,
@@ -211,7 +210,7 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         return output, None if image is None else image.plan
 
 
-class AgeVlmForConditionalGeneration(BackbonesMixin, AgeVlmPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """AGE-VLM with its language model head: text and image in, text out."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""What the model returns, with the sums that exact means over a global batch need.
+"""The outputs of the model, with sums from which a trainer computes exact means over a global batch.
 
 Shapes: B rows, T text tokens, V vocabulary, D hidden size, S image cells, G guided rows, L cross-attention layers.
 """
@@ -19,7 +19,7 @@ class AgeVlmModelOutput(ModelOutput):  # type: ignore[misc]
     last_hidden_state: (B, T, D), after the final norm.
     hidden_states: embedding output, then the output of every layer of the (expanded) stack; only on request.
     visual_tokens: adapter outputs (B, S, D); None without an image or when they come from the cache.
-    attention_maps: query-averaged cross-attention (L, G, S), fp32, each row a distribution; None if nobody asked.
+    attention_maps: query-averaged cross-attention (L, G, S), fp32, rows sum to 1; None without a guidance mask.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -33,8 +33,8 @@ class AgeVlmModelOutput(ModelOutput):  # type: ignore[misc]
 class AgeVlmOutput(ModelOutput):  # type: ignore[misc]
     """Of `AgeVlmForConditionalGeneration`.
 
-    loss: L_LM + L_g as means over this batch, for plain users. A trainer over several ranks or micro-batches divides
-        the sums below by counts that it has added up itself.
+    loss: L_LM + L_g as means over this batch. A trainer over several ranks or micro-batches divides the sums below by
+        its own totals of the counts instead.
     logits: (B, T or fewer, V); None with `return_logits=False`.
     lm_loss_sum, lm_tokens: sum of the cross-entropy and number of target tokens, scalars; None without labels.
     guidance_loss_sum: sum of eq. 3 over the guided rows, per cross-attention layer (L,); None without a guidance mask.

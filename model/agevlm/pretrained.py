@@ -1,4 +1,4 @@
-"""What AGE-VLM's classes tell transformers: how to split, checkpoint, attend and initialise."""
+"""The base class of AGE-VLM's models: device maps, activation checkpointing, attention kernels, initialisation."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class AgeVlmPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: AgeVlmConfig) -> None:
         super().__init__(config)
-        # transformers settles the attention implementation per PreTrainedModel; our Llama layers are not wrapped in
-        # one of their own, and read it from the text configuration.
+        # transformers sets the attention implementation per PreTrainedModel; our Llama layers are not wrapped in one
+        # and read it from the text configuration.
         config.text_config._attn_implementation = self.config._attn_implementation
 
     @torch.no_grad()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from datetime import date
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 from transformers.image_utils import load_image
 
-from .chat_templates import template_for
+from .chat_templates import TEMPLATE_DAY, template_for
 from .chat_text import (
     EncodedChat,
     Message,
@@ -30,9 +29,6 @@ from .chat_text import (
 from .configuration_agevlm import AgeVlmVisionConfig
 from .image_processing_agevlm import AgeVlmImageProcessor, picture_per_row, to_rgb
 
-# Llama 3.2's template writes a day: its own default, not today's, so that answering renders what training rendered.
-# Packs render with the same clock (pipeline.packing.chat), and like them we give templates no 'date_string'.
-TEMPLATE_DAY = date(2024, 7, 26)
 _CODES = [sign + code for sign in ("", "-") for code in "aAbBcdDeFfGHIjmMpSTuUVwWxXyY"]
 # transformers' own clock cannot be replaced, only hidden: templates get no functions from their callers. The line feed
 # after it is taken off again by trim_blocks, so that the template still begins at the beginning of a line.
@@ -66,20 +62,20 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
     def _get_arguments_from_pretrained(
         cls, pretrained_model_name_or_path: Any, processor_dict: dict[str, Any] | None = None, **kwargs: Any
     ) -> list[Any]:
-        # transformers would look for our image processor in its own registry, where it is not.
+        # transformers would look for our image processor in its registry, which does not have it.
         pictures = AgeVlmImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         # Not AutoTokenizer: it reads the model's config.json and asks whether to run the folder's code. A fast
-        # tokenizer is its tokenizer.json, whatever class once made it.
+        # tokenizer is its tokenizer.json, independent of the class that made it.
         kwargs.pop("trust_remote_code", None)
         return [pictures, PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs)]
 
     @classmethod
-    def from_backbones(cls, tokenizer: Any, vision: AgeVlmVisionConfig, fit: str = "letterbox") -> AgeVlmProcessor:
+    def from_backbones(cls, tokenizer: Any, vision: AgeVlmVisionConfig, letterbox: str = "mean") -> AgeVlmProcessor:
         """The processor that belongs to a model's `vision_config` and its text backbone's tokenizer."""
         pictures = AgeVlmImageProcessor(
             image_size=vision.image_size,
             stride=vision.stride,
-            fit=fit,
+            letterbox=letterbox,
             image_mean=vision.image_mean,
             image_std=vision.image_std,
         )
@@ -129,7 +125,7 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
     def render(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False) -> str:
         """The chat as the text that is tokenized (it already begins with the begin-of-text token, if there is one).
 
-        A message may spell control tokens here: whoever renders what others wrote asks `refuse_control_tokens` first.
+        Control tokens in messages are not refused here; call `refuse_control_tokens` first for untrusted text.
         """
         text: str = self.tokenizer.apply_chat_template(
             plain_messages(messages),
@@ -153,13 +149,12 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
     ) -> Any:
         """As in transformers: text, or with `tokenize` model inputs; one conversation or a list of them.
 
-        Pictures stand in the messages as `{"type": "image", "image": PIL, path or URL}`; at most one a conversation,
-        since AGE-VLM looks at one picture. Where an answer is asked for (`add_generation_prompt`), shorter chats are
-        padded on the left, so that each is continued at its own end; `padding_side` overrules it.
+        Pictures are message parts `{"type": "image", "image": PIL, path or URL}`, at most one per conversation. With
+        `add_generation_prompt`, shorter chats are padded on the left, so that generation continues each at its end;
+        `padding_side` overrides this.
 
-        As in transformers a message may spell control tokens, for this is its caller's own tool; `encode_chat` and
-        `AgeVlm` refuse them. With `sanitize_control_tokens` they are refused here too, for no model was trained on
-        text that spells them.
+        As in transformers a message may spell control tokens; `encode_chat` and `AgeVlm` refuse them. With
+        `sanitize_control_tokens` they are refused here too: no model was trained on text that spells them.
 
         Raises: ValueError for malformed messages, or content other than text and pictures.
         """
@@ -192,7 +187,7 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
 
     @property
     def control_tokens(self) -> list[str]:
-        """Tokens that mean something to the model when a text spells them: every special one, named or not."""
+        """Every special token of the tokenizer, named or not: a text that spells one would be read as a command."""
         added = self.tokenizer.added_tokens_decoder.values()
         unnamed = (token.content for token in added if token.special)
         return list(dict.fromkeys([*self.tokenizer.all_special_tokens, *unnamed]))
@@ -204,7 +199,7 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
 
         Args:
             add_generation_prompt: end with what opens the assistant's next turn.
-            trusted: roles whose words are the caller's own, such as a recipe's system turn, and may spell anything.
+            trusted: roles whose messages may spell control tokens, such as a recipe's system turn.
 
         Raises: ValueError for malformed messages, control tokens in their text, or a template that rewrites text.
         """
@@ -227,7 +222,7 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
     def _targets(
         self, messages: list[Message], text: str, frame: Sequence[str], spans: Sequence[tuple[int, int]]
     ) -> list[tuple[int, int]]:
-        """Characters that the assistant says. Raises: ValueError if a turn is not trained as it is asked for."""
+        """Characters of the assistant's turns. Raises: ValueError if training would render a turn unlike generation."""
         roles = [message["role"] for message in messages]
         said = [number for number, role in enumerate(roles) if role == "assistant"]
         for number in said:
@@ -236,7 +231,7 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
                     f"the chat template renders turn {number} differently once later turns follow; use a template "
                     "whose output only grows"
                 )
-        # What a template closes an assistant's turn with, it writes last where that turn is the last.
+        # A chat that ends with the assistant's turn ends with that turn's closing text.
         closing = chat_frame(self.render, roles[: said[-1] + 1])[-1].rstrip() if said else ""
         return place_targets(frame, spans, said, closing)
 

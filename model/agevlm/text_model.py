@@ -1,4 +1,4 @@
-"""Where cross-attention stands in the Llama (paper section 3.2.1): the expanded stack of layers."""
+"""The expanded stack: the layers of Llama with cross-attention between them (paper section 3.2.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .cross_attention import CrossAttentionBlock, CrossAttentionLayer
 
 
 class AgeVlmTextModel(nn.Module):
-    """The Llama stack with cross-attention in it. Holds layers only; `AgeVlmModel.forward` walks them."""
+    """The Llama stack with cross-attention in it. Holds layers only; `AgeVlmModel.look` runs them."""
 
     def __init__(self, config: AgeVlmConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Any picture that PIL has opened to upright 8-bit RGB, in one way for every part of the project.
+"""Convert any picture that PIL has opened to upright 8-bit RGB, in the same way for every part of the project.
 
 Only PIL and numpy: steps without a model open pictures too (model.images).
 """
@@ -37,7 +37,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _rotated(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; metadata that cannot be read says nothing, as in a browser."""
+    """Apply the EXIF orientation; metadata that cannot be read is ignored, as in a browser."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a broken EXIF block raises struct, Syntax, Key and other errors; the pixels are fine

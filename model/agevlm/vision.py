@@ -13,10 +13,10 @@ from .configuration_agevlm import AgeVlmVisionConfig
 
 
 class ConvNextTower(nn.Module):
-    """`trunk` is timm's own module without its head, so that timm checkpoints load by their own names.
+    """A timm ConvNeXt. `trunk` is timm's module without its head, so that timm checkpoints load by timm's names.
 
     Raises: ValueError if timm does not know the architecture, if it is not a four-stage ConvNeXt, or if its stride
-    or width is not what the configuration says.
+    or width differs from the configuration.
     """
 
     def __init__(self, config: AgeVlmVisionConfig) -> None:

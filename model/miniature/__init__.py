@@ -1,3 +1,1 @@
-"""The miniature world: rendered scenes, their language, and tiny models of the real classes trained on them
-from scratch.
-"""
+"""The miniature world: rendered scenes, texts about them, and tiny models of the real classes trained on them."""

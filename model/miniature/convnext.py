@@ -1,6 +1,4 @@
-"""The tiny vision encoder: a timm ConvNeXt trained from scratch to say what each cell of a letterboxed
-picture shows.
-"""
+"""The tiny vision encoder: a timm ConvNeXt trained from scratch to classify each cell of a letterboxed picture."""
 
 from __future__ import annotations
 
@@ -43,7 +41,7 @@ MODEL_ARGS: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class ConvNextSettings:
-    """How long and how wide the training is."""
+    """Length and batch size of the training."""
 
     scenes: int = 4000
     steps: int = 500

@@ -40,9 +40,7 @@ _POST_PROCESSING: Final[dict[str, dict[str, object]]] = {
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """BART's special tokens, a small byte-level BPE, 1000 location tokens, polygon marks and the image
-    token.
-    """
+    """BART's special tokens, a small byte-level BPE, 1000 location tokens, polygon marks and the image token."""
     prompts = [f"Locate {text} in the image with mask" for text in world_texts(scenes=150)]
     core = byte_level_bpe(prompts, ["<s>", "<pad>", "</s>", "<unk>"], size=420)
     tokenizer = PreTrainedTokenizerFast(
@@ -61,9 +59,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> Florence2Processor:
-    """The stock processor: pictures are stretched to PIXEL_SIZE squared, IMAGE_TOKENS image tokens before
-    the prompt.
-    """
+    """The stock processor: pictures of PIXEL_SIZE squared, IMAGE_TOKENS image tokens before the prompt."""
     images = CLIPImageProcessor(
         size={"height": PIXEL_SIZE, "width": PIXEL_SIZE},
         do_center_crop=False,
@@ -78,9 +74,9 @@ def build_processor() -> Florence2Processor:
 def build_model(processor: Florence2Processor) -> Florence2ForConditionalGeneration:
     """A fresh model for this processor's vocabulary.
 
-    Two of the initial values differ from the library's, parameters and file format do not: weights of BART
-    start at the scale of their width (its 0.02 is meant for a width of 768), and position and location
-    embeddings start as smooth functions of the coordinate, so that neighbours learn together.
+    Two of the initial values differ from the library's; parameters and file format are the same. BART's weights start
+    at a scale for their width (its 0.02 is meant for a width of 768), and position and location embeddings start as
+    smooth functions of the coordinate, so that neighbours learn together.
     """
     tokenizer = processor.tokenizer
     vision = Florence2VisionConfig(
@@ -137,9 +133,7 @@ def build_model(processor: Florence2Processor) -> Florence2ForConditionalGenerat
 
 
 def waves(position: torch.Tensor, width: int) -> torch.Tensor:
-    """Sines and cosines of a position in 0..1, (n,) -> (n, width), wavelengths from 4 to 1/12 in equal
-    ratios.
-    """
+    """Sines and cosines of a position in 0..1, (n,) -> (n, width), wavelengths from 4 to 1/12 in equal ratios."""
     count = width // 2
     frequency = 2 * math.pi * torch.logspace(math.log10(0.25), math.log10(12.0), count)
     angle = position.float()[:, None] * frequency
@@ -147,10 +141,10 @@ def waves(position: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def start_positions(model: Florence2ForConditionalGeneration, amplitude: float) -> None:
-    """Let the tower's learned row and column embeddings start as waves of this amplitude.
+    """Initialise the tower's learned row and column embeddings as waves of this amplitude.
 
-    They are added to a tower output whose scale is far above the library's initial 0.02, so they would not
-    be seen.
+    They are added to the tower's output, whose scale is far above the library's initial 0.02; at 0.02 they would have
+    no effect.
     """
     embed = model.model.multi_modal_projector.image_position_embed
     middle = (torch.arange(GRID) + 0.5) / GRID

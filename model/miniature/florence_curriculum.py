@@ -1,4 +1,4 @@
-"""What the tiny Florence-2 learns from: pictures, the texts that a pipeline sends, the polygons they mean."""
+"""Training data of the tiny Florence-2: pictures, the texts that the pipeline sends, and their polygons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Query = tuple[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class FlorenceSettings:
-    """How long and how wide the training is."""
+    """Length and batch size of the training."""
 
     scenes: int = 4000
     tower_steps: int = 220
@@ -34,7 +34,7 @@ class FlorenceSettings:
 
 
 def scene_queries(scene: Scene) -> tuple[list[Query], list[Query], list[Query]]:
-    """The texts that a pipeline sends for a scene: captions, questions, questions with their answers."""
+    """The texts that the pipeline sends for a scene: captions, questions, questions with their answers."""
     said = [caption(scene, variant) for variant in range(CAPTION_VARIANTS)]
     asked = questions(scene)
     return (
@@ -45,9 +45,7 @@ def scene_queries(scene: Scene) -> tuple[list[Query], list[Query], list[Query]]:
 
 
 class Curriculum:
-    """Rendered scenes, what is said about them and the polygons, with everything that does not change
-    computed once.
-    """
+    """Rendered scenes with their texts and polygons; everything constant is computed once."""
 
     def __init__(self, settings: FlorenceSettings, processor: Florence2Processor) -> None:
         self.settings = settings
@@ -77,7 +75,7 @@ class Curriculum:
                 self.boxes[i, k + 1] = torch.from_numpy(box).float()
 
     def dense(self, chosen: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """owner, kind table and boxes for DenseHead."""
+        """Owner, kind table and boxes: arguments of `DenseHead.forward`."""
         owner, _ = cell_labels(self.bank, chosen, GRID)
         index = torch.from_numpy(chosen)
         return owner, self.table[index], self.boxes[index]
@@ -94,9 +92,7 @@ class Curriculum:
                 return text, targets
 
     def answer(self, scene: int, targets: tuple[int, ...]) -> tuple[list[int], list[float]]:
-        """Token ids of the wanted output and, for each, the coordinate in bins (-1 for what is no
-        location).
-        """
+        """Token ids of the wanted output and, for each, its coordinate in bins (-1 for a token that is no location)."""
         ids, where = [BOS], [-1.0]
         for k in targets:
             ids.append(self.open)

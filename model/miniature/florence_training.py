@@ -1,9 +1,8 @@
-"""Training the tiny Florence-2 from scratch: first its tower on dense labels, then the whole on texts and
-polygons.
+"""Training of the tiny Florence-2 from scratch: first its tower on dense labels, then all of it on texts and polygons.
 
-Coordinates as tokens reward nothing until the text is bound to the right image tokens, so two heads help
-and are thrown away at the end: a dense one (what does this cell show, and where is the box of it) and HEAT
-(does this image token, after the encoder has read the text, belong to what the text is about).
+The loss on location tokens gives no useful gradient until the text is bound to the right image tokens. So two auxiliary
+heads help, which are dropped at the end: a dense one (object and box of each cell), and one on the encoder's image
+tokens (is the token part of an object that the text is about).
 """
 
 from __future__ import annotations
@@ -39,9 +38,7 @@ from model.miniature.world import COLOURS, SHAPES
 
 
 class DenseHead(nn.Module):
-    """Per cell: colour or none, shape or none, and the box (left, top, right, bottom) relative to the
-    cell's centre.
-    """
+    """Per cell: colour or none, shape or none, and the box (left, top, right, bottom) relative to the cell's centre."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,9 +49,7 @@ class DenseHead(nn.Module):
     def forward(
         self, features: torch.Tensor, owner: torch.Tensor, table: torch.Tensor, boxes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Losses of kind and of box. features (B, C, g, g), owner (B, g, g), table (B, 4, 2), boxes (B, 4,
-        4) in 0..1.
-        """
+        """Losses of kind and box. features (B, C, g, g), owner (B, g, g), table (B, 4, 2), boxes (B, 4, 4) in 0..1."""
         batch = torch.arange(len(owner))[:, None, None]
         kind = table[batch, owner]
         loss = F.cross_entropy(self.colour(features), kind[..., 0]) + F.cross_entropy(
@@ -76,11 +71,9 @@ def _padded(rows: list[list[int]], fill: int) -> torch.Tensor:
 def location_loss(
     logits: torch.Tensor, labels: torch.Tensor, where: torch.Tensor, bin_ids: torch.Tensor, sigma: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy (n,) of each label, with a Gaussian of `sigma` bins around the true coordinate as soft
-    label.
+    """Cross-entropy (n,) of each label, with a Gaussian of `sigma` bins around the true coordinate as soft label.
 
-    logits (n, vocabulary), labels (n,), where (n,) in bins or -1. Returns the losses and which of them are
-    locations.
+    logits (n, vocabulary), labels (n,), where (n,) in bins or -1. Returns the losses, and a mask of the locations.
     """
     logp = logits.log_softmax(dim=-1)
     place = where >= 0
@@ -129,7 +122,7 @@ def train_florence(
     world = Curriculum(settings, processor)
     rms = train_tower(model, DenseHead(), world)
     start_positions(model, 0.7 * rms)
-    features = see(model, world.bank)  # the tower is done: each picture is seen once, not once a step
+    features = see(model, world.bank)  # the tower is frozen now, so its output is computed once
     heat = nn.Linear(WIDTH, 1)
     tower = {id(p) for p in model.model.vision_tower.parameters()}
     params = [*(p for p in model.parameters() if id(p) not in tower), *heat.parameters()]
@@ -174,6 +167,7 @@ def _step(
     given = torch.cat([torch.full((len(labels), 1), EOS), labels[:, :-1]], dim=1)
     given = _blur(given, torch.cat([torch.full((len(labels), 1), -1.0), where[:, :-1]], dim=1), world.bin_ids, rng)
 
+    # Every picture is asked several questions, but its features are projected once and then repeated.
     image = model.model.multi_modal_projector(features).repeat_interleave(count, dim=0)
     embedded = torch.cat([image, model.get_input_embeddings()(text_ids)], dim=1)
     seen = torch.cat([torch.ones(image.shape[:2], dtype=torch.long), (text_ids != PAD).long()], dim=1)
@@ -185,6 +179,7 @@ def _step(
     sigma = 0.7 + 1.3 * max(0.0, 1 - 2 * done)
     losses, place = location_loss(logits, labels[valid], where[valid], world.bin_ids, sigma)
 
+    # A second loss teaches the encoder itself where the object is; location tokens alone teach that too slowly.
     _, shares = cell_labels(world.bank, chosen, GRID)
     wanted = torch.stack([shares[n // count, list(t)].sum(dim=0) for n, (_, t) in enumerate(drawn)]).flatten(1)
     warmth = heat(out.encoder_last_hidden_state[:, 1 : 1 + GRID * GRID])[..., 0]
@@ -198,7 +193,7 @@ def _step(
 
 
 def _firsts(where: torch.Tensor) -> torch.Tensor:
-    """The first two locations of every polygon, which nothing but the picture can tell."""
+    """The first two locations of every polygon, which only the picture determines."""
     place = where >= 0
     before = torch.cat([torch.zeros_like(place[:, :1]), place[:, :-1]], dim=1)
     start = place & ~before
@@ -206,9 +201,7 @@ def _firsts(where: torch.Tensor) -> torch.Tensor:
 
 
 def _blur(given: torch.Tensor, where: torch.Tensor, bin_ids: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Move three in ten of the decoder's input locations by a bin or two, so that it looks again instead of
-    copying.
-    """
+    """Move 30 % of the decoder's input locations by a bin or two, so that it cannot just copy them."""
     shift = rng.integers(-2, 3, size=where.shape) * (rng.random(where.shape) < 0.3)
     moved = (where.floor().long() + torch.from_numpy(shift)).clamp(0, BINS - 1)
     return torch.where(where >= 0, bin_ids[moved], given)

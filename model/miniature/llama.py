@@ -1,8 +1,7 @@
 """The tiny language backbone: a stock Llama trained on the world's sentences without any picture.
 
-It learns how questions are asked and answered in the chat format, hence the prior (half of the answers are
-no), but nothing about a picture: whatever it later says correctly beyond the prior comes through
-cross-attention.
+It learns the chat format and the prior (half of the answers are no), but nothing about any picture. So a student's
+accuracy above the prior comes through cross-attention.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ SPECIAL: Final = (
     "<|eot_id|>",
     "<|finetune_right_pad_id|>",
 )
-# Llama 3's format: role in a header, two line feeds, trimmed content, end of turn. Content is a string or a
-# list of parts, of which the text parts count.
+# Llama 3's format: role in a header, two line feeds, trimmed content, end of turn. Content is a string or a list of
+# parts; only its text parts are rendered.
 CHAT_TEMPLATE: Final = (
     "{{- bos_token }}"
     "{%- for message in messages %}"
@@ -45,8 +44,8 @@ CHAT_TEMPLATE: Final = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
 )
-# Llama 3's pieces: line feeds stay together whatever follows, so that a prompt that ends in them has the
-# same tokens as a conversation that goes on.
+# Llama 3's pieces: line feeds are never merged with the text behind them, so that a prompt that ends in line feeds is a
+# prefix, in tokens, of the conversation that continues it.
 PIECES: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -56,7 +55,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True)
 class LlamaSettings:
-    """How long and how wide the training is."""
+    """Length and batch size of the training."""
 
     scenes: int = 4000
     steps: int = 350
@@ -66,9 +65,7 @@ class LlamaSettings:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Llama 3's special tokens and a small byte-level BPE: the world's words are single tokens, any text
-    tokenizes.
-    """
+    """Llama 3's special tokens and a small byte-level BPE: the world's words are single tokens, any text tokenizes."""
     texts = [*world_texts(scenes=400), *CAPTION_PROMPTS, *["system", "user", "assistant", "\n\n"] * 4]
     return PreTrainedTokenizerFast(
         tokenizer_object=byte_level_bpe(texts, list(SPECIAL), size=512, split=PIECES),
@@ -118,7 +115,7 @@ def conversation(scene: Scene, rng: np.random.Generator) -> list[Message]:
 def _batches(
     settings: LlamaSettings, tokenizer: PreTrainedTokenizerFast
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Token ids and attention mask (B, T), padded on the right, without end."""
+    """Token ids and attention mask (B, T), padded on the right; an endless stream."""
     rng = np.random.default_rng([settings.seed, 40])
     first = TRAINING_SEEDS + 10_000_000 * settings.seed
     scenes = [make_scene(first + i) for i in range(settings.scenes)]

@@ -1,9 +1,7 @@
-"""How good the shipped teachers are on scenes that none of them was trained on: `python -m
-model.miniature.quality`.
+"""`python -m model.miniature.quality`: IoU of the shipped teachers on scenes that none of them was trained on.
 
-The chain is the pipeline's own in its plainest form, with the stock classes only: text -> Florence-2's
-polygons -> the box of each instance -> SAM's mask -> union, compared with the exact masks of what the text
-is about.
+The chain is a plain form of the pipeline's, with the stock classes only: text -> Florence-2's polygons -> the box of
+each instance -> SAM's mask -> union. The result is compared with the exact masks of the objects that the text is about.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Probe:
-    """One text about one scene: what kind of text, and which objects it is about."""
+    """One text about one scene, its kind, and the objects that it is about."""
 
     text: str
     targets: tuple[int, ...]
@@ -44,9 +42,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Result:
-    """What the chain made of a probe. `polygon_iou` and `chain_iou` are None where the text is about
-    nothing.
-    """
+    """The chain's result for a probe. Both IoUs are None where the text is about nothing in the scene."""
 
     probe: Probe
     instances: int
@@ -168,9 +164,7 @@ def sam_iou(chain: Chain, scenes: int) -> float:
 
 
 def summary(results: list[Result]) -> dict[str, float]:
-    """Mean chain and polygon IoU of the texts about something, by kind too, and the share of silence about
-    the absent.
-    """
+    """Mean IoUs of the texts about something, also by kind; for the others the share that got no polygon."""
     about = [r for r in results if r.chain_iou is not None]
     figures = {
         "chain_iou": float(np.mean([r.chain_iou for r in about if r.chain_iou is not None])),

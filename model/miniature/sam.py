@@ -1,4 +1,4 @@
-"""The tiny SAM: segment-anything's own classes at sizes that are kept beside the weights."""
+"""The tiny SAM: segment-anything's classes; the sizes are saved beside the weights."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from model.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class SamSizes:
-    """What it takes to build a Sam; saved as config.json. Pixels for image_size and patch_size, tokens for
-    window_size.
-    """
+    """The sizes of a Sam, saved as config.json. image_size and patch_size are in pixels, window_size in tokens."""
 
     image_size: int = 128
     patch_size: int = 8
@@ -41,9 +39,7 @@ class SamSizes:
 
 
 def build_sam(sizes: SamSizes) -> Sam:
-    """A fresh Sam. Its pixel mean and deviation come from `sizes`: segment-anything does not put them into
-    a checkpoint.
-    """
+    """A fresh Sam. Pixel mean and deviation come from `sizes`: segment-anything does not save them in a checkpoint."""
     grid = sizes.image_size // sizes.patch_size
     return Sam(
         image_encoder=ImageEncoderViT(

@@ -1,4 +1,4 @@
-"""Training the tiny SAM from scratch on prompts such as a pipeline gives: boxes, polygons' masks, points."""
+"""Training of the tiny SAM from scratch on the pipeline's kinds of prompts: boxes, polygons' masks, points."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MASK_LOGIT: Final = 6.0  # a mask prompt is given as logits of plus or minus thi
 
 @dataclass(frozen=True)
 class SamSettings:
-    """How long and how wide the training is."""
+    """Length and batch size of the training."""
 
     scenes: int = 3000
     steps: int = 1000
@@ -72,7 +72,7 @@ def _boxes(masks: torch.Tensor) -> torch.Tensor:
 def _prompt(
     kind: str, masks: torch.Tensor, grid: int, rng: np.random.Generator
 ) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor | None, torch.Tensor | None]:
-    """points, boxes and mask inputs of one kind of prompt for masks, bool (n, S, S)."""
+    """Points, boxes and mask inputs of one kind of prompt for masks, bool (n, S, S)."""
     size = masks.shape[-1]
     tight = _boxes(masks)
     extent = torch.cat([tight[:, 2:] - tight[:, :2]] * 2, dim=1)
@@ -103,9 +103,7 @@ def _prompt(
 
 
 def _batch(bank: SceneBank, chosen: npt.NDArray[np.int64], sam: Sam) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pixels (B, 3, S, S) as Sam.preprocess makes them, masks bool (n, S, S) of all objects, their picture
-    (n,).
-    """
+    """Pixels (B, 3, S, S) from Sam.preprocess, masks bool (n, S, S) of all objects, the picture (n,) of each mask."""
     size = bank.images.shape[1]
     rows = []
     for i in chosen:
@@ -123,9 +121,7 @@ def _batch(bank: SceneBank, chosen: npt.NDArray[np.int64], sam: Sam) -> tuple[to
 
 
 def mask_loss(logits: torch.Tensor, quality: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Loss of the four masks of each prompt and the IoU of the first. logits (n, 4, h, w), target (n, h, w)
-    in 0..1.
-    """
+    """Loss of the four masks of each prompt, and IoU of the first. logits (n, 4, h, w), target (n, h, w) in 0..1."""
     aim = target[:, None].expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, aim, reduction="none").mean(dim=(2, 3))
     p = logits.sigmoid()

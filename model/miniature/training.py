@@ -1,6 +1,4 @@
-"""What the tiny models' trainings share: rendered batches, the learning-rate schedule and the progress
-line.
-"""
+"""Shared parts of the tiny models' training: rendered batches, the learning-rate schedule and the progress line."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ def fit_longest_side(width: int, height: int, size: int = PIXEL_SIZE) -> tuple[i
 
 
 def _through_jpeg(picture: npt.NDArray[np.uint8], quality: int) -> Image.Image:
-    """The picture as a data set of JPEG files would hold it."""
+    """The picture after JPEG compression, as in a data set of JPEG files."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="JPEG", quality=quality)
     return Image.open(buffer).convert("RGB")
@@ -92,13 +90,13 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group this rate times its own `scale` (1 where it has none)."""
+    """Set every parameter group's rate to `rate` times its `scale` (1 where it has none)."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("scale", 1.0)
 
 
 def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer, params: list[torch.nn.Parameter]) -> None:
-    """One step down: gradients of `loss`, clipped to norm 1, applied."""
+    """One optimiser step on `loss`, with gradients clipped to norm 1."""
     optimizer.zero_grad()
     torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(params, 1.0)
@@ -106,9 +104,7 @@ def descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer, params: list[t
 
 
 class Progress:
-    """Prints one line every `every` steps: step, mean of each figure since the last line, and the time
-    left.
-    """
+    """Prints one line every `every` steps: step, mean of each figure since the last line, and the time left."""
 
     def __init__(self, name: str, steps: int, every: int = 50) -> None:
         self.name, self.steps, self.every = name, steps, every
@@ -132,7 +128,7 @@ class Progress:
 def cell_labels(
     bank: SceneBank, chosen: npt.NDArray[np.int64], cells: int, least: float = 0.25
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which object each cell of a cells x cells grid shows.
+    """The object of each cell of a cells x cells grid.
 
     Returns owner, long (B, cells, cells): 0 for background, k + 1 for object k (the one with the largest
     share of the cell, if that share is at least `least`); and the shares, float (B, 3, cells, cells), of

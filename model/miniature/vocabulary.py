@@ -11,7 +11,7 @@ from model.miniature.world import TRAINING_SEEDS, make_scene
 
 
 def world_texts(scenes: int) -> Iterator[str]:
-    """What is said about the first `scenes` training scenes: every word of the world's language."""
+    """Captions, questions and answers of the first `scenes` training scenes: every word of the world's language."""
     for seed in range(TRAINING_SEEDS, TRAINING_SEEDS + scenes):
         scene = make_scene(seed)
         yield caption(scene, seed % 4).text

@@ -1,1 +1,1 @@
-"""The teachers of masks: Florence-2 says where, SAM says exactly where. Plain PyTorch, no Ray."""
+"""The teachers that make masks: Florence-2 finds regions, SAM refines them. Plain PyTorch, no Ray."""

@@ -1,8 +1,7 @@
-"""Florence-2 as a teacher: from a picture and a text to the polygons of what the text speaks of.
+"""Florence-2 as a teacher: from a picture and a text to polygons of the objects that the text mentions.
 
-The task is Florence-2's own <REFERRING_EXPRESSION_SEGMENTATION>. Its prompt is written here from a template instead of
-through the task token, so that no text of a user can be taken for a task, and a picture is encoded once, however many
-texts ask about it.
+The task is Florence-2's <REFERRING_EXPRESSION_SEGMENTATION>. Its prompt is built from a template here instead of by the
+task token, so that a user's text cannot select another task. A picture is encoded once for all of its texts.
 """
 
 import re
@@ -22,12 +21,10 @@ from model.errors import ConfigError
 from model.teachers.polygons import BINS, Region, regions
 from model.teachers.precision import dtype_of
 
-HUB = "hub:"
-
 
 @dataclass(frozen=True)
 class FlorenceSettings:
-    """How Florence-2 is asked."""
+    """Prompt and generation settings."""
 
     prompt: str = "Locate {query} in the image with mask"
     """Template; {query} stands for the text."""
@@ -37,7 +34,7 @@ class FlorenceSettings:
 
 @dataclass(frozen=True)
 class Answer:
-    """What Florence-2 generated for one query."""
+    """Florence-2's output for one query."""
 
     text: str
     """The generated tokens, with location and polygon marks."""
@@ -46,7 +43,7 @@ class Answer:
 
 
 class FlorenceTeacher:
-    """A Florence-2 that answers many queries about a picture with one look at it."""
+    """A Florence-2 that encodes a picture once and answers many queries about it."""
 
     def __init__(self, model: Florence2ForConditionalGeneration, processor: Any, settings: FlorenceSettings) -> None:
         self.model = model.eval()
@@ -56,29 +53,21 @@ class FlorenceTeacher:
         self._marks = _marks(processor)
 
     @classmethod
-    def load(cls, location: str, settings: FlorenceSettings, device: str = "cpu", precision: str = "fp32") -> Self:
-        """Open a folder that save_pretrained wrote, or 'hub:ORG/NAME@COMMIT'. Raises ConfigError."""
-        options: dict[str, Any] = {}
-        name = location
-        if location.startswith(HUB):
-            name, _, commit = location.removeprefix(HUB).partition("@")
-            options["revision"] = commit
-        elif Path(location).is_dir():
-            options["local_files_only"] = True
-        else:
-            raise ConfigError(f"Florence-2 at {location}: no such folder; give a folder or hub:ORG/NAME@COMMIT")
+    def load(cls, folder: Path, settings: FlorenceSettings, device: str = "cpu", precision: str = "fp32") -> Self:
+        """Open a local folder that save_pretrained wrote. Raises ConfigError."""
+        if not folder.is_dir():
+            raise ConfigError(f"Florence-2 at {folder}: no such folder; give a folder that save_pretrained wrote")
+        options = {"dtype": dtype_of(precision), "use_safetensors": True, "local_files_only": True}
         try:
-            processor = AutoProcessor.from_pretrained(name, **options)
-            model = load_whole(
-                Florence2ForConditionalGeneration, name, dtype=dtype_of(precision), use_safetensors=True, **options
-            )
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            model = load_whole(Florence2ForConditionalGeneration, folder, **options)
         except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"Florence-2 at {location} cannot be opened: {error}") from error
+            raise ConfigError(f"Florence-2 at {folder} cannot be opened: {error}") from error
         return cls(model.to(device), processor, settings)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         device: torch.device = self.model.device
         return device
 
@@ -91,7 +80,7 @@ class FlorenceTeacher:
         return seen
 
     def prompt(self, query: str) -> str:
-        """The prompt of a query. Marks that mean something to Florence-2 are defused by a space inside them."""
+        """The prompt of a query. A space inside special tokens and task names makes them plain text."""
         harmless = self._marks.sub(lambda found: f"{found[0][0]} {found[0][1:]}", query.strip())
         return self.settings.prompt.replace("{query}", harmless)
 
@@ -140,18 +129,18 @@ class FlorenceTeacher:
         return [Answer(text, score) for text, score in zip(texts, scores, strict=True)]
 
     def regions(self, answer: Answer, height: int, width: int) -> list[Region]:
-        """All instances that an answer points at, with all their polygons, in pixels of a height x width picture."""
+        """All instances of an answer with all their polygons, in pixels of a height x width picture."""
         parsed = self._parser(text=answer.text, image_size=(BINS, BINS), parse_tasks=["polygons"])["polygons"]
         return regions([instance["polygons"] for instance in parsed], height, width)
 
     def _ids(self, query: str) -> list[int]:
-        """Token ids of a query's prompt, as Florence-2's processor frames it behind the image tokens."""
+        """Token ids of a query's prompt, between begin and end marks as Florence-2's processor sets them."""
         tokenizer = self._tokenizer
         framed = f"{tokenizer.bos_token}{self.prompt(query)}{tokenizer.eos_token}"
         return list(tokenizer(framed, add_special_tokens=False)["input_ids"])
 
     def _scores(self, hidden: torch.Tensor, mask: torch.Tensor, sequences: torch.Tensor) -> list[float]:
-        """Geometric mean probability of each sequence's own tokens, by one forward pass over what was generated.
+        """Geometric mean probability of each sequence's tokens, from one forward pass over the generated sequences.
 
         Kept apart from the search: its step-wise scores would take (steps, rows x beams, vocabulary) of memory.
         """
@@ -173,7 +162,7 @@ class FlorenceTeacher:
 
 
 def _marks(processor: Any) -> re.Pattern[str]:
-    """Finds everything in a text that Florence-2 or its tokenizer would not read as plain words."""
+    """A pattern of all special tokens and task names, which Florence-2 would not read as plain words."""
     names = {token for token in processor.tokenizer.get_added_vocab() if len(token) > 1}
     names.update(processor.tokenizer.all_special_tokens)
     names.update(processor.tasks_answer_post_processing_type)

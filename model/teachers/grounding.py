@@ -1,8 +1,8 @@
-"""Text to masks: Florence-2 says where, SAM says exactly where, and everything they said is kept as evidence.
+"""Text to masks: Florence-2 finds regions, SAM refines them, and all of their output is kept as evidence.
 
-What is computed together is a function of the input and the settings alone: pictures and queries are cut into batches
-in their order. Only running out of memory changes that; then a batch is halved, and the batches that were really
-computed are reported, because regrouping rows changes bits.
+The batches depend on the input and the settings only: pictures and queries are batched in their order. Running out of
+memory is the exception: then a batch is halved, and the batches that were really computed are reported, because other
+batches change the last bits of results.
 """
 
 import math
@@ -32,7 +32,7 @@ CPU_ALLOCATOR: Final = "DefaultCPUAllocator"  # on a CPU, torch raises a bare Ru
 
 @dataclass(frozen=True)
 class Instance:
-    """One region: what Florence-2 drew and what SAM made of it, in pixels of the full picture."""
+    """One region: Florence-2's polygons and SAM's mask of it, in pixels of the full picture."""
 
     polygons: tuple[Polygon, ...]
     box: Box
@@ -46,10 +46,10 @@ class Instance:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that the teachers said about one query."""
+    """All output of the teachers for one query."""
 
     query: str
-    """The text that was really asked; shorter than the given one if that left no room."""
+    """The text that was really sent; cut if the given one was too long."""
     status: Status
     reason: str = ""
     """Of an error: its class and message."""
@@ -81,7 +81,7 @@ class Grounding:
     def ground_all(self, items: Sequence[tuple[Rgb, Sequence[str]]]) -> tuple[list[list[Evidence]], Batches]:
         """Evidence for each query of each picture, and the batches that were computed.
 
-        Errors become evidence of status 'error'; one row never costs another.
+        An error becomes evidence of status 'error' and does not affect other rows.
         """
         batches = Batches()
         pictures = [Image.fromarray(image) for image, _ in items]
@@ -109,7 +109,7 @@ class Grounding:
         return evidence, batches
 
     def _asked(self, seen: torch.Tensor | Exception, query: str) -> tuple[torch.Tensor, str] | Exception:
-        """What Florence-2 is to be asked, or why it cannot be."""
+        """The arguments of one row for Florence-2, or the error that prevents it."""
         if isinstance(seen, Exception):
             return seen
         try:
@@ -118,7 +118,7 @@ class Grounding:
             return error
 
     def _segment(self, image: Rgb, queries: Sequence[str], answers: Sequence[Answer | Exception]) -> list[Evidence]:
-        """SAM's part for one picture: one look, all regions of all queries in one go."""
+        """SAM's part for one picture: encode it once, then segment all regions of all queries."""
         height, width = image.shape[:2]
         found: list[list[Region] | Exception] = []
         for answer in answers:
@@ -188,7 +188,7 @@ def _evidence(query: str, answer: Answer, made: Sequence[Instance | Exception]) 
 def _skip_errors(
     rows: Sequence[Item | Exception], compute: Callable[[list[Item]], list[Result | Exception]]
 ) -> list[Result | Exception]:
-    """Compute the rows that are no errors; errors stay where they are."""
+    """Compute the rows that are not errors; errors keep their places."""
     results = iter(compute([row for row in rows if not isinstance(row, Exception)]))
     return [row if isinstance(row, Exception) else next(results) for row in rows]
 

@@ -1,4 +1,4 @@
-"""Florence-2's answer as polygons, and what of a polygon SAM is shown: its box, a few inner points, its mask."""
+"""Florence-2's answer as polygons, and the prompts that SAM gets from them: a box, a few inner points, a mask."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
 @dataclass(frozen=True)
 class Region:
-    """One instance that Florence-2 pointed at: all its polygons, in pixels of the full image."""
+    """One instance in Florence-2's answer: all its polygons, in pixels of the full image."""
 
     polygons: tuple[Polygon, ...]
 

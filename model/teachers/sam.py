@@ -1,7 +1,7 @@
 """SAM as a teacher: from a picture and prompts in pixels to exact masks of the full picture.
 
-Every prompt of a picture is answered from one look at it. Geometry is SAM's own: the longest side is resized and the
-rest padded at the right and the bottom.
+A picture is encoded once for all of its prompts. The geometry is SAM's: the longest side is resized, and the rest is
+padded at the right and the bottom.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,11 +51,11 @@ class Segment:
     rle: str
     """Counts of the mask in the full picture."""
     iou: float
-    """What SAM itself expects of the mask."""
+    """SAM's own prediction of the mask's IoU."""
 
 
 class SamTeacher:
-    """A SAM that answers all prompts of a picture with one look at it."""
+    """A SAM that encodes a picture once and answers many prompts about it."""
 
     def __init__(self, sam: Sam, prompt: SamPrompt = "box", precision: str = "fp32") -> None:
         self.sam = sam.eval()
@@ -80,7 +80,7 @@ class SamTeacher:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         device: torch.device = self.sam.device
         return device
 
@@ -171,14 +171,14 @@ def open_checkpoint(path: Path) -> Sam:
         sam.load_state_dict(state)
     except ConfigError as error:
         raise ConfigError(f"SAM at {path}: {error}") from error
-    except Exception as error:  # torch.load raises whatever a damaged file makes its readers raise
+    except Exception as error:  # a damaged file makes torch.load raise errors of many types
         raise ConfigError(f"SAM at {path} cannot be opened: {type(error).__name__}: {error}") from error
     assert isinstance(sam, Sam)
     return sam
 
 
 def checkpoint_type(state: Mapping[str, torch.Tensor]) -> str:
-    """Which of segment-anything's models a state dict belongs to, by the width of its encoder. Raises ConfigError."""
+    """The name of the segment-anything model of a state dict, by the width of its encoder. Raises ConfigError."""
     position = state.get("image_encoder.pos_embed")
     if position is None:
         raise ConfigError("there is no tensor image_encoder.pos_embed; is it a checkpoint of segment-anything?")

@@ -1,1 +1,1 @@
-"""Immutable, versioned, checksummed artifacts: every hand-off between two steps is one of these."""
+"""Immutable, versioned, checksummed artifacts: the only way in which steps pass data to each other."""

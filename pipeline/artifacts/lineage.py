@@ -1,16 +1,17 @@
-"""Lineage: from any artifact back to everything that it was made from."""
+"""Lineage: an artifact, the inputs that it was made from, their inputs, and so on."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model.errors import ArtifactError
+from pipeline.artifacts.manifest import Parent
 from pipeline.artifacts.spec import ArtifactRef
 from pipeline.artifacts.store import Artifact, ArtifactStore
 
 
 @dataclass(frozen=True)
 class Node:
-    """One artifact in a lineage, with the trouble that was found on the way to it (empty if none)."""
+    """One artifact in a lineage. `trouble` says why it is not the input that was read; empty if it is."""
 
     ref: ArtifactRef
     depth: int
@@ -20,9 +21,9 @@ class Node:
 
 
 def lineage(store: ArtifactStore, artifact: Artifact) -> Iterator[Node]:
-    """Walk an artifact and its ancestors, depth first, each shown below every child that used it."""
+    """Walk an artifact and its ancestors, depth first. An ancestor comes once below each artifact that used it."""
 
-    def walk(current: Artifact, name: str, depth: int) -> Iterator[Node]:
+    def descend(current: Artifact, name: str, depth: int) -> Iterator[Node]:
         yield Node(current.ref, depth, name, current, "")
         for input_name, parent in sorted(current.manifest.parents.items()):
             try:
@@ -30,21 +31,29 @@ def lineage(store: ArtifactStore, artifact: Artifact) -> Iterator[Node]:
             except ArtifactError:
                 yield Node(parent.ref, depth + 1, input_name, None, "has a damaged manifest")
                 continue
-            if found is None:
-                yield Node(parent.ref, depth + 1, input_name, None, "is gone")
-            elif found.manifest.content_sha256 != parent.content_sha256:
-                yield Node(parent.ref, depth + 1, input_name, found, "was replaced since it was read")
+            problem = parent_problem(parent, found)
+            if found is None or problem:
+                yield Node(parent.ref, depth + 1, input_name, found, problem)
             else:
-                yield from walk(found, input_name, depth + 1)
+                yield from descend(found, input_name, depth + 1)
 
-    yield from walk(artifact, "", 0)
+    yield from descend(artifact, "", 0)
+
+
+def parent_problem(pinned: Parent | None, found: Artifact | None) -> str:
+    """The rule of staleness: '' if a parent has the content that its child read, else the reason why not.
+
+    A parent that was made again with the same bytes has the same content.
+    """
+    if found is None:
+        return "is gone"
+    if pinned is None or found.manifest.content_sha256 != pinned.content_sha256:
+        return "was replaced since it was read"
+    return ""
 
 
 def stale_reason(store: ArtifactStore, artifact: Artifact) -> str:
-    """Why an artifact is stale: an ancestor is gone, damaged, or has other content than what was read. '' if it is not.
-
-    An ancestor that was made again bit by bit has the same content.
-    """
+    """The reason why an artifact is stale: an ancestor is gone, damaged or changed since it was read. '' if none is."""
     for node in lineage(store, artifact):
         if node.trouble:
             return f"{node.ref} {node.trouble}"

@@ -1,4 +1,4 @@
-"""The manifest: what an artifact holds, how it was made and from what. Written last; it makes the artifact exist."""
+"""The manifest of an artifact: its files, counts, spec and inputs. Written last; it makes the artifact exist."""
 
 import hashlib
 import json
@@ -11,11 +11,11 @@ from pipeline.artifacts.spec import ArtifactRef, StepSpec, canonical_json, diges
 MANIFEST = "manifest.json"
 FORMAT: Final = 2
 SELF = "self_sha256"
-"""Field of manifest.json with the digest of all its other fields: a manifest that was edited does not match it."""
+"""Field of manifest.json with the digest of all other fields: it does not match if the manifest was edited."""
 CONTENT = frozenset({"attempt", "spec", "files", "counts", "statistics"})
-"""What an artifact is, without where its files lie and when, where and by whom they were made."""
+"""Fields that are an artifact's content. Its data folder's name and its provenance (time, host, job) are not."""
 ASIDE = "provenance/"
-"""Data files below this folder tell how the making went, such as its speed: they are checked, but are no content."""
+"""Data files below this folder describe the run, e.g. its speed: they are checked, but are not part of the content."""
 
 
 def plural(unit: str) -> str:
@@ -34,11 +34,11 @@ class FileEntry(BaseModel):
 
 
 class Counts(BaseModel):
-    """Conservation: what went in came out, was rejected by name, or was not selected. Nothing vanishes."""
+    """Row counts with the conservation rule: in = out + rejected + not selected. No row is dropped silently."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    unit: str = Field(description="what is counted: record, image, query, step, ...")
+    unit: str = Field(description="unit of the counts: record, query, sample, ...")
     rows_in: int = Field(ge=0)
     rows_out: int = Field(ge=0)
     rejected: dict[str, int] = Field(default_factory=dict, description="reason -> number of rows")
@@ -67,9 +67,9 @@ class Counts(BaseModel):
 
 
 class Parent(BaseModel):
-    """An input of an artifact, pinned by id and by the digest of the content that was read.
+    """An input of an artifact, pinned by its id and by the digest of the content that was read.
 
-    So an input that was lost and made again bit by bit is the same input; one with other bytes is not.
+    So an input that was lost and made again with the same bytes is the same input; one with other bytes is not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,7 +79,7 @@ class Parent(BaseModel):
 
 
 class Provenance(BaseModel):
-    """Where and when: facts for people, never part of an id."""
+    """Time, host, library versions and job of a run: information for people, never part of an id."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,7 +93,7 @@ class Provenance(BaseModel):
 
 
 class Manifest(BaseModel):
-    """The content of manifest.json. Its id is that of its spec and attempt, its parents are its spec's inputs."""
+    """The content of manifest.json. The id must follow from spec and attempt; the parents must be the spec's inputs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,7 +102,9 @@ class Manifest(BaseModel):
     attempt: int = 0
     spec: StepSpec
     parents: dict[str, Parent]
-    data: str = Field(description="the writer's own folder, data-<uuid>, inside the artifact's")
+    data: str = Field(
+        description="name of the data folder: data-<digest of inputs> if the step commits shards, else data-<uuid>"
+    )
     files: list[FileEntry]
     counts: Counts
     statistics: dict[str, Any] = Field(default_factory=dict)
@@ -124,7 +126,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
-        """Read manifest.json. Raises ValueError, saying what is wrong, unless it is just as it was written."""
+        """Read manifest.json. Raises ValueError with the reason if it is damaged or was edited."""
         body = json.loads(content)
         if not isinstance(body, dict):
             raise ValueError("it is not a JSON object")
@@ -139,12 +141,12 @@ class Manifest(BaseModel):
 
     @property
     def sha256(self) -> str:
-        """Digest of manifest.json: of this very making of the artifact."""
+        """Digest of manifest.json. It differs each time the artifact is made, because it covers the provenance."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @property
     def content_sha256(self) -> str:
-        """Digest of spec, attempt, files (not those of ASIDE), counts and statistics: what children pin."""
+        """Digest of spec, attempt, files (without those below ASIDE), counts and statistics. Children pin this."""
         content = self.model_dump(mode="json", include=set(CONTENT))
         content["files"] = [entry for entry in content["files"] if not entry["path"].startswith(ASIDE)]
         return digest(content)

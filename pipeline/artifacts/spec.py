@@ -1,4 +1,4 @@
-"""What a step is: a value whose hash is its name.
+"""The spec of a step: a value whose hash is the artifact's id.
 
 A `StepSpec` says *how* an artifact is made, as a derivation does in Nix: the step, the revision of its code, its
 parameters and the ids of its inputs. Nothing else (no clock, path, host, worker count) enters the hash, so the id of
@@ -16,7 +16,7 @@ SHORT = 12
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, ASCII; NaN and infinity are refused."""
+    """A value as canonical JSON: sorted keys, no spaces, ASCII. Raises ValueError for NaN and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
@@ -26,12 +26,12 @@ def digest(value: Any) -> str:
 
 
 def short(artifact_id: str) -> str:
-    """The first 12 digits of an id: what people read and type."""
+    """The first 12 digits of an id, for people to read and type."""
     return artifact_id[:SHORT]
 
 
 class StepSpec(BaseModel):
-    """How an artifact is made. Equal specs make equal artifacts."""
+    """The step, code revision, parameters and inputs that make an artifact. Equal specs make equal artifacts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,12 +46,12 @@ class StepSpec(BaseModel):
         return digest(self.model_dump(mode="json"))
 
     def id(self, attempt: int = 0) -> str:
-        """The artifact's id. Attempt 0 is the spec's own hash; a forced attempt has an id of its own."""
+        """The artifact's id: the spec's hash for attempt 0, a hash of spec and attempt for a forced attempt."""
         return self.hash if attempt == 0 else digest({"spec": self.hash, "attempt": attempt})
 
 
 class ArtifactRef(BaseModel):
-    """Where an artifact lies in a store: kind, name and id make its folder."""
+    """The place of an artifact in a store: kind, name and id make its folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

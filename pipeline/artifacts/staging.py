@@ -1,32 +1,38 @@
-"""Writing an artifact: fill a folder of one's own, then publish it."""
+"""Writing an artifact: fill its data folder, then publish it.
+
+A step that takes seconds writes into a private folder (`data-<uuid>`). A step that works in pieces commits shards into
+a folder that is named after its inputs (`data-<digest>`), where a rerun or another machine finds them.
+"""
 
 import io
 import os
 import platform
-import shutil
-import tempfile
 import time
 import uuid
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.errors import ArtifactError
-from pipeline.artifacts.manifest import Counts, Manifest, Parent, Provenance
-from pipeline.artifacts.spec import ArtifactRef, StepSpec
-from pipeline.artifacts.store import Artifact, ArtifactStore
+from pipeline.artifacts import filesystem
+from pipeline.artifacts.manifest import Counts, FileEntry, Manifest, Parent, Provenance
+from pipeline.artifacts.shards import Seal, Shards
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, digest, short
+from pipeline.artifacts.store import WORK, Artifact, ArtifactStore
 
 LIBRARIES = ("ray", "torch", "transformers", "timm", "segment-anything", "pyarrow", "numpy", "pillow", "pycocotools")
 REJECTS = "rejects.parquet"
 REJECTS_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+Reject = tuple[str, str, str]
+"""A rejected row: its id, the name of the reason, and a detail for people."""
 
 
 class Staging:
-    """A writer's own data folder. Files appear in the store; the artifact exists only after `publish`."""
+    """The data folder of an artifact that is being made. The artifact exists only after `publish`."""
 
     def __init__(
         self,
@@ -40,14 +46,20 @@ class Staging:
     ) -> None:
         self.store, self.ref, self.spec, self.attempt = store, ref, spec, attempt
         self._parents = {k: Parent(ref=a.ref, content_sha256=a.manifest.content_sha256) for k, a in parents.items()}
-        self._data = f"data-{uuid.uuid4().hex}"
+        self._own = f"data-{uuid.uuid4().hex}"
+        self._shards: Shards | None = None
         self._started, self._clock = datetime.now(UTC), time.monotonic()
         self._git_commit, self._job = git_commit, job
-        self.base = store.join(ref.path, self._data)
-        store.fs.makedirs(self.base, exist_ok=True)
+
+    # -- the private folder
+
+    @property
+    def base(self) -> str:
+        """Full path of this writer's private folder."""
+        return self.store.join(self.ref.path, self._own)
 
     def path(self, file: str) -> str:
-        """Full path (in the store's file system) at which `file` is to be written."""
+        """Full path (in the store's file system) to write `file` to. Creates its folder."""
         path = f"{self.base}/{file}"
         self.store.fs.makedirs(os.path.dirname(path), exist_ok=True)
         return path
@@ -56,55 +68,86 @@ class Staging:
         """Write one small file."""
         self.store.fs.pipe_file(self.path(file), content)
 
-    def write_table(self, file: str, table: pa.Table, **options: Any) -> None:
-        """Write one Parquet file; `options` go to pyarrow.parquet.write_table."""
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd", **options)
-        self.write_bytes(file, sink.getvalue())
+    def write_table(self, file: str, table: pa.Table) -> None:
+        """Write one Parquet file."""
+        self.write_bytes(file, table_bytes(table))
 
-    def write_rejects(self, rows: list[tuple[str, str, str]]) -> None:
-        """Write the rejected rows (id, reason, detail); an empty list writes an empty table."""
-        columns = [list(column) for column in zip(*rows, strict=True)] if rows else [[], [], []]
-        self.write_table(REJECTS, pa.table(columns, schema=REJECTS_SCHEMA))
+    def write_rejects(self, rows: Iterable[Reject]) -> None:
+        """Write the rejected rows; an empty table if there are none."""
+        self.write_table(REJECTS, rejects_table(rows))
 
-    def add_file(self, source: str | Path, file: str) -> None:
-        """Copy a local file into the artifact."""
-        if self.store.is_local:
-            shutil.copyfile(source, self.path(file))
-        else:
-            self.store.fs.put_file(str(source), self.path(file))
+    def discard(self) -> None:
+        """Remove the private folder, unless the published artifact uses it. Committed shards stay.
 
-    def adopt(self, path: str, file: str) -> None:
-        """Take over a finished file of the store, by its full path, without sending its bytes through here.
-
-        A hard link where the store is local (the file must not be changed afterwards), else the store's own copy.
+        A step can fail after its manifest was written. So if the store cannot tell, the folder stays.
         """
-        if self.store.is_local:
-            try:
-                os.link(path, self.path(file))
-            except OSError:  # another file system, or one without links
-                self.add_file(path, file)
-        else:
-            self.store.fs.cp_file(path, self.path(file))
+        try:
+            published = self.store.get(self.ref)
+            if published is None or published.manifest.data != self._own:
+                filesystem.remove_tree(self.store.fs, self.base)
+        except (ArtifactError, OSError) as error:
+            print(f"{self.base} was not removed: {error}", flush=True)
 
-    def add_folder(self, source: str | Path, prefix: str = "") -> None:
-        """Copy a local folder's files into the artifact, below `prefix`."""
-        root = Path(source)
-        for file in sorted(p for p in root.rglob("*") if p.is_file()):
-            self.add_file(file, f"{prefix}{file.relative_to(root).as_posix()}")
+    # -- a folder of shards
 
-    def scratch(self) -> Path:
-        """A local scratch folder beside the data that is not part of the artifact; the caller removes it."""
-        return Path(tempfile.mkdtemp(prefix="agevlm-"))
+    def shards(self, made_from: str = "") -> Shards:
+        """The shards of this artifact that are made from exactly these inputs.
 
-    def publish(self, counts: Counts, statistics: dict[str, Any] | None = None, device: str = "cpu") -> Artifact:
-        """Hash every file, write the manifest, and return the artifact that then exists.
-
-        On a local store the files are on the disk before the manifest is: no loss of power leaves a manifest of files
-        that are empty.
+        The folder's name has the digest of the inputs' content. So when an input was made again with other bytes
+        under the same id, the shards go to another folder. `made_from`: digest of the data that the step reads besides
+        its input artifacts, such as raw data.
         """
-        prefix = len(self.base) + 1
-        files = sorted(str(path) for path in self.store.fs.find(self.base))
+        inputs = digest({"artifacts": {k: p.content_sha256 for k, p in self._parents.items()}, "raw": made_from})
+        self._shards = Shards(self.store, f"{self.ref.path}/data-{short(inputs)}", inputs)
+        return self._shards
+
+    def work_path(self, name: str) -> str:
+        """Full path in the store for files that the step's workers share while it runs; removed after publishing."""
+        return self.store.join(WORK, self.ref.id, name)
+
+    def work_shards(self, name: str) -> Shards:
+        """Shards for the step's workers that are not part of the artifact."""
+        assert self._shards is not None
+        return Shards(self.store, f"{WORK}/{self.ref.id}/{name}-{short(self._shards.inputs)}", self._shards.inputs)
+
+    def remove_work(self) -> None:
+        """Remove the files that the step's workers shared."""
+        filesystem.remove_tree(self.store.fs, self.store.join(WORK, self.ref.id))
+
+    def commit_summary(self, name: str, files: dict[str, bytes], parts: Iterable[Seal], rows: int = 0) -> Seal:
+        """Commit files that are computed from the shards, such as the table of all rejects."""
+        assert self._shards is not None
+        return self._shards.commit(name, files, rows, inputs=digest_of(parts))
+
+    def drop_shards(self) -> None:
+        """Remove all commits, because they may hold other raw data than was planned."""
+        if self._shards is not None:
+            self._shards.drop_all()
+
+    # -- the end
+
+    def publish(
+        self,
+        counts: Counts,
+        statistics: dict[str, Any] | None = None,
+        device: str = "cpu",
+        seals: Iterable[Seal] = (),
+    ) -> Artifact:
+        """Write the manifest and return the artifact, which exists from then on.
+
+        The manifest lists the files of `seals` if the artifact is made of shards, else all files in the private folder,
+        which are hashed now. On a local store the files are synced to disk before the manifest is written, so that
+        after a power loss no manifest lists empty files.
+        """
+        if self._shards is not None:
+            # Sealed files were hashed when they were committed, so nothing is read again. But another writer may have
+            # replaced one since, and then the seals in hand are not those in the store.
+            seals = list(seals)
+            self._shards.check_current(seals)
+            data = self._shards.folder.split("/")[-1]
+            files = sorted((entry for seal in seals for entry in seal.files), key=lambda entry: entry.path)
+        else:
+            data, files = self._own, self._written()
         if not files:
             raise ArtifactError(f"{self.ref}: the step wrote no file, so there is nothing to publish")
         manifest = Manifest(
@@ -112,8 +155,8 @@ class Staging:
             attempt=self.attempt,
             spec=self.spec,
             parents=self._parents,
-            data=self._data,
-            files=[self.store.entry(path, path[prefix:]) for path in files],
+            data=data,
+            files=files,
             counts=counts,
             statistics=statistics or {},
             provenance=Provenance(
@@ -128,10 +171,27 @@ class Staging:
         )
         return self.store.publish(manifest)
 
-    def discard(self) -> None:
-        """Remove this writer's own unpublished files (after a failed step)."""
-        if self.store.fs.exists(self.base):
-            self.store.fs.rm(self.base, recursive=True)
+    def _written(self) -> list[FileEntry]:
+        prefix = len(self.base) + 1
+        return [self.store.entry(path, path[prefix:]) for path in sorted(map(str, self.store.fs.find(self.base)))]
+
+
+def digest_of(seals: Iterable[Seal]) -> str:
+    """Digest of the files, rows and facts of some shards: the `inputs` of a commit that is computed from them."""
+    return digest([[seal.rows, seal.facts, [[entry.path, entry.sha256] for entry in seal.files]] for seal in seals])
+
+
+def table_bytes(table: pa.Table, **options: Any) -> bytes:
+    """A table as a Parquet file; `options` go to pyarrow.parquet.write_table."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", **options)
+    return sink.getvalue()
+
+
+def rejects_table(rows: Iterable[Reject]) -> pa.Table:
+    """The rejected rows as a table."""
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
+    return pa.table(columns, schema=REJECTS_SCHEMA)
 
 
 def library_versions() -> dict[str, str]:

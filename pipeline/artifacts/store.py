@@ -7,21 +7,22 @@ cannot harm each other: the second verifies the first's files and adopts them. N
 import hashlib
 import json
 import os
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
-
 from model.errors import ArtifactError
-from pipeline.artifacts.durable import sync_file, sync_folder, sync_folders
+from pipeline.artifacts import filesystem
+from pipeline.artifacts.atomic import partial_path, sync_file, sync_folders, write_whole
 from pipeline.artifacts.manifest import MANIFEST, FileEntry, Manifest
 from pipeline.artifacts.spec import ID_LENGTH, ArtifactRef, StepSpec, short
 
 CHUNK = 1 << 20
-INTERNAL = frozenset({"refs", "progress", "staging", "runs", "jobs", "raw", "fingerprints"})
+LATEST = "latest"
+WORK = "work"
+INTERNAL = frozenset({"refs", "progress", "runs", "jobs", WORK})
+"""Folders below the root that hold no artifacts."""
 
 
 def sha256_of(stream: IO[bytes]) -> tuple[str, int]:
@@ -35,7 +36,7 @@ def sha256_of(stream: IO[bytes]) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that `verify` found wrong."""
+    """One damaged or missing file that `verify` found."""
 
     ref: ArtifactRef
     file: str
@@ -64,34 +65,41 @@ class Artifact:
         base = self.store.join(self.ref.path, self.manifest.data)
         return f"{base}/{file}" if file else base
 
+    def location(self, file: str = "") -> str:
+        """As `path`, for people: on an object store it is the URL."""
+        path = self.path(file)
+        return path if self.store.is_local else str(self.store.fs.unstrip_protocol(path))
+
     def open(self, file: str) -> IO[bytes]:
         """Open a data file for reading."""
         if file not in self.files:
             raise ArtifactError(f"{self.ref} has no file '{file}'; it has: {', '.join(self.files) or 'none'}")
         return self.store.fs.open(self.path(file), "rb")  # type: ignore[no-any-return]
 
-    def local(self, cache: Path | None = None) -> Path:
-        """The data folder as a local path; on a remote store the files are fetched into `cache` first."""
+    def local(self, cache: Path | None = None, prefix: str = "") -> Path:
+        """The data folder as a local path; the files of a remote store are downloaded into `cache` first.
+
+        `prefix`: download only files whose paths start with this.
+        """
         if self.store.is_local:
             return Path(self.path())
         if cache is None:
-            raise ArtifactError(f"{self.ref} lies on {self.store.root}: give a cache folder to read it locally")
-        target = cache / self.ref.id / self.manifest.data  # one made again under the same id is fetched again
+            raise ArtifactError(f"{self.ref} is on {self.store.root}: give a cache folder to read it locally")
+        # The content digest is part of the name: an artifact that was made again with other bytes is fetched again.
+        target = cache / self.ref.id / short(self.manifest.content_sha256)
         for entry in self.manifest.files:
             file = target / entry.path
-            if not file.exists() or file.stat().st_size != entry.size:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                partial = file.with_name(file.name + f".{uuid.uuid4().hex}.part")
-                self.store.fs.get_file(self.path(entry.path), str(partial))
-                os.replace(partial, file)
+            if entry.path.startswith(prefix) and not (file.exists() and file.stat().st_size == entry.size):
+                with write_whole(file) as stream:
+                    self.store.fs.get_file(self.path(entry.path), stream.name)
         return target
 
     def matching(self, prefix: str = "", suffix: str = "") -> list[str]:
-        """Data files with this prefix and suffix, in order: the shards of a table."""
+        """Data files with this prefix and suffix, sorted: e.g. the shards of a table."""
         return [file for file in self.files if file.startswith(prefix) and file.endswith(suffix)]
 
     def verify(self) -> list[Problem]:
-        """Re-hash every file. An empty list means that the artifact is what its manifest says."""
+        """Hash every file again. Returns an empty list if all files match the manifest."""
         problems = []
         for entry in self.manifest.files:
             try:
@@ -115,10 +123,14 @@ class ArtifactStore:
 
     def __init__(self, root: str) -> None:
         """Open the store at a local path or fsspec URL (`s3://bucket/prefix`)."""
-        self.fs, path = fsspec.core.url_to_fs(root)
+        self.fs, path = filesystem.open_filesystem(root)
         self.root = root
-        self.base = str(path).rstrip("/")
-        self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self.base = path.rstrip("/")
+        self.is_local = filesystem.is_local(self.fs)
+
+    def __reduce__(self) -> tuple[Callable[[str], "ArtifactStore"], tuple[str]]:
+        """Pickle the root only: the receiver opens the store again, with the retries of `open_filesystem`."""
+        return ArtifactStore, (self.root,)
 
     def join(self, *parts: str) -> str:
         """A path below the root."""
@@ -127,13 +139,13 @@ class ArtifactStore:
     # -- artifacts
 
     def manifest_path(self, ref: ArtifactRef) -> str:
-        """Where an artifact's manifest lies."""
+        """Full path of an artifact's manifest."""
         return self.join(ref.path, MANIFEST)
 
     def get(self, ref: ArtifactRef) -> Artifact | None:
         """The artifact, or None if it does not exist.
 
-        Raises ArtifactError if its manifest cannot be read, is not as it was written, or is that of another artifact.
+        Raises ArtifactError if its manifest cannot be read, is damaged or edited, or belongs to another artifact.
         """
         path = self.manifest_path(ref)
         try:
@@ -161,16 +173,17 @@ class ArtifactStore:
         return artifact
 
     def refs(self) -> Iterator[ArtifactRef]:
-        """Where every artifact lies, by kind, name and id, without opening its manifest."""
-        for path in sorted(str(p) for p in self.fs.glob(self.join("*", "*", "*", MANIFEST))):
-            kind, name, artifact_id = path.split("/")[-4:-1]
-            if kind not in INTERNAL:
-                yield ArtifactRef(kind=kind, name=name, id=artifact_id)
+        """The refs of all artifacts, sorted by kind, name and id. Opens no manifest."""
+        # Not `fs.glob`: it takes * ? [ in the root for a pattern.
+        for path in sorted(str(p) for p in self.fs.find(self.base, maxdepth=4)):
+            kind, *rest = path[len(self.base) + 1 :].split("/")
+            if kind not in INTERNAL and len(rest) == 3 and rest[-1] == MANIFEST:
+                yield ArtifactRef(kind=kind, name=rest[0], id=rest[1])
 
     def artifacts(self, damaged: list[ArtifactError] | None = None) -> Iterator[Artifact]:
-        """Every artifact, by kind, name and time of making.
+        """Every artifact, sorted by kind, name and start time.
 
-        What is wrong with damaged manifests is put into `damaged`; without that list, the first is raised.
+        Errors about damaged manifests are appended to `damaged`; without that list, the first is raised.
         """
         found = []
         for ref in self.refs():
@@ -194,13 +207,11 @@ class ArtifactStore:
         return self.require(self.find_ref(prefix))
 
     def find_ref(self, prefix: str) -> ArtifactRef:
-        """As `find`, without opening the manifest."""
+        """The same as `find`, without opening the manifest."""
         wanted = prefix.rstrip("/").split("/")[-1].lower()
         if not wanted or len(wanted) > ID_LENGTH:
             raise ArtifactError(f"'{prefix}' is not an artifact id; 'agevlm artifacts' lists them")
-        paths = self.fs.glob(self.join("*", "*", f"{wanted}*", MANIFEST))
-        parts = [str(path).split("/")[-4:-1] for path in paths]
-        refs = [ArtifactRef(kind=k, name=n, id=i) for k, n, i in parts if k not in INTERNAL]
+        refs = [ref for ref in self.refs() if ref.id.startswith(wanted)]
         if "/" in prefix:
             refs = [ref for ref in refs if ref.path.startswith(prefix.strip("/"))]
         if not refs:
@@ -212,14 +223,16 @@ class ArtifactStore:
         return refs[0]
 
     def publish(self, manifest: Manifest) -> Artifact:
-        """Write the manifest, only if absent. The artifact that exists afterwards is returned.
+        """Write the manifest, only if absent. Returns the artifact that exists afterwards.
 
-        If another writer was first, its files are verified and its artifact is adopted; ArtifactError if they are bad.
+        If another writer was first, its files are verified and its artifact is returned. Raises ArtifactError if they
+        do not match its manifest.
         """
         path = self.manifest_path(manifest.ref)
-        if self.is_local:  # before the manifest: a durable manifest must not name files that a power loss takes back
-            sync_folders(self.join(manifest.ref.path, manifest.data), above=4)  # artifact, name, kind, root
-        if self._write_if_absent(path, manifest.to_bytes()):
+        if self.is_local:  # before the manifest: after a power loss it must not list files that are gone
+            sync_folders(Path(self.join(manifest.ref.path, manifest.data)), above=4)  # artifact, name, kind, root
+        if filesystem.create_bytes(self.fs, path, manifest.to_bytes()):
+            self._link_latest(manifest)
             return Artifact(self, manifest)
         first = self.require(manifest.ref)
         problems = first.verify()
@@ -230,39 +243,26 @@ class ArtifactStore:
             )
         return first
 
-    def _write_if_absent(self, path: str, content: bytes) -> bool:
-        """Create a whole file atomically, unless it exists already. Returns whether this call created it."""
-        if self.is_local:
-            # link() refuses an existing name and never shows a half-written file.
-            partial = f"{path}.{uuid.uuid4().hex}.part"
-            with open(partial, "wb") as stream:
-                stream.write(content)
-                sync_file(stream)
-            try:
-                os.link(partial, path)
-            except FileExistsError:
-                return False
-            finally:
-                os.unlink(partial)
-            sync_folder(os.path.dirname(path))
-            return True
+    def _link_latest(self, manifest: Manifest) -> None:
+        """Point the link `<kind>/<name>/latest` at the data folder that was published last (local disk only)."""
+        if not self.is_local:
+            return
+        link = partial_path(Path(self.join(manifest.ref.kind, manifest.ref.name, LATEST)))
         try:
-            self.fs.pipe_file(path, content, mode="create")
-        except FileExistsError:
-            return False
-        return True
+            link.symlink_to(f"{manifest.ref.id}/{manifest.data}")
+            os.replace(link, link.with_name(LATEST))
+        except OSError as error:  # the artifact exists already, and no code needs the link
+            print(f"{link.with_name(LATEST)} was not renewed: {error}", flush=True)
+            link.unlink(missing_ok=True)
 
     # -- small mutable objects beside the artifacts
 
     def write_json(self, path: str, value: Any) -> None:
         """Replace one small JSON file below the root atomically."""
-        full = self.join(path)
-        content = json.dumps(value).encode()
+        full, content = self.join(path), json.dumps(value).encode()
         if self.is_local:
-            os.makedirs(os.path.dirname(full), exist_ok=True)
-            partial = f"{full}.{uuid.uuid4().hex}.part"
-            Path(partial).write_bytes(content)
-            os.replace(partial, full)
+            with write_whole(Path(full)) as stream:
+                stream.write(content)
         else:
             self.fs.pipe_file(full, content)
 
@@ -274,7 +274,7 @@ class ArtifactStore:
             return None
 
     def attempt(self, spec: StepSpec) -> int:
-        """The current attempt of a spec: 0 unless someone forced a new one."""
+        """The current attempt of a spec: 0 unless a new one was forced."""
         ref = self.read_json(f"refs/{spec.hash}.json")
         return int(ref["attempt"]) if ref else 0
 
@@ -285,7 +285,7 @@ class ArtifactStore:
         return attempt
 
     def entry(self, path: str, relative: str) -> FileEntry:
-        """Hash a data file that was written at `path`; on a local store its bytes are put on the disk as well."""
+        """Hash a data file that was written at `path`; on a local store it is also synced to disk."""
         with self.fs.open(path, "rb") as stream:
             checksum, size = sha256_of(stream)
             if self.is_local:

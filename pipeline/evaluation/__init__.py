@@ -1,1 +1,1 @@
-"""Evaluation: benchmarks as a table, scorers, and the attention of a trained student on their questions."""
+"""Evaluation: the table of benchmarks, their scores, and the attention of a trained student on their questions."""

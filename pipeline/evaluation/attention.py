@@ -1,7 +1,7 @@
-"""Does it look at what is asked? Attention of the question's tokens inside the true mask, per cross-attention layer.
+"""The benchmark `attention`: attention of the question's tokens inside the true mask, per cross-attention layer.
 
-Only questions about something that is there, with a known mask, count (paper, table 4 and appendix E show such maps;
-this measures them). The attention is that of eq. 3: mean over heads and over the question's text tokens.
+Only questions about an object that is in the image and whose mask is known count (table 4 and appendix E of the paper
+show such maps; this measures them). Attention is that of eq. 3: mean over heads and over the question's text tokens.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.evaluation.intervals import Clusters, ratio
-from pipeline.evaluation.prediction import Prediction
+from pipeline.evaluation.questions import Prediction
 from pipeline.evaluation.scores import Result, Score, present
 
 ATTENTION = pa.schema(
@@ -23,7 +23,7 @@ ATTENTION = pa.schema(
         ("layer", pa.int32()),  # cross-attention layers, counted from 0
         ("mass", pa.float64()),  # attention inside the mask
         ("chance", pa.float64()),  # the mask's share of the cells with image pixels: uniform attention's mass
-        ("pointing", pa.bool_()),  # whether the most attended cell lies inside the mask
+        ("pointing", pa.bool_()),  # True if the most attended cell is inside the mask
         ("padding", pa.float64()),  # attention on cells without any image pixel
         ("mask_cells", pa.int32()),
         ("valid_cells", pa.int32()),
@@ -32,13 +32,13 @@ ATTENTION = pa.schema(
 
 
 class AttentionInMask:
-    """Mass inside the mask, pointing, and mass on padding: means over the layers, and each layer's own."""
+    """Mass inside the mask, pointing, and mass on padding: means over the layers, and values per layer."""
 
     name = "attention"
     table_file = "attention.parquet"
 
     def score(self, predictions: Sequence[Prediction]) -> Result:
-        """Score the questions whose object is there and whose mask is known."""
+        """Score the questions whose object is in the image and whose mask is known."""
         judged = [p for p in predictions if p.attention.truth is not None]
         rows = [row for p in judged for row in _rows(p)]
         details: dict[str, Any] = {"questions_with_truth": len(judged)}
@@ -53,7 +53,7 @@ class AttentionInMask:
         )
 
     def _scores(self, judged: list[Prediction], rows: list[dict[str, Any]]) -> tuple[list[Score], dict[str, Any]]:
-        """Scores as means over the layers, and each layer's own: metric -> list over layers."""
+        """Scores as means over the layers, and values per layer: metric -> list over layers."""
         layers = len(judged[0].attention.maps)
         images = [p.question.image_sha256 for p in judged]
         per_layer: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What can be asked of the evaluation."""
+"""Settings of the step `evaluate`."""
 
 from typing import Literal
 
@@ -10,9 +10,9 @@ Benchmark = Literal["existence", "attention"]
 
 
 class EvaluationConfig(Config):
-    """Which benchmarks run on a trained student."""
+    """The benchmarks that run on a trained student, and their settings."""
 
     benchmarks: tuple[Benchmark, ...] = Field(default=("existence", "attention"), min_length=1)
-    max_new_tokens: int = Field(default=32, ge=1, description="tokens of an answer")
+    max_new_tokens: int = Field(default=32, ge=1, description="largest number of tokens in an answer")
     batch: int = Field(default=16, ge=1, description="questions per batch")
-    attention_examples: int = Field(default=8, ge=0, description="questions whose attention maps are kept as pictures")
+    attention_examples: int = Field(default=8, ge=0, description="questions whose attention maps are saved as pictures")

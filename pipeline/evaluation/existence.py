@@ -1,16 +1,16 @@
-"""Is it there? Yes/no questions scored as POPE does (Li et al. 2023), and open questions by exact match.
+"""The benchmark `existence`: yes/no questions scored as in POPE (Li et al. 2023), open questions by exact match.
 
-Which questions are yes/no: those whose reference answer is 'yes' or 'no', or begins with it and a mark that ends the
-word's clause (`Yes.`, `No, there is none.`). 'No smoking', 'No. 5' and 'Yes Bank' are answers to open questions.
+A question is a yes/no question if its reference answer is 'yes' or 'no', or begins with one of them and a punctuation
+mark (`Yes.`, `No, there is none.`). 'No smoking', 'No. 5' and 'Yes Bank' are answers to open questions.
 
-What an answer to a yes/no question says, by the first rule that applies:
-1. its first word is yes or no: that;
+An answer to a yes/no question is parsed by the first rule that applies:
+1. its first word is yes or no: that word;
 2. its first sentence says that the model does not know (a negation and then know, sure, certain, clear, tell, say,
    determine, decide, possible or able, with at most adverbs and 'be' in between): unparsed;
-3. its first sentence holds yes and no negation: yes; a negation (no, not, cannot or a word in n't) and no yes: no;
-4. else, with both or with none of them: unparsed.
-POPE itself counts every answer without no or not as a yes; a model that rambles would gain by it. Unparsed answers
-count as wrong, and as neither a yes nor a no.
+3. its first sentence has a yes and no negation: yes; a negation (no, not, cannot or a word in n't) and no yes: no;
+4. else (both or neither): unparsed.
+POPE itself counts every answer without no or not as a yes, which favours a model that rambles. Here unparsed answers
+count as wrong, and neither as a yes nor as a no.
 """
 
 import re
@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.evaluation.intervals import Clusters, Estimate, Sums, ratio
-from pipeline.evaluation.prediction import Prediction
+from pipeline.evaluation.questions import Prediction
 from pipeline.evaluation.scores import Result, Score, present
 
 PREDICTIONS = pa.schema(
@@ -47,7 +47,7 @@ TP, FP, TN, FN, LOST_YES, LOST_NO = range(6)
 
 
 def yes_or_no(answer: str) -> str:
-    """What an answer says: 'yes', 'no' or 'unparsed'."""
+    """Parse an answer: 'yes', 'no' or 'unparsed'."""
     sentence = re.split(r"[.!?\n]", answer.strip().lower().replace(APOSTROPHE, "'"), maxsplit=1)[0]
     words: list[str] = re.findall(r"[a-z']+", sentence)
     if words and words[0] in ("yes", "no"):
@@ -60,13 +60,13 @@ def yes_or_no(answer: str) -> str:
 
 
 def _in_doubt(words: Sequence[str]) -> bool:
-    """Whether what follows a negation is, but for adverbs, a word of knowing."""
+    """True if the first word after a negation, apart from adverbs, is one of KNOWING."""
     first = next((word for word in words if not BETWEEN.fullmatch(word)), "")
     return KNOWING.fullmatch(first) is not None
 
 
 def expected_answer(reference: str) -> str | None:
-    """'yes' or 'no' if the reference begins with it as an answer of its own, else None: then the question is open."""
+    """'yes' or 'no' if the reference answer is that, or begins with it and punctuation; None for an open question."""
     first = re.match(r"\s*(yes|no)\s*(?:$|[,;:!(\u2013\u2014]|-\s|\.(?!\s*\d))", reference.lower())
     return str(first.group(1)) if first else None
 
@@ -114,7 +114,7 @@ class Existence:
         for i, row in enumerate(rows):
             counts[i, place[str(row["expected"]), str(row["said"])]] = 1
         clusters = Clusters([str(row["image"]) for row in rows], counts)
-        # Without looking, the best is to say the more frequent answer always.
+        # Chance: a model that does not look at the image does best by always giving the more frequent answer.
         asked, said = (sum(row[name] == "yes" for row in rows) for name in ("expected", "said"))
         yes, every = asked / len(rows), len(rows)
         parts = (
@@ -165,7 +165,7 @@ def _row(prediction: Prediction) -> dict[str, object]:
 
 
 def ratio_f1(yes: float) -> float | None:
-    """F1 of always saying yes, where a share `yes` of the questions deserve it."""
+    """F1 of always saying yes, if yes is right for a share `yes` of the questions."""
     return 2 * yes / (1 + yes) if yes else None
 
 

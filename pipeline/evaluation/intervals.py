@@ -1,4 +1,4 @@
-"""Honest error bars: a bootstrap over images, because questions about one image are not independent."""
+"""Confidence intervals: a bootstrap over images, because questions about one image are not independent."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class Estimate:
 
 
 class Clusters:
-    """Sums of some quantities per image, and what any function of their totals would be on other images.
+    """Sums of quantities per image, resampled over images to estimate any function of their totals.
 
     Args:
-        images: per question, the image it is about.
-        quantities: per question, the numbers to be added up: (questions, quantities).
+        images: the image of each question.
+        quantities: (questions, quantities), the numbers to be summed.
     """
 
     def __init__(self, images: Sequence[str], quantities: npt.ArrayLike) -> None:
@@ -45,7 +45,7 @@ class Clusters:
     def estimate(self, metric: Callable[[Sums], Sums], n: int | None = None) -> Estimate | None:
         """A metric of the totals. `metric` takes (..., quantities) and gives (...), NaN where it is undefined.
 
-        None if the metric is undefined on the questions themselves. `n` is the number of questions it is about.
+        None if the metric is undefined on all questions together. `n`: number of questions that it counts, if not all.
         """
         value = float(metric(self._total))
         if not np.isfinite(value):
@@ -63,6 +63,6 @@ class Clusters:
 
 
 def ratio(numerator: Sums, denominator: Sums) -> Sums:
-    """Element by element; NaN where the denominator is 0."""
+    """Element-wise ratio; NaN where the denominator is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(denominator > 0, numerator / denominator, np.nan)

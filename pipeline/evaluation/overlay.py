@@ -1,4 +1,4 @@
-"""Where a student looked, as a picture: the attention over the image, the true object outlined in white."""
+"""Draws an attention map over its image, with the true object outlined in white."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,9 +7,9 @@ from PIL import Image
 from model.agevlm.letterbox import Geometry
 
 LONGEST = 480  # pixels of a picture's longer side
-# Black to violet to orange to pale yellow: more attention is lighter, in colour and in grey alike.
+# Black to violet to orange to pale yellow: more attention is lighter, also when printed in grey.
 STOPS = np.array([[0, 0, 6], [66, 12, 104], [165, 44, 96], [232, 104, 38], [251, 180, 30], [252, 253, 191]], float)
-SHARE = 0.65  # of the heat in the mixture
+SHARE = 0.65  # weight of the heat map; the rest is the image
 
 
 def heat_over(
@@ -18,9 +18,9 @@ def heat_over(
     """Draw one attention map over its picture.
 
     Args:
-        picture: upright RGB, of the geometry's height and width.
-        map_s: attention per cell, row by row.
-        mask: true object in the picture's frame, (height, width), or None.
+        picture: RGB with EXIF rotation applied, of the geometry's height and width.
+        map_s: (S,) attention per cell, row by row.
+        mask: (height, width) true mask of the object, or None.
     """
     scale = LONGEST / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
@@ -31,7 +31,7 @@ def heat_over(
     left, top = geometry.left, geometry.top
     inner = square.crop((left, top, left + geometry.inner_width, top + geometry.inner_height))
     level = np.asarray(inner.resize(size, Image.Resampling.BILINEAR)).clip(0, 1)
-    # The picture's light stays visible under the heat, its colours do not compete with it.
+    # In grey, so that the picture's colours are not mistaken for heat.
     grey = np.asarray(picture.convert("L").resize(size, Image.Resampling.BILINEAR), dtype=float)[..., None]
     canvas = SHARE * _colours(level) + (1 - SHARE) * grey
     if mask is not None:

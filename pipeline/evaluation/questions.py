@@ -1,4 +1,4 @@
-"""The questions of an evaluation: every turn of every record with an image, on its own, with the truth where known."""
+"""The questions of an evaluation (each turn of each record with an image, asked alone), and a model's predictions."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from model.errors import DataError
@@ -13,8 +15,8 @@ from pipeline.schemas import RECORDS, TRUTH
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What a question is really about: the mask (COCO counts, whole image), or that it is not there."""
+class KnownObject:
+    """Ground truth of a question: the mask of its object (COCO counts, full image), or that it is not in the image."""
 
     present: bool
     rle: str | None
@@ -22,7 +24,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Question:
-    """One turn of a record, asked on its own."""
+    """One turn of a record, asked without the turns before it."""
 
     sample_id: str
     turn: int
@@ -32,7 +34,7 @@ class Question:
     image_sha256: str
     height: int
     width: int
-    truth: Truth | None
+    truth: KnownObject | None
 
     @property
     def id(self) -> str:
@@ -41,7 +43,7 @@ class Question:
 
     @property
     def order(self) -> str:
-        """A random number that belongs to the question alone: examples are the first in this order."""
+        """A hash of the question's id: examples are the first questions in this order."""
         return hashlib.sha256(f"example {self.id}".encode()).hexdigest()
 
 
@@ -51,7 +53,7 @@ def read_questions(inventory: Path) -> tuple[list[Question], list[tuple[str, str
     Raises DataError if the inventory holds no records.
     """
     truth = {
-        (row["sample_id"], row["turn"]): Truth(row["present"], row["rle"])
+        (row["sample_id"], row["turn"]): KnownObject(row["present"], row["rle"])
         for row in _rows(inventory / "truth", TRUTH.names)
     }
     questions: list[Question] = []
@@ -85,3 +87,26 @@ def read_questions(inventory: Path) -> tuple[list[Question], list[tuple[str, str
 def _rows(folder: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("part-*.parquet")):
         yield from pq.read_table(path, columns=columns).to_pylist()
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention of the question's tokens over the image cells, per cross-attention layer.
+
+    maps: (L, S), mean over heads and the question's tokens; each row sums to 1.
+    valid: (S,) bool, cells with at least one image pixel.
+    truth: (S,) bool, cells that the object in question touches; None if it is unknown or not in the image.
+    """
+
+    maps: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+    truth: npt.NDArray[np.bool_] | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answered question."""
+
+    question: Question
+    answer: str
+    attention: Attention

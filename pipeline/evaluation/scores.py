@@ -1,4 +1,4 @@
-"""What every benchmark gives: scores with their uncertainty, and a table with one row per scored question."""
+"""The result of a benchmark: scores with their uncertainty, and a table with one row per scored question."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipeline.evaluation.intervals import Estimate
-from pipeline.evaluation.prediction import Prediction
+from pipeline.evaluation.questions import Prediction
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number of a benchmark. `chance` is what a model that does not look would get, where that is known."""
+    """One number of a benchmark. `chance` is the score of a model that does not look at the image, if known."""
 
     benchmark: str
     metric: str
@@ -39,7 +39,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Result:
-    """What a benchmark found. `scored`: ids of the questions that it is about; `details`: counts worth knowing."""
+    """The result of a benchmark. `scored`: ids of the questions that it scored; `details`: further counts."""
 
     scores: list[Score]
     scored: frozenset[str]
@@ -48,13 +48,13 @@ class Result:
 
 
 class Benchmark(Protocol):
-    """One way to judge predictions. `table_file`: where its rows go in the artifact."""
+    """A benchmark: it scores predictions. `table_file`: file of its table in the artifact."""
 
     name: str
     table_file: str
 
     def score(self, predictions: Sequence[Prediction]) -> Result:
-        """Judge the predictions that this benchmark is about, and say which they were."""
+        """Score the predictions that this benchmark applies to; the result names them."""
         ...
 
 

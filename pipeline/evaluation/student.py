@@ -1,4 +1,4 @@
-"""Asks a trained student as the evaluation does: greedy answers in batches, and where it looked while it read.
+"""Asks a trained student: greedy answers in batches, with the attention of the questions' tokens.
 
 Shapes: B questions, S cells, L cross-attention layers.
 """
@@ -19,12 +19,12 @@ class Student:
     """A model and its processor, ready to be asked.
 
     Args:
-        model: on the device it is to run on.
-        max_new_tokens: longest answer, tokens.
-        system_prompt: the system turn that it was trained with: None for none at all, '' for an empty one.
+        model: on the device to run on.
+        max_new_tokens: longest answer, in tokens.
+        system_prompt: the system turn that it was trained with: None for no system turn, '' for an empty one.
 
-    Raises ValueError if the tokenizer lacks what batches need, ValueError or jinja2's errors if its chat template does
-    not work.
+    Raises ValueError if the tokenizer cannot make batches, ValueError or jinja2's errors if its chat template does not
+    work.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Student:
         self.model, self.processor = model, processor
         self._vlm = AgeVlm(model, processor, system_prompt)
         self._max_new_tokens = max_new_tokens
-        self._vlm.encode("?")  # a template that does not work is found here, and not with the first question
+        self._vlm.encode("?")  # raises here, and not at the first question, if the template does not work
 
     def refusal(self, question: str) -> tuple[str, str] | None:
-        """Why a question cannot be asked, as a name to count by and in words; None if it can.
+        """The reason to reject a question, as a name to count by and a message; None if it can be asked.
 
-        'control_token': it would forge turns; 'template': the chat template changes its words (outer spaces, for one).
-        A pack names what it rejects in the same way.
+        'control_token': it has a token that starts or ends turns; 'template': the chat template changes its words (e.g.
+        outer spaces). Packs reject records for the same reasons.
         """
         changed = "the chat template changes the words of this question"
         try:
@@ -63,9 +63,9 @@ class Student:
         return answers, maps, np.stack([each.valid.reshape(-1) for each in seen])
 
     def encode(self, question: str) -> tuple[list[int], list[bool]]:
-        """Tokens of the prompt, and which of them are the question's text: the beginning of what a pack would hold.
+        """Tokens of the prompt, and a mask of those that are the question's text. A pack's row begins with the same.
 
-        The question must not be one that `refusal` names.
+        Only for questions without a `refusal`.
         """
         encoded = self._vlm.encode(question)
         return encoded.input_ids, covered(encoded.offsets, encoded.message_spans[-1:])

@@ -1,13 +1,10 @@
-"""Masks as cells of the student's map: one memory-mapped table per training stage (M' of eq. 3).
+"""Masks on the student's grid of image cells: one memory-mapped table per training stage (M' of eq. 3).
 
-A row is a few bytes (72 at 24 x 24), keyed by sample, turn and kind of query, with the characters of the text that the
-mask was really made from, so that the guided tokens are exactly known. Every worker maps the same pages.
+A row is a few bytes (72 at 24 x 24), keyed by sample, turn and query kind. It has the character range of the text that
+was sent to Florence-2, so that the guided tokens are known exactly. All workers of a machine share the mapped pages.
 """
 
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +16,8 @@ import pyarrow.compute as pc
 from model.agevlm.letterbox import fit, mask_to_cells
 from model.errors import DataError
 from model.teachers import rle
-from pipeline.masks.shards import read_part
+from pipeline.artifacts.atomic import new_folder
+from pipeline.masks.parts import read_part
 from pipeline.schemas import MASKS
 
 FACTS, IDS, KEYS, BITS = "cells.json", "ids.npy", "keys.npy", "bits.npy"
@@ -28,26 +26,26 @@ KEY = np.dtype([("turn", "<i4"), ("kind", "<i4"), ("char_start", "<i4"), ("char_
 
 @dataclass(frozen=True)
 class CellSettings:
-    """The student's geometry and the rule by which a mask fills a cell."""
+    """The geometry of the student's input, and the rule by which a mask sets a cell."""
 
     side: int
-    """Pixels of the student's square input."""
+    """Side of the student's square input in pixels."""
     stride: int
-    """Pixels of a cell."""
-    mode: str = "letterbox"
-    """How an image is fitted into the square: 'letterbox', 'pad' or 'squash'."""
+    """Side of a cell in pixels."""
+    letterbox: str = "mean"
+    """Fit of an image into the square: 'mean', 'zero' or 'squash'."""
     rule: str = "any"
-    """When a cell counts: 'any', 'half' or 'nearest'."""
+    """Rule for cells that a mask covers in part: 'any', 'half' or 'nearest'."""
 
     @property
     def grid(self) -> int:
-        """Cells of a side."""
+        """Cells per side."""
         return self.side // self.stride
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One mask of a sample on the student's map."""
+    """One mask of a sample on the student's grid."""
 
     turn: int
     query_kind: str
@@ -65,7 +63,7 @@ class CellTable:
         facts = json.loads((folder / FACTS).read_text(encoding="ascii"))
         self.settings = CellSettings(**facts["settings"])
         self.empty: int = facts["empty"]
-        """Accepted masks that touch no cell by the rule; they are not in the table."""
+        """Number of accepted masks that set no cell; they are not in the table."""
         self._kinds: list[str] = facts["kinds"]
         self._ids = np.load(folder / IDS, mmap_mode="r")
         self._keys = np.load(folder / KEYS, mmap_mode="r")
@@ -73,17 +71,17 @@ class CellTable:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Open a table that `build_cells` wrote. Raises DataError if it is not there."""
+        """Open a table that `build_cells` wrote. Raises DataError if it is missing."""
         try:
             return cls(folder)
         except FileNotFoundError as error:
-            raise DataError(f"{folder} holds no table of cells ({error.filename} is missing); build it anew") from error
+            raise DataError(f"{folder} holds no table of cells ({error.filename} is missing); make it again") from error
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def lookup(self, sample_id: str) -> list[Entry]:
-        """The masks of a sample, by turn and kind of query; an empty list if it has none."""
+        """The masks of a sample, sorted by turn and query kind; an empty list if it has none."""
         key = sample_id.encode("ascii")
         if len(key) > self._ids.dtype.itemsize:
             return []
@@ -100,21 +98,11 @@ class CellTable:
 def build_cells(masks: Path, folder: Path, settings: CellSettings) -> CellTable:
     """Turn the accepted masks (folder with MASKS parts) into a table in `folder`; opens it if it is there already.
 
-    The table appears by a rename, so several workers may build it at once. Raises DataError if there are no masks
-    parts or if `folder` holds a table of other settings.
+    Raises DataError if there are no masks parts or if `folder` holds a table of other settings.
     """
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-        try:
+        with new_folder(folder) as partial:
             _write(masks, partial, settings)
-            try:
-                os.rename(partial, folder)
-            except OSError:  # another worker was first; its table is the same
-                if not folder.exists():
-                    raise
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     table = CellTable.open(folder)
     if table.settings != settings:
         raise DataError(f"{folder} holds cells for {table.settings}, not for {settings}; give another folder")
@@ -136,7 +124,7 @@ def _write(masks: Path, folder: Path, settings: CellSettings) -> None:
                 continue
             key = (row["sample_id"], row["turn"], row["query_kind"], row["char_start"], row["char_end"])
             rows.append((*key, np.packbits(cells.reshape(-1)).tobytes()))
-    rows.sort()
+    rows.sort()  # by sample id: `CellTable.lookup` searches the mapped ids by bisection
     kinds = sorted({row[2] for row in rows})
     width = (settings.grid * settings.grid + 7) // 8
     keys = np.array([(turn, kinds.index(kind), start, end) for _, turn, kind, start, end, _ in rows], dtype=KEY)
@@ -150,5 +138,5 @@ def _write(masks: Path, folder: Path, settings: CellSettings) -> None:
 
 def _cells(row: dict[str, Any], settings: CellSettings) -> npt.NDArray[np.bool_]:
     height, width = row["height"], row["width"]
-    geometry = fit(height, width, settings.side, settings.stride, settings.mode)
+    geometry = fit(height, width, settings.side, settings.stride, settings.letterbox)
     return mask_to_cells(rle.decode(row["rle"], height, width), geometry, settings.rule)

@@ -1,4 +1,4 @@
-"""From pictures and queries to rows of evidence: what one teacher actor does with one shard. Imports torch."""
+"""Turns the pictures and queries of one shard into rows of evidence, in a teacher actor. Imports torch."""
 
 import dataclasses
 from typing import Any
@@ -9,8 +9,9 @@ from model.errors import DataError
 from model.teachers.florence import FlorenceSettings, FlorenceTeacher
 from model.teachers.grounding import Batches, Evidence, Grounding
 from model.teachers.sam import SamTeacher
+from pipeline.compute.hub import local_folder
+from pipeline.masks.config import TeacherSetup
 from pipeline.masks.pictures import Picture
-from pipeline.masks.setup import TeacherSetup
 from pipeline.schemas import EVIDENCE
 
 QUERY_COLUMNS = tuple(name for name in EVIDENCE.names[: EVIDENCE.names.index("status")])
@@ -20,7 +21,7 @@ def open_teachers(setup: TeacherSetup) -> Grounding:
     """Load both models. Raises ConfigError."""
     config = setup.config
     florence = FlorenceTeacher.load(
-        setup.florence,
+        local_folder("florence", setup.florence),
         FlorenceSettings(prompt=config.prompt, max_new_tokens=config.max_new_tokens, beams=config.beams),
         setup.device,
         config.precision,
@@ -30,12 +31,12 @@ def open_teachers(setup: TeacherSetup) -> Grounding:
 
 
 def shorten(row: dict[str, Any], limit: int) -> dict[str, Any]:
-    """A row of QUERIES whose text has at most `limit` characters, its offsets moved with it."""
+    """A row of QUERIES with its text cut to at most `limit` characters and its offsets adjusted."""
     return _with_text(row, row["query"][:limit].rstrip()) if len(row["query"]) > limit else row
 
 
 def segment_shard(grounding: Grounding, setup: TeacherSetup, pictures: list[Picture]) -> tuple[pa.Table, Batches]:
-    """Evidence (EVIDENCE) for every query of a shard, in order, and the batches that were computed."""
+    """Evidence (EVIDENCE) for every query of a shard, in order, and the batches that were run."""
     limit = setup.config.max_query_characters
     asked = [[shorten(row, limit) for row in picture.queries] for picture in pictures]
     usable = [index for index, picture in enumerate(pictures) if picture.pixels is not None]

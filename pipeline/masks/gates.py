@@ -1,8 +1,8 @@
-"""Gates: which masks are good enough to teach from. A pure function of one row of evidence; no model, no torch.
+"""Gates: accept or reject masks for training. A pure function of one row of evidence; no model, no torch.
 
 In order: the query's polygon score, each instance's predicted IoU, each instance's agreement, the union's area. A row
-that loses its last instance at a gate is rejected with that gate's name, as the recipe spells it, so the reason says
-which knob to turn.
+that loses its last instance at a gate is rejected with that gate's name in the recipe, so the reason names the setting
+to change.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ QUERY_COLUMNS = tuple(name for name in MASKS.names[: MASKS.names.index("status")
 
 
 def gate(evidence: Row, gates: MaskGates) -> dict[str, Any]:
-    """A row of MASKS for a row of EVIDENCE: accepted with the union of the instances that passed, or why not."""
+    """A row of MASKS for a row of EVIDENCE: accepted with the union of the instances that passed, or with a reason."""
     instances: list[Row] = list(evidence["instances"] or [])
     row = {
         **{name: evidence[name] for name in QUERY_COLUMNS},
@@ -50,7 +50,7 @@ def gate(evidence: Row, gates: MaskGates) -> dict[str, Any]:
     area = rle.area(counts, height, width)
     share = area / (height * width)
     row |= {"sam_iou": _least(kept, "sam_iou"), "agreement_iou": _least(kept, "agreement_iou")}
-    # An empty mask teaches nothing, whatever the gate says.
+    # An empty mask cannot guide attention, so it is rejected even with min_area = 0.
     if share < gates.min_area or area == 0:
         return {**row, "reason": "min_area"}
     if share > gates.max_area:

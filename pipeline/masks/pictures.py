@@ -1,6 +1,5 @@
-"""Reading the pictures of a shard: below the image root, of the very bytes that the inventory saw, decoded upright."""
+"""Reads the pictures of a shard, checks that they are those of the inventory, and decodes them with EXIF applied."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,13 @@ import pyarrow as pa
 
 from model.images import ImageError, decode_image
 from pipeline.schemas import QUERIES
-from pipeline.sources.images import read_image
+from pipeline.sources.images import IMAGE_CHANGED, read_image_of
 
-IMAGE_CHANGED = "image_changed"
-
-# One row per picture of a shard: its pixels, or why there are none, and the queries about it.
+# One row per picture of a shard: its pixels, or the reason why there are none, and the queries about it.
 PICTURES = pa.schema(
     [
         ("shard", pa.int32()),
-        ("images", pa.int32()),  # pictures in the whole shard: whoever gets fewer has not got the shard
+        ("images", pa.int32()),  # pictures in the whole shard: a block with fewer rows is not the whole shard
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("pixels", pa.large_binary()),  # uint8 (height, width, 3), null if there are none
@@ -37,7 +34,7 @@ class Picture:
     pixels: npt.NDArray[np.uint8] | None
     """(height, width, 3), None if the picture cannot be used."""
     reason: str
-    """Why not."""
+    """The reason why it cannot be used; '' if it can."""
     queries: list[dict[str, Any]]
     """Rows of QUERIES."""
 
@@ -45,7 +42,7 @@ class Picture:
 def read_pictures(root: Path, shard: int, queries: pa.Table) -> pa.Table:
     """Read and decode the pictures of a shard (rows of QUERIES) into one table (PICTURES).
 
-    A picture that is gone, or is not what the inventory saw, costs its own queries and no others.
+    A picture that is missing or changed since the inventory fails its own queries only.
     """
     groups: list[list[dict[str, Any]]] = []
     for row in queries.to_pylist():
@@ -79,15 +76,12 @@ def pictures_of(table: pa.Table) -> Iterator[Picture]:
 
 
 def _read(root: Path, row: dict[str, Any]) -> tuple[bytes | None, str]:
-    """The pixels of a query's picture, or why there are none."""
+    """The pixels of a query's picture, or None and the reason."""
     try:
-        data = read_image(root, row["image"])
-        found = hashlib.sha256(data).hexdigest()
-        if found != row["image_sha256"]:
-            return None, f"{IMAGE_CHANGED}: sha256 is {found[:12]}, the inventory saw {row['image_sha256'][:12]}"
-        image = decode_image(data)
+        image = decode_image(read_image_of(root, row["image"], row["image_sha256"]))
     except ImageError as error:
-        return None, f"{IMAGE_CHANGED}: {error.reason}: {error}"
+        what = "" if error.reason == IMAGE_CHANGED else f"{error.reason}: "
+        return None, f"{IMAGE_CHANGED}: {what}{error}"
     if (image.height, image.width) != (row["height"], row["width"]):
         size = f"{image.width} x {image.height}"
         return None, f"{IMAGE_CHANGED}: decodes to {size}, the inventory saw {row['width']} x {row['height']}"

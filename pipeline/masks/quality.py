@@ -1,66 +1,66 @@
-"""How good masks are where the truth is known: IoU against it, and what became of texts about absent things."""
+"""Quality of masks where the truth is known: IoU with the true mask, and the outcome for absent objects."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
-
-import pyarrow.parquet as pq
 
 from model.teachers import rle
 from pipeline.masks.gates import GATES
-from pipeline.masks.shards import read_parts
 from pipeline.masks.statistics import distribution
-from pipeline.schemas import TRUTH
 
-COLUMNS = ("sample_id", "turn", "query_kind", "status", "reason", "height", "width", "rle")
 OUTCOMES = ("accepted", "rejected", "no_region", "error")
+Row = Mapping[str, Any]
 
 
 def outcome(status: str, reason: str | None) -> str:
-    """What really happened to a row of MASKS, one of OUTCOMES: 'rejected' means that a gate stopped a teacher's mask.
+    """The outcome of a row of MASKS, one of OUTCOMES. 'rejected' means that a gate rejected a teacher's mask.
 
-    The table calls a row 'rejected' also if the teachers never saw it; its reason is then no gate, but an error.
+    In the table a row with an error has the status 'rejected' too; its reason is then not the name of a gate.
     """
     return "error" if status == "rejected" and reason not in GATES else status
 
 
-def iou_against_truth(masks: Path, truth: Path) -> dict[str, Any]:
-    """Measure masks (folder with MASKS parts) against the truth (folder with TRUTH parts).
+class TruthComparison:
+    """Measures masks against the truth, row by row.
 
-    Returns, for everything ('overall'), per query kind ('kinds') and per outcome ('statuses'):
-        present / absent: queries whose object is / is not in the picture;
-        iou: distribution over present queries with an accepted mask;
-        mean_iou_present: mean over all present queries, 0 where no mask was accepted;
-        accepted_present, accepted_absent: shares of present and absent queries with an accepted mask (the second is a
-        mistake: the object is not there);
-        absent_outcomes: absent queries by outcome: only 'no_region' is the teachers' own right answer;
-        unknown: queries that the truth does not speak of.
+    Args:
+        truth: rows of TRUTH.
     """
-    known = {(row["sample_id"], row["turn"]): row for row in read_parts(truth, TRUTH).to_pylist()}
-    groups: dict[tuple[str, str], list[tuple[str, bool | None, float]]] = defaultdict(list)
-    for row in _rows(masks):
-        fact = known.get((row["sample_id"], row["turn"]))
+
+    def __init__(self, truth: Iterable[Row]) -> None:
+        self._truth = {(row["sample_id"], row["turn"]): row for row in truth}
+        self._groups: dict[tuple[str, str], list[tuple[str, bool | None, float]]] = defaultdict(list)
+
+    def add(self, row: Row) -> None:
+        """Add a row of MASKS."""
+        fact = self._truth.get((row["sample_id"], row["turn"]))
         present = None if fact is None else bool(fact["present"])
         score = _iou(row, fact) if fact is not None and present and row["status"] == "accepted" else 0.0
         status = outcome(row["status"], row["reason"])
         item = (status, present, score)
         for key in (("overall", ""), ("kinds", row["query_kind"]), ("statuses", status)):
-            groups[key].append(item)
-    result: dict[str, Any] = {"overall": _summary(groups[("overall", "")]), "kinds": {}, "statuses": {}}
-    for (group, name), items in sorted(groups.items()):
-        if name:
-            result[group][name] = _summary(items)
-    return result
+            self._groups[key].append(item)
+
+    def summary(self) -> dict[str, Any]:
+        """Statistics of all rows ('overall'), per query kind ('kinds') and per outcome ('statuses').
+
+        present / absent: queries whose object is / is not in the picture;
+        iou: distribution over present queries with an accepted mask;
+        mean_iou_present: mean over all present queries, 0 where no mask was accepted;
+        accepted_present, accepted_absent: shares of present and absent queries with an accepted mask (the second are
+        mistakes: the object is not there);
+        absent_outcomes: absent queries by outcome; the teachers are right only in 'no_region';
+        unknown: queries without ground truth.
+        """
+        result: dict[str, Any] = {"overall": _summary(self._groups[("overall", "")]), "kinds": {}, "statuses": {}}
+        for (group, name), items in sorted(self._groups.items()):
+            if name:
+                result[group][name] = _summary(items)
+        return result
 
 
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
-    for file in sorted(folder.glob("part-*.parquet")):
-        yield from pq.read_table(file, columns=list(COLUMNS)).to_pylist()
-
-
-def _iou(row: dict[str, Any], fact: dict[str, Any]) -> float:
-    """IoU of an accepted mask and the truth; 0 if they are not of one frame, which no correct truth is."""
+def _iou(row: Row, fact: Row) -> float:
+    """IoU of an accepted mask and the true mask; 0 if their sizes differ, because the truth is then wrong."""
     height, width = row["height"], row["width"]
     if (fact["height"], fact["width"]) != (height, width):
         return 0.0

@@ -10,7 +10,7 @@ BINS = 20  # of a histogram of values from 0 to 1
 
 
 def distribution(values: Iterable[float | None]) -> dict[str, Any]:
-    """Number, mean, quantiles and histogram (BINS equal bins over 0..1) of the values that are there.
+    """Count, mean, quantiles and histogram (BINS equal bins over 0..1) of the values that are not None.
 
     Values outside 0..1 are counted in the outer bins.
     """
@@ -27,5 +27,5 @@ def distribution(values: Iterable[float | None]) -> dict[str, Any]:
 
 
 def reason_name(reason: str) -> str:
-    """The name that a reason is counted by: what stands before its first colon."""
+    """The name that a reason is counted by: its text before the first colon."""
     return reason.split(":", 1)[0].strip() or "unknown"

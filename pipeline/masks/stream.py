@@ -1,15 +1,14 @@
 """The Ray Data pipeline: decode (CPU tasks) -> teachers (actors) -> commit, one block = one shard all the way.
 
-Blocks must never be split or merged, because rows that are computed in other groups have other bits: each shard is
-one read task, its block is kept whole whatever its size, and the actor refuses a block that is not a whole shard.
+Blocks must never be split or merged: a model's output for a row depends on the rest of its batch in the last bits. So
+each shard is one read task, its block is kept whole at any size, and the actor refuses a block that is not one shard.
 """
 
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,13 +17,16 @@ from ray.data import ActorPoolStrategy, DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from model.errors import StepError
+from pipeline.artifacts.shards import Seal, Shards
+from pipeline.compute.resources import Resources
+from pipeline.masks.config import TeacherSetup
+from pipeline.masks.parts import errors_of, evidence_bytes, shard_name
 from pipeline.masks.pictures import pictures_of, read_pictures
-from pipeline.masks.setup import TeacherSetup
-from pipeline.masks.shards import Commits, commit
-from pipeline.recipe import Resources
+from pipeline.schemas import part_name
+from pipeline.sources.table import ImageFolder
 
-DECODE_CPUS = 0.5  # of a decoding task; not what an actor asks, else Ray would fuse the two and overlap nothing
-ACTOR_RESTARTS = 2  # of one actor: a row that kills its process must not do so for ever
+DECODE_CPUS = 0.5  # of a decoding task; if equal to an actor's, Ray fuses both and decodes in the actor
+ACTOR_RESTARTS = 2  # of one actor: a row that kills its process must not restart it for ever
 RAISED = re.compile(r"^[\w.]+(Error|Exception|Exit|Died|Crashed)\w*: ")  # last line of a traceback
 CAUSE_LENGTH = 1000  # characters
 LEAST_BLOCK = 128 << 20  # bytes: Ray's own limit of a block, raised where a shard's pictures need more
@@ -32,42 +34,40 @@ LEAST_BLOCK = 128 << 20  # bytes: Ray's own limit of a block, raised where a sha
 
 @dataclass(frozen=True)
 class ShardDone:
-    """What the driver hears of a committed shard."""
+    """A shard that an actor committed."""
 
-    shard: int
-    rows: int
-    errors: int
+    index: int
+    seal: Seal
     seconds: float
-    """Of the teachers, decoding apart."""
-    device: str
+    """Time in the teachers, without decoding."""
 
 
 class ShardSource(Datasource):  # type: ignore[misc]
     """One read task per shard; each gives one block, the shard's decoded pictures with their queries."""
 
-    def __init__(self, root: Path, shards: dict[int, pa.Table]) -> None:
+    def __init__(self, images: ImageFolder, shards: Mapping[int, pa.Table]) -> None:
         super().__init__()
-        self._root, self._shards = root, shards
+        self._images, self._shards = images, shards
 
     def get_read_tasks(self, parallelism: int, *args: Any, **kwargs: Any) -> list[ReadTask]:
-        """One task per shard, whatever parallelism Ray would like."""
+        """One task per shard; Ray's wish for parallelism is ignored."""
         return [self._task(index, queries) for index, queries in self._shards.items()]
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown: pictures are not opened before they are read."""
+        """None: sizes are not known before the pictures are read."""
         return None
 
     def _task(self, index: int, queries: pa.Table) -> ReadTask:
-        root = self._root
+        images = self._images
         whole = pa.Table.from_pylist(queries.to_pylist(), schema=queries.schema)  # a slice would carry its parent
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return ReadTask(lambda: [read_pictures(root, index, whole)], metadata)
+        return ReadTask(lambda: [read_pictures(images.path(), index, whole)], metadata)
 
 
 class TeacherActor:
-    """Holds both teachers, and commits each shard that it is given."""
+    """Holds both teachers; segments and commits the shards that it is given."""
 
-    def __init__(self, setup: TeacherSetup, paths: dict[int, str]) -> None:
+    def __init__(self, setup: TeacherSetup, shards: Shards, count: int) -> None:
         import torch
 
         from pipeline.masks.evidence import open_teachers
@@ -75,7 +75,7 @@ class TeacherActor:
         torch.set_num_threads(setup.threads)
         if setup.device == "cuda" and not torch.cuda.is_available():
             raise StepError("segment asks for a GPU, but torch sees none; set resources.segment.gpus to 0")
-        self._setup, self._paths = setup, paths
+        self._setup, self._shards, self._count = setup, shards, count
         self._grounding = open_teachers(setup)
         self._device = torch.cuda.get_device_name() if setup.device == "cuda" else "cpu"
 
@@ -85,37 +85,47 @@ class TeacherActor:
 
         shards, images = set(block["shard"].to_pylist()), set(block["images"].to_pylist())
         if len(shards) != 1 or images != {len(block)}:
-            raise StepError(f"a block holds {len(block)} pictures of the shards {shards} of {images}: it was regrouped")
+            raise StepError(f"a block has {len(block)} pictures of the shards {shards} of {images}: Ray regrouped it")
         index = shards.pop()
         started = time.monotonic()
         table, batches = segment_shard(self._grounding, self._setup, list(pictures_of(block)))
         facts = {"shard": index, "pictures": batches.pictures, "queries": batches.queries, "device": self._device}
-        commit(Path(self._paths[index]), table, facts)
-        errors = sum(status == "error" for status in table["status"].to_pylist())
-        done = ShardDone(index, len(table), errors, time.monotonic() - started, self._device)
-        return pa.Table.from_pylist([vars(done)])
+        seal = self._shards.commit(
+            shard_name(index, self._count),
+            {part_name(index, self._count): evidence_bytes(table, facts)},
+            len(table),
+            {"rejects": errors_of(table), "device": self._device},
+        )
+        seconds = time.monotonic() - started
+        return pa.Table.from_pylist([{"index": index, "seal": seal.to_bytes(), "seconds": seconds}])
 
 
-def segment_missing(
-    commits: Commits, shards: Sequence[pa.Table], root: Path, setup: TeacherSetup, resources: Resources
+def segment_shards(
+    shards: Shards,
+    missing: Mapping[int, pa.Table],
+    count: int,
+    images: ImageFolder,
+    setup: TeacherSetup,
+    resources: Resources,
 ) -> Iterator[ShardDone]:
-    """Compute and commit every shard that has no commit; yields each as it is done, in any order.
+    """Segment and commit shards; yields each when it is done, in any order.
 
-    Ray must be connected. Raises StepError with the cause if Ray gives up; what was committed until then stays.
+    Args:
+        missing: number of a shard -> its queries (QUERIES), at least one.
+        count: number of shards of the whole step, for their names.
+
+    Ray must be connected. Raises StepError with the cause if Ray fails; shards that were committed before are kept.
     """
-    missing = [index for index in commits.missing() if len(shards[index])]
-    if not missing:
-        return
     _check_room(resources)
     context = DataContext.get_current()
-    # Above this a block is split. Ray also sets this much memory aside for each task, so it must not be arbitrary.
-    context.target_max_block_size = max(LEAST_BLOCK, *(block_bytes(shards[index]) for index in missing))
+    # Ray splits larger blocks. It also reserves this much memory per task, so the limit is as low as the data allow.
+    context.target_max_block_size = max(LEAST_BLOCK, *(block_bytes(queries) for queries in missing.values()))
     context.enable_progress_bars = False
-    source = ShardSource(root, {index: shards[index] for index in missing})
-    # With fewer read tasks than it would like, Ray cuts their blocks up; asking for just as many keeps them whole.
+    source = ShardSource(images, missing)
+    # Ray splits the blocks if there are fewer read tasks than it wants; this number keeps one block per task.
     blocks = ray.data.read_datasource(source, num_cpus=DECODE_CPUS, override_num_blocks=len(missing))
     with warnings.catch_warnings():
-        # Restarts can only be bounded by what Ray 2.60 calls deprecated; by default they are unlimited.
+        # Restarts are unlimited by default, and only arguments that Ray 2.60 calls deprecated limit them.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
         stream = blocks.map_batches(
             TeacherActor,
@@ -124,29 +134,30 @@ def segment_missing(
             compute=ActorPoolStrategy(size=min(resources.workers, len(missing))),
             num_cpus=resources.cpus,
             num_gpus=resources.gpus,
-            fn_constructor_args=(setup, {index: str(commits.path(index)) for index in missing}),
+            fn_constructor_args=(setup, shards, count),
             max_restarts=ACTOR_RESTARTS,
             max_task_retries=ACTOR_RESTARTS,
         )
+    left = set(missing)
     try:
         for row in stream.iter_rows():
-            yield ShardDone(**row)
-    except Exception as error:  # Ray wraps what its workers raise in several types of its own
-        left = commits.missing()
+            seal = Seal.from_bytes(row["seal"])
+            assert seal is not None
+            left.discard(row["index"])
+            yield ShardDone(row["index"], seal, row["seconds"])
+    except Exception as error:  # Ray raises several types for errors of its workers
         raise StepError(
-            f"segment stopped with {len(left)} of {len(shards)} shards left (next: {left[:3]}): {_cause(error)}; "
-            "what is committed is kept, so run the step again once the cause is gone"
+            f"segment stopped with {len(left)} of {count} shards left (next: {sorted(left)[:3]}): {_cause(error)}; "
+            "committed shards are kept: remove the cause and run the step again"
         ) from error
-    lost = commits.missing()
-    if lost:
+    if left:
         raise StepError(
-            f"{len(lost)} of {len(shards)} shards were computed but are not in {commits.folder} (first: {lost[:3]}); "
-            "that folder must be one that all machines of the cluster share: set the site's root or scratch so"
+            f"Ray ended without {len(left)} of {count} shards (first: {sorted(left)[:3]}); run segment again"
         )
 
 
 def block_bytes(queries: pa.Table) -> int:
-    """An upper bound of the size of a shard's decoded block, from the sizes that the inventory saw."""
+    """An upper bound for the size of a shard's decoded block in bytes, from the image sizes in the inventory."""
     columns = ("image_sha256", "image", "height", "width")
     pictures = set(zip(*(queries[name].to_pylist() for name in columns), strict=True))
     pixels: int = sum(3 * height * width + 4096 for _, _, height, width in pictures)
@@ -154,7 +165,7 @@ def block_bytes(queries: pa.Table) -> int:
 
 
 def _check_room(resources: Resources) -> None:
-    """Refuse what Ray would wait for for ever."""
+    """Raise StepError if the cluster is too small for the step: Ray would wait for ever."""
     has = ray.cluster_resources()
     cpus = resources.cpus * resources.workers + DECODE_CPUS
     gpus = resources.gpus * resources.workers
@@ -166,7 +177,7 @@ def _check_room(resources: Resources) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """What a worker raised, in one line. Ray hands it over as the text of a traceback; the first error is the cause."""
+    """The first error of a worker in one line: the cause. Ray passes errors on as the text of a traceback."""
     lines = str(error).splitlines()
     raised = [line.strip() for line in lines if RAISED.match(line.strip())]
     ours = [line for line in raised if line.startswith("model.errors.")]

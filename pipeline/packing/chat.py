@@ -1,13 +1,12 @@
-"""The backbone's chat format without its framework: `tokenizer.json` and the chat template, no torch.
+"""The backbone's chat format without transformers and torch: `tokenizer.json` and the chat template.
 
-`transformers.AutoTokenizer` would import torch (seconds, and half a gigabyte in each worker); the tokenizer and the
-template are the same ones, and a test holds both ways of rendering and tokenizing equal.
+`transformers.AutoTokenizer` would import torch (seconds, and half a gigabyte in each worker). A test checks that this
+module renders and tokenizes exactly as transformers does.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,16 +17,14 @@ import jinja2.ext
 import jinja2.sandbox
 from tokenizers import Tokenizer
 
-from model.agevlm.chat_templates import template_for
-from model.agevlm.chat_text import chat_frame, place_targets, place_words
+from model.agevlm.chat_templates import TEMPLATE_DAY, template_for
+from model.agevlm.chat_text import Span, chat_frame, place_targets, place_words
 from model.errors import ConfigError, DataError
+from pipeline.compute.hub import local_folder
 from pipeline.sources.records import Turn
 
-FIXED_DATE = date(2024, 7, 26)  # Llama 3.2's template writes the day; a pack must not depend on when it is made
 ROLES = ("user", "assistant")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-
-Span = tuple[int, int]  # characters, half-open
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,9 @@ class Rendered:
     questions: tuple[Span, ...]
     answers: tuple[Span, ...]
     targets: tuple[Span, ...]
-    """What the assistant says, each answer with its end of turn."""
+    """The text that the assistant writes: each answer with its end-of-turn token."""
     ends: tuple[int, ...]
-    """Where the text of each turn and all before it ends."""
+    """The end of each turn in the text."""
 
 
 class ChatFormat:
@@ -54,7 +51,7 @@ class ChatFormat:
         try:
             self.tokenizer: Tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
-            raise ConfigError(f"weights.text: {file} is no tokenizer: {error}") from error
+            raise ConfigError(f"weights.text: {file} is not a tokenizer: {error}") from error
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         added = self.tokenizer.get_added_tokens_decoder().values()
@@ -72,14 +69,14 @@ class ChatFormat:
         )
         environment.filters["tojson"] = lambda value, **options: json.dumps(value, **{"ensure_ascii": False, **options})
         environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = FIXED_DATE.strftime
+        environment.globals["strftime_now"] = TEMPLATE_DAY.strftime
         try:
             return environment.from_string(template_for(view))
         except jinja2.TemplateError as error:
             raise ConfigError(f"weights.text: the chat template in {folder} is broken: {error}") from error
 
     def text(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool = False) -> str:
-        """The chat as the text that is tokenized. Raises ConfigError if the template refuses."""
+        """The chat as the text that is tokenized. Raises ConfigError if the template raises an error."""
         try:
             return self._template.render(
                 messages=list(messages), add_generation_prompt=add_generation_prompt, **self._names
@@ -88,7 +85,7 @@ class ChatFormat:
             raise ConfigError(f"weights.text: the chat template refuses the conversation: {error}") from error
 
     def render(self, turns: Sequence[Turn]) -> Rendered:
-        """Render a conversation; every position is known by construction, not by searching for the text.
+        """Render a conversation. Positions follow from the template's literals; the text is not searched for words.
 
         Raises DataError if the template changes the words of a message.
         """
@@ -99,7 +96,7 @@ class ChatFormat:
             spans = place_words(text, frame, words, trimmed=False)
         except ValueError as error:
             raise DataError("the chat template changes the words of this conversation") from error
-        closing = frame[-1].rstrip()  # what the assistant says last: its end of turn
+        closing = frame[-1].rstrip()  # the last end-of-turn token, which the assistant must learn to write
         targets = place_targets(frame, spans, range(1, len(words), 2), closing)
         return Rendered(text, tuple(spans[::2]), tuple(spans[1::2]), tuple(targets), tuple(end for _, end in targets))
 
@@ -107,7 +104,7 @@ class ChatFormat:
         return self._system + [{"role": ROLES[n % 2], "content": word} for n, word in enumerate(words)]
 
     def _frame(self, turns: int) -> tuple[str, ...]:
-        """What the template writes before, between and after the words of so many turns: 2 * turns + 1 literals."""
+        """The template's literals before, between and after the messages of so many turns: 2 * turns + 1."""
         if turns not in self._frames:
             try:
                 self._frames[turns] = chat_frame(lambda marked: self.text(self._system + marked), ROLES * turns)
@@ -141,14 +138,14 @@ def _read(path: Path) -> Any:
 
 
 def _special_names(folder: Path) -> dict[str, str]:
-    """bos_token, eos_token and so on: what a template may name."""
+    """The special tokens that a template may name: bos_token, eos_token and so on."""
     named = {**_read(folder / "special_tokens_map.json"), **_read(folder / "tokenizer_config.json")}
     values = {name: value["content"] if isinstance(value, dict) else value for name, value in named.items()}
     return {name: value for name, value in values.items() if name.endswith("_token") and isinstance(value, str)}
 
 
 def _chat_template(folder: Path) -> str | None:
-    """The folder's own template: a file of its own, or a field of the tokenizer's configuration."""
+    """The folder's chat template: from chat_template.jinja, else from the tokenizer's configuration."""
     file = folder / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
@@ -158,20 +155,7 @@ def _chat_template(folder: Path) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def tokenizer_folder(location: str) -> Path:
-    """A local folder as it is; of 'hub:org/name@commit' the tokenizer's files are fetched to Hugging Face's cache."""
-    if not location.startswith("hub:"):
-        return Path(location)
-    from huggingface_hub import snapshot_download
-
-    name, commit = location.removeprefix("hub:").split("@")
-    try:
-        return Path(snapshot_download(name, revision=commit, allow_patterns=list(TOKENIZER_FILES)))
-    except Exception as error:  # network, authentication and naming errors of many types
-        raise ConfigError(f"weights.text = '{location}': its tokenizer cannot be fetched: {error}") from error
-
-
 @lru_cache(maxsize=4)
-def open_chat(folder: Path, system_prompt: str | None = None) -> ChatFormat:
-    """A chat format, opened once per process."""
-    return ChatFormat(folder, system_prompt)
+def open_chat(weights: str, system_prompt: str | None = None) -> ChatFormat:
+    """The chat format of a backbone (a folder, or a hub's name), opened once per process. Raises ConfigError."""
+    return ChatFormat(local_folder("text", weights, TOKENIZER_FILES), system_prompt)

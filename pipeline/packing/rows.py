@@ -1,11 +1,12 @@
-"""From a record to a training row: tokens, targets, and where each turn's words stand."""
+"""Turns a record into a training row: tokens, targets, and the character spans of each turn."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from model.agevlm.chat_text import Span, covered
 from model.errors import DataError
-from pipeline.packing.chat import ChatFormat, Rendered, Span
+from pipeline.packing.chat import ChatFormat, Rendered
 from pipeline.sources.records import Turn
 
 
@@ -18,13 +19,13 @@ class Row:
     token_starts: list[int]
     token_ends: list[int]
     turns: list[dict[str, int]]
-    """Number and character spans of each turn that is left."""
+    """Number and character spans of each turn that was kept."""
     dropped: int
-    """Last turns that did not fit."""
+    """Number of last turns that did not fit."""
 
 
 class RowError(DataError):
-    """A record makes no row; `reason` is a short name to count by."""
+    """A record that cannot become a row; `reason` is a short name to count by."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -34,7 +35,8 @@ class RowError(DataError):
 def make_row(chat: ChatFormat, turns: Sequence[Turn], max_tokens: int) -> Row:
     """Render and tokenize a conversation; last turns that do not fit into `max_tokens` are dropped.
 
-    Raises RowError with reason 'control_token' (the text would forge or end a turn), 'template' or 'too_long'.
+    Raises RowError with reason 'control_token' (the text has a token that starts or ends turns), 'template' or
+    'too_long'.
     """
     for number, turn in enumerate(turns):
         for token in chat.control_tokens:
@@ -51,7 +53,8 @@ def make_row(chat: ChatFormat, turns: Sequence[Turn], max_tokens: int) -> Row:
             return _row(rendered, list(encoding.ids), encoding.offsets, len(turns) - kept)
         if kept == 1:
             raise RowError("too_long", f"the first turn alone takes {len(encoding.ids)} tokens, more than {max_tokens}")
-        # The turns that end within the first max_tokens tokens may fit; the last is tried again if they do not.
+        # Only turns that end within the first max_tokens tokens can fit. The text after the last turn may still make
+        # the row too long, so the loop tokenizes again and drops one more turn if needed.
         reach = encoding.offsets[max_tokens - 1][1]
         kept = max(1, min(kept - 1, bisect_right(rendered.ends, reach)))
 
@@ -70,13 +73,3 @@ def _row(rendered: Rendered, ids: list[int], offsets: Sequence[Span], dropped: i
         ],
         dropped=dropped,
     )
-
-
-def covered(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """Per token, whether it covers a character of one of the spans (in order, disjoint); empty tokens never do."""
-    marks, number = [], 0
-    for start, end in offsets:
-        while number < len(spans) and spans[number][1] <= start:
-            number += 1
-        marks.append(start < end and number < len(spans) and spans[number][0] < end)
-    return marks

@@ -1,7 +1,7 @@
-"""The seeded random order of a pack, out of core.
+"""The seeded random order of a pack, for more records than fit into memory.
 
-Sixteen bytes a record say where each one goes. The records are then dealt into buckets of whole shards, each small
-enough for memory, and a bucket is put in order when its shards are made.
+The order itself takes 16 bytes of memory per record. The records are then written to bucket files, each with the
+records of some whole shards, and a bucket is read and sorted when its shards are made.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ _RANKED = RECORDS.append(pa.field("rank", pa.int64()))
 
 @dataclass(frozen=True)
 class Layout:
-    """How many rows there are, and how they are cut."""
+    """The number of rows, and their division into shards and buckets."""
 
     rows: int
     shard_rows: int
@@ -51,7 +51,7 @@ class Layout:
 
 
 def ranks(files: Sequence[Path], seed: int) -> npt.NDArray[np.int64]:
-    """For each record in file order, its place in the seeded random order: a permutation, from the ids alone."""
+    """The place of each record (in file order) in the seeded random order: a permutation that depends on ids only."""
     keys = b"".join(
         order_key("pack", seed, sample_id)
         for path in files
@@ -71,10 +71,12 @@ def _batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Record
 
 
 def deal(files: Sequence[Path], rank: npt.NDArray[np.int64], layout: Layout, folder: Path) -> list[Path]:
-    """Write each record into the file of its bucket; returns the files, in order.
+    """Write each record to the file of its bucket. Returns the files, in order.
 
-    Raises DataError if there are not as many records as `rank` was made of.
+    Raises DataError if the number of records is not that of `rank`.
     """
+    # Bucket k gets the ranks [k * rows, (k + 1) * rows): exactly the records of its shards. So sorting one bucket by
+    # rank gives the final order of its shards, and no bucket needs another one.
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"bucket-{number:03d}.arrow" for number in range(layout.buckets)]
     rows = layout.bucket_shards * layout.shard_rows
@@ -86,7 +88,7 @@ def deal(files: Sequence[Path], rank: npt.NDArray[np.int64], layout: Layout, fol
                 here = rank[position : position + len(batch)]
                 position += len(batch)
                 if position > len(rank):
-                    break
+                    break  # more records than before: the error below
                 table = pa.Table.from_batches([batch]).cast(RECORDS).append_column("rank", pa.array(here))
                 bucket = here // rows
                 for number in np.unique(bucket):
@@ -97,8 +99,8 @@ def deal(files: Sequence[Path], rank: npt.NDArray[np.int64], layout: Layout, fol
             writer.close()
     if position != len(rank):
         raise DataError(
-            f"{files[0].parent} held {len(rank)} records when it was first read, and {position} or more when it was "
-            "read again: files of an artifact were changed; 'agevlm verify' shows which"
+            f"{files[0].parent} had {len(rank)} records at first and {position} or more in the second pass: files of "
+            "an artifact were changed; 'agevlm verify' shows which"
         )
     return paths
 

@@ -1,6 +1,6 @@
-"""Were the evaluation's images trained on? Counted from the run's inventories, by the checksums of the image files.
+"""Counts which of the evaluation's images were trained on, by the checksums of the image files.
 
-A copy of an image that was saved anew has another checksum and is not found.
+A copy of an image that was saved again has another checksum and is not found.
 """
 
 from collections.abc import Iterable
@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.report.collect import DATASET_NAMES, Run, StepView, read_tables
-from pipeline.report.page import count, plural
+from pipeline.report.formatting import count, plural
 
 COLUMN = "image_sha256"
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many of the evaluation's different images are in the data that stages were trained on."""
+    """Number of the evaluation's different images that are in the data that stages were trained on."""
 
     images: int
     by_dataset: dict[str, int]
@@ -25,7 +25,7 @@ class Overlap:
 
     @property
     def finding(self) -> str:
-        """The number and what follows from it; '' where the scores are what they seem."""
+        """The number and what follows from it; '' if no image was trained on."""
         if not self.trained_on:
             return ""
         held = " and ".join(
@@ -39,7 +39,7 @@ class Overlap:
 
 
 def overlap_of(run: Run) -> Overlap | None:
-    """None if the run cannot tell: it lacks an inventory of the evaluation, or of what some stage was trained on."""
+    """None if the run lacks an inventory of the evaluation, or of what some stage was trained on."""
     asked = _different(i for view in run.of_kind("evaluation") for i in run.read_by(view, "inventory"))
     trained: list[StepView] = []
     for stage in run.of_kind("checkpoint"):
@@ -49,19 +49,17 @@ def overlap_of(run: Run) -> Overlap | None:
         trained += read
     if not asked or not trained:
         return None
-    wanted = pa.array(sorted(_images(asked)), pa.string())
-    found = {view.artifact.ref.name: _shared(view, wanted) for view in _different(trained)}
-    both = set[str]().union(*found.values())
-    return Overlap(len(wanted), {name: len(images) for name, images in found.items()}, len(both))
+    wanted = pa.array(sorted({checksum for view in asked for checksum in _checksums(view)}), pa.string())
+    found = {view.name: set(_checksums(view, wanted)) for view in _different(trained)}
+    return Overlap(
+        len(wanted), {name: len(shared) for name, shared in found.items()}, len(set().union(*found.values()))
+    )
 
 
 def overlap_words(overlap: Overlap | None) -> str:
     """A sentence about the images of the evaluation."""
     if overlap is None:
-        return (
-            "Whether the evaluation's images were trained on is not known here: the run lacks inventories that would "
-            "tell."
-        )
+        return "The run lacks the inventories that would tell if the evaluation's images were trained on."
     if not overlap.trained_on:
         return (
             f"None of the evaluation's {plural(overlap.images, 'image')} is in the training data (compared by the "
@@ -74,20 +72,8 @@ def _different(views: Iterable[StepView]) -> list[StepView]:
     return list({view.key: view for view in views}.values())
 
 
-def _images(views: Iterable[StepView]) -> set[str]:
-    """The checksums of all images of some inventories."""
-    return {
-        checksum
-        for view in views
-        for table in read_tables(view.artifact, "records/", [COLUMN])
-        for checksum in pc.unique(table[COLUMN]).drop_null().to_pylist()
-    }
-
-
-def _shared(view: StepView, wanted: pa.Array) -> set[str]:
-    """Which of these checksums an inventory holds. Its own are never all in memory: it may have millions."""
-    found: set[str] = set()
+def _checksums(view: StepView, wanted: pa.Array | None = None) -> Iterable[str]:
+    """The checksums of an inventory's images; only those in `wanted`, where an inventory may hold millions."""
     for table in read_tables(view.artifact, "records/", [COLUMN]):
-        column = table[COLUMN]
-        found.update(column.filter(pc.is_in(column, value_set=wanted)).to_pylist())
-    return found
+        column = pc.unique(table[COLUMN]).drop_null()
+        yield from (column if wanted is None else column.filter(pc.is_in(column, value_set=wanted))).to_pylist()

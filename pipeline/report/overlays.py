@@ -1,6 +1,6 @@
-"""Small pictures for the page: an image with a mask laid over it, as a data URI.
+"""Small pictures for the page: an image with masks drawn over it, as a data URI.
 
-What lies outside the mask is dimmed and greyed, so that what the mask holds keeps its own colours whatever they are.
+Outside the mask the image is dimmed and greyed, so that what the mask holds keeps its own colours whatever they are.
 The published mask is outlined in orange, one that the gates refused in blue, the truth in white.
 """
 
@@ -9,22 +9,19 @@ import io
 from collections.abc import Iterable
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
 from model.images import decode_image
 from model.teachers import rle
 from pipeline.artifacts.store import Artifact
 
-LONGEST = 320  # pixels of a picture's longer side: sharp at the page's 160 on a dense screen
+LONGEST = 320
+"""Pixels of a picture's longer side: twice what the page shows, so that it is sharp on a dense screen."""
 QUALITY = 82
-SHARDS = 64  # shards of a pack that are searched for images: a pack may hold terabytes
-ACCEPTED = (255, 122, 20)
-REFUSED = (40, 120, 255)
-TRUTH = (255, 255, 255)
-Rgb = npt.NDArray[np.uint8]  # (H, W, 3)
-Mask = npt.NDArray[np.bool_]  # (H, W)
+SHARDS = 64
+"""Shards of a pack that are searched for images: a pack may hold terabytes."""
+ACCEPTED, REFUSED, TRUTH = (255, 122, 20), (40, 120, 255), (255, 255, 255)
 
 
 def images_of(pack: Artifact, sample_ids: Iterable[str]) -> dict[str, bytes]:
@@ -55,75 +52,54 @@ def overlay(
     Raises DataError if the file is not an image.
     """
     picture = decode_image(content)
-    height, width = size
-    scale = LONGEST / max(height, width)
-    target = (max(1, round(width * scale)), max(1, round(height * scale)))
-    sharp = Image.Resampling.NEAREST if scale > 1.5 else Image.Resampling.LANCZOS
-    canvas = np.asarray(picture.resize(target, sharp), dtype=np.float32)
+    scale = LONGEST / max(size)
+    target = (max(1, round(size[1] * scale)), max(1, round(size[0] * scale)))
+    canvas = picture.resize(target, Image.Resampling.NEAREST if scale > 1.5 else Image.Resampling.LANCZOS)
     parts, colour = (refused, REFUSED) if mask is None else ((mask,), ACCEPTED)
-    shapes = [_grow(rle.decode(part, height, width), target) for part in parts]
+    shapes = [_shape(part, size, target) for part in parts]
     if shapes:
-        canvas = _dim(canvas, ~np.logical_or.reduce(shapes))
-    outlines = [(_edge(shape, 3), colour) for shape in shapes]
+        inside = shapes[0]
+        for shape in shapes[1:]:
+            inside = ImageChops.lighter(inside, shape)
+        dimmed = ImageEnhance.Brightness(ImageEnhance.Color(canvas).enhance(0.3)).enhance(0.6)
+        canvas = Image.composite(canvas, dimmed, inside)
+    lines = [(ImageChops.subtract(shape, _inner(shape, 3)), colour) for shape in shapes]
     if truth is not None:
-        shape = _grow(rle.decode(truth, height, width), target)
-        # Just outside the object, so that a mask that fits it exactly does not hide below this line.
-        outlines.append((_outer(_outer(shape)) & ~shape, TRUTH))
-    for line, paint in outlines:
-        canvas = _tint(canvas, _outer(line), (0, 0, 0), 0.5)
-        canvas = _tint(canvas, line, paint, 1.0)
-    return data_uri(Image.fromarray(canvas.round().clip(0, 255).astype(np.uint8)))
-
-
-def data_uri(picture: Image.Image) -> str:
-    """A picture as a WebP data URI."""
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "WEBP", quality=QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        shape = _shape(truth, size, target)
+        # Just outside the object: the line of a mask that fits it exactly must not hide this one.
+        lines.append((ImageChops.subtract(_outer(shape, 2), shape), TRUTH))
+    for line, paint in lines:
+        canvas.paste((0, 0, 0), mask=_outer(line, 1).point(lambda value: value // 2))
+        canvas.paste(paint, mask=line)
+    return data_uri(canvas)
 
 
 def shrink(content: bytes, longest: int = LONGEST) -> str:
-    """An image file (a finished picture, e.g. an attention map) as a data URI, no larger than `longest` pixels."""
+    """A finished picture, such as an attention map, as a data URI of at most `longest` pixels a side."""
     with Image.open(io.BytesIO(content)) as picture:
-        picture.load()
         shown = picture.convert("RGB")
-    if max(shown.size) > longest:
-        shown.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    shown.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return data_uri(shown)
 
 
-def _grow(mask: Mask, size: tuple[int, int]) -> Mask:
-    """Resize a mask to (width, height) with smooth edges."""
-    soft = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(soft) >= 128
+def data_uri(picture: Image.Image) -> str:
+    """An RGB picture as a WebP data URI."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=QUALITY, method=4)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _edge(mask: Mask, thickness: int) -> Mask:
-    """The pixels of a mask within `thickness` of its border."""
-    inner = mask
-    for _ in range(thickness):
-        padded = np.pad(inner, 1)
-        inner = inner & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
+def _shape(counts: str, size: tuple[int, int], target: tuple[int, int]) -> Image.Image:
+    """A mask in the picture's size (width, height), with smooth edges: 255 inside, 0 outside."""
+    soft = Image.fromarray(rle.decode(counts, *size).astype(np.uint8) * 255).resize(target, Image.Resampling.BILINEAR)
+    return soft.point(lambda value: 255 if value >= 128 else 0)
 
 
-def _outer(mask: Mask) -> Mask:
-    """A mask and its direct neighbours."""
-    padded = np.pad(mask, 1)
-    return mask | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+def _inner(shape: Image.Image, by: int) -> Image.Image:
+    """The shape without its outermost `by` pixels; the picture's own edge counts as an edge of the shape."""
+    return ImageOps.crop(ImageOps.expand(shape, by).filter(ImageFilter.MinFilter(2 * by + 1)), by)
 
 
-def _dim(canvas: npt.NDArray[np.float32], where: Mask) -> npt.NDArray[np.float32]:
-    """Take half of the light and most of the colour away."""
-    grey = canvas[where].mean(axis=-1, keepdims=True)
-    dimmed = canvas.copy()
-    dimmed[where] = 0.6 * (0.3 * canvas[where] + 0.7 * grey)
-    return dimmed
-
-
-def _tint(
-    canvas: npt.NDArray[np.float32], where: Mask, colour: tuple[int, int, int], share: float
-) -> npt.NDArray[np.float32]:
-    tinted = canvas.copy()
-    tinted[where] = (1 - share) * canvas[where] + share * np.asarray(colour, dtype=np.float32)
-    return tinted
+def _outer(shape: Image.Image, by: int) -> Image.Image:
+    """The shape with `by` more pixels around it."""
+    return shape.filter(ImageFilter.MaxFilter(2 * by + 1))

@@ -1,4 +1,4 @@
-"""The training curves: what each checkpoint's metrics say, as charts per stage and variant."""
+"""The section on training: each checkpoint's metrics as charts per stage and variant."""
 
 import math
 from dataclasses import dataclass
@@ -6,23 +6,25 @@ from typing import Any
 
 from markupsafe import Markup
 
-from model.stage_table import STAGES, trains
-from pipeline.report.collect import Run, StepView, layer_names, read_rows, variant_name, variants_text
-from pipeline.report.figures import Series, line_chart
+from model.stage_table import STAGE_STEPS, STAGES, trains
+from pipeline.report.charts.line_chart import Series, line_chart
+from pipeline.report.collect import Run, StepView, layer_names, read_rows
+from pipeline.report.formatting import count
 
 METRICS = "metrics.parquet"
 SHARED, LAYER_COLOURS = "c-shared", 6
+Charts = list[tuple[str, Markup]]
+"""Titles and charts."""
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageCurves:
     """One trained row of the stage table with its curves. Missing values are NaN."""
 
     view: StepView
     row: str
-    number: int
-    label: str
-    names: str  # of its variants, in full
+    stage: str  # 'Stage 3'
+    label: str  # of its variants
     colour: str
     steps: tuple[float, ...]
     lm_loss: tuple[float, ...]
@@ -39,15 +41,9 @@ class Stage:
 
     @property
     def trained(self) -> str:
-        """What the stage table says that this row trains."""
-        if self.row not in STAGES:
-            return ""
-        parts = [
-            part if how == "trained" else f"{part} ({how})"
-            for part, how in trains(STAGES[self.row]).items()
-            if how != "frozen"
-        ]
-        return ", ".join(parts)
+        """The parts that the stage table trains."""
+        parts = trains(STAGES[self.row]).items() if self.row in STAGES else ()
+        return ", ".join(part if how == "trained" else f"{part} ({how})" for part, how in parts if how != "frozen")
 
     @property
     def losses(self) -> str:
@@ -56,7 +52,7 @@ class Stage:
 
     @property
     def final_loss(self) -> float | None:
-        """Language loss of the last row of metrics."""
+        """Language loss of the last record that holds one."""
         return next((v for v in reversed(self.lm_loss) if math.isfinite(v)), None)
 
     @property
@@ -67,85 +63,116 @@ class Stage:
         """
         records = [i for i, rows in enumerate(self.guided) if rows and all(math.isfinite(m[i]) for m in self.mass)]
         third = len(records) // 3
-        if not third or not self.mass:
-            return []
 
         def mean(layer: tuple[float, ...], chosen: list[int]) -> float:
             return sum(layer[i] * self.guided[i] for i in chosen) / sum(self.guided[i] for i in chosen)
 
-        return [(mean(layer, records[:third]), mean(layer, records[-third:])) for layer in self.mass]
+        return [(mean(layer, records[:third]), mean(layer, records[-third:])) for layer in self.mass if third]
+
+    @property
+    def finding(self) -> str:
+        """The change of the attention inside the masks; '' if too little was guided to tell."""
+        if not self.first_and_last_mass:
+            return ""
+        moves = ", ".join(
+            f"{name} from {100 * start:.0f} to {100 * end:.0f}\u202f%"
+            for name, (start, end) in zip(self.layers, self.first_and_last_mass, strict=True)
+        )
+        return (
+            f"Attention inside the teachers' masks while {self.row} trained: {moves} "
+            f"(first and last third of {count(self.guided_rows)} guided rows; {self.label})."
+        )
 
 
-def stages_of(run: Run) -> list[Stage]:
+def stage_curves(run: Run) -> list[StageCurves]:
     """Every checkpoint of the run that holds metrics, in order."""
-    return [_stage(run, view) for view in run.of_kind("checkpoint") if METRICS in view.artifact.files]
+    return [_curves(run, view) for view in run.of_kind("checkpoint") if METRICS in view.artifact.files]
 
 
-def loss_charts(stages: list[Stage]) -> list[tuple[str, Markup]]:
-    """One chart of the language loss per stage number, one line per row that was trained there."""
-    charts = []
-    for number in sorted({s.number for s in stages}):
-        series = [Series(s.label, s.colour, s.steps, s.lm_loss) for s in stages if s.number == number]
-        charts += _chart(f"Stage {number}", series, "language loss (nats per token)")
-    return charts
+def chart_groups(stages: list[StageCurves]) -> list[tuple[str, str, Charts]]:
+    """The training charts in reading order, each group with its title and a text; one without any chart is left out."""
+    rows = ", ".join(f"{round(s.guided_rows / len(s.guided))} in {s.row}" for s in stages if s.guided_rows)
+    groups = [
+        (
+            "Language loss",
+            "Mean over the target tokens of the steps since the last point. Stages 1 and 2 are trained once and "
+            "shared. Each chart has its own scale.",
+            loss_charts(stages),
+        ),
+        (
+            "Guidance loss",
+            "Eq. 3 of the paper, over the guided rows of the steps since the last point. Its floor depends on the "
+            "size of the masks, so its fall matters more than its height.",
+            guidance_charts(stages),
+        ),
+        (
+            "Attention inside the mask, per cross-attention layer",
+            "The share of the query tokens' attention that lands on cells of the teachers' mask, on guided training "
+            f"rows. Guided rows per point, on average: {rows}; with few rows a line jumps.",
+            mass_charts(stages),
+        ),
+        (
+            "Attention on padding, per cross-attention layer",
+            "The share that lands on cells without any image pixel. The default letterbox masks these out.",
+            mass_charts(stages, padding=True),
+        ),
+    ]
+    return [group for group in groups if group[2]]
 
 
-def guidance_charts(stages: list[Stage]) -> list[tuple[str, Markup]]:
-    """One chart of the guidance loss per guided row."""
-    charts = []
-    for s in stages:
-        series = [Series(s.label, s.colour, s.steps, s.guidance_loss)]
-        charts += _chart(_heading(s), series, "guidance loss (nats)")
-    return charts
+def loss_charts(stages: list[StageCurves]) -> Charts:
+    """One chart of the language loss per stage, one line per row that was trained there."""
+    lines = [(s.stage, Series(s.label, s.colour, s.steps, s.lm_loss)) for s in stages]
+    return _charts(lines, "language loss (nats per token)")
 
 
-def mass_charts(stages: list[Stage], padding: bool = False) -> list[tuple[str, Markup]]:
-    """One chart per guided row: the share of attention inside the mask (or on padding), one line per CA layer."""
-    charts = []
-    what = "attention on padding (share)" if padding else "attention inside mask (share)"
-    for s in stages:
-        layers = s.padding if padding else s.mass
-        series = [
-            Series(name, f"c-layer{min(i, LAYER_COLOURS - 1)}", s.steps, values)
-            for i, (name, values) in enumerate(zip(s.layers, layers, strict=True))
-        ]
-        charts += _chart(_heading(s), series, what, from_zero=True)
-    return charts
+def guidance_charts(stages: list[StageCurves]) -> Charts:
+    """One chart of the guidance loss per guided row of the stage table."""
+    lines = [(f"{s.stage}, {s.label}", Series(s.label, s.colour, s.steps, s.guidance_loss)) for s in stages]
+    return _charts(lines, "guidance loss (nats)")
 
 
-def _chart(title: str, series: list[Series], y_label: str, from_zero: bool = False) -> list[tuple[str, Markup]]:
-    """The chart with its heading; nothing where no line has two finite points."""
-    kept = [s for s in series if sum(math.isfinite(y) for y in s.ys) > 1]
-    if not kept:
+def mass_charts(stages: list[StageCurves], padding: bool = False) -> Charts:
+    """One chart per guided row: the share of attention inside the mask (or on padding), one line per CA layer.
+
+    Padding has no chart if no attention ever landed on it.
+    """
+    if padding and not any(value > 0 for s in stages for layer in s.padding for value in layer):
         return []
-    highest = max(y for s in kept for y in s.ys if math.isfinite(y))
-    return [(title, line_chart(title, kept, y_label=y_label, y_range=(0.0, highest) if from_zero else None))]
+    lines = [
+        (f"{s.stage}, {s.label}", Series(name, f"c-layer{min(i, LAYER_COLOURS - 1)}", s.steps, values))
+        for s in stages
+        for i, (name, values) in enumerate(zip(s.layers, s.padding if padding else s.mass, strict=True))
+    ]
+    return _charts(lines, f"attention {'on padding' if padding else 'inside mask'} (share)", from_zero=True)
 
 
-def _heading(stage: Stage) -> str:
-    return f"Stage {stage.number}, {stage.label}"
+def _charts(lines: list[tuple[str, Series]], y_label: str, from_zero: bool = False) -> Charts:
+    """One chart per title, with the lines that have this title and two finite points."""
+    found: dict[str, list[Series]] = {}
+    for title, series in lines:
+        if sum(map(math.isfinite, series.ys)) > 1:
+            found.setdefault(title, []).append(series)
+    return [(title, line_chart(title, kept, y_label=y_label, from_zero=from_zero)) for title, kept in found.items()]
 
 
-def _stage(run: Run, view: StepView) -> Stage:
-    row = view.artifact.ref.name
-    variants = run.rows.get(row, ())
+def _curves(run: Run, view: StepView) -> StageCurves:
+    variants = run.variants_of(view.name)
     table = list(read_rows(view.artifact, METRICS))
     mass, padding = _layers(table, "attention_in_mask"), _layers(table, "attention_on_padding")
-    count = max(len(mass), len(padding))
-    return Stage(
+    return StageCurves(
         view=view,
-        row=row,
-        number=int(view.step.removeprefix("stage")),
-        label=variants_text(variants, run.variants) or row,
-        names=" and ".join(variant_name(v) for v in variants),
-        colour=f"c-{variants[0]}" if 0 < len(variants) < len(run.variants) or len(run.variants) == 1 else SHARED,
+        row=view.name,
+        stage=f"Stage {STAGE_STEPS.index(view.step) + 1}" if view.step in STAGE_STEPS else view.step,
+        label=run.label_of(view.name) or view.name,
+        colour=f"c-{variants[0]}" if len(variants) == 1 else SHARED,
         steps=tuple(float(r["step"]) for r in table),
         lm_loss=_column(table, "lm_loss"),
         guidance_loss=_column(table, "guidance_loss"),
         mass=mass,
         padding=padding,
         guided=tuple(int(r.get("guided_rows") or 0) for r in table),
-        layers=tuple(layer_names(run, count)),
+        layers=tuple(layer_names(run, max(len(mass), len(padding)))),
     )
 
 
@@ -155,6 +182,6 @@ def _column(table: list[dict[str, Any]], name: str) -> tuple[float, ...]:
 
 def _layers(table: list[dict[str, Any]], name: str) -> tuple[tuple[float, ...], ...]:
     """A column of lists, one value per CA layer, as one tuple per layer; rows without a list are NaN."""
-    count = max((len(r.get(name) or ()) for r in table), default=0)
+    number = max((len(r.get(name) or ()) for r in table), default=0)
     rows = [[math.nan if v is None else float(v) for v in r.get(name) or ()] for r in table]
-    return tuple(tuple(r[i] if len(r) == count else math.nan for r in rows) for i in range(count))
+    return tuple(tuple(r[i] if len(r) == number else math.nan for r in rows) for i in range(number))

@@ -1,1 +1,1 @@
-"""Where raw data comes from: each source turns files on disk into Cambrian-style records."""
+"""Sources of raw data: each turns files on disk into Cambrian-style records."""

@@ -1,8 +1,8 @@
 """Cambrian's own layout: JSON Lines beside an image tree.
 
 A line is `{"id": ..., "image": "./coco/1.jpg", "conversations": [{"from": "human", "value": "<image>\\n..."}, ...]}`;
-further keys are tolerated. A text-only record has neither an image nor the image token. Every line has an id, also one
-that is not JSON, so that a `limit` chooses among all alike.
+further keys are ignored. A text-only record has neither an image nor the image token. Every line gets an id, even one
+that is not JSON, so that a `limit` chooses among all lines.
 """
 
 import json
@@ -31,7 +31,7 @@ class CambrianReader:
             truth: JSON Lines with one line for each line of `annotations`: `{"turns": [TRUTH or null, ...]}`, where
                 TRUTH is `{"present": bool, "height": int, "width": int, "rle": text or null}`.
 
-        Raises DataError if something is missing, or if the file is one JSON array.
+        Raises DataError if a file or folder is missing, or if the annotation file is one JSON array.
         """
         self._annotations, self._images, self._truth = annotations, images, truth
         for path in (annotations, truth):
@@ -53,11 +53,11 @@ class CambrianReader:
 
     @property
     def knows_truth(self) -> bool:
-        """Whether there is a truth file."""
+        """True if there is a truth file."""
         return self._truth is not None
 
     def entries(self) -> Iterator[Entry]:
-        """Every line in order, as a record or rejected by name."""
+        """Every line in order, as a record or as a rejection with its reason."""
         truths = None if self._truth is None else read_lines(self._truth)
         for number, line in read_lines(self._annotations):
             entry = parse_line(line, f"line {number}")
@@ -69,16 +69,16 @@ class CambrianReader:
 
 
 def parse_line(line: bytes, where: str) -> Entry:
-    """A record from one line of JSON, or a rejection as of `parse_object` or `read_record`."""
+    """A record from one line of JSON, or a rejection from `parse_object` or `read_record`."""
     raw = parse_object(line, where)
     return raw if isinstance(raw, Rejected) else read_record(raw, where)
 
 
 def read_record(raw: dict[str, Any], where: str) -> Entry:
-    """A record from Cambrian's raw form; the image is not looked at.
+    """A record from a raw JSON object in Cambrian's layout. Does not open the image.
 
-    Rejections: 'malformed_json' (a number or a depth that JSON cannot write), 'bad_image_reference' (not text),
-    'no_image_reference' (a question shows the image token, but there is no image), and those of `read_turns`.
+    Rejections: 'malformed_json' (a number or a nesting depth that JSON cannot write), 'bad_image_reference' (not text),
+    'no_image_reference' (a question has the image token, but there is no image), and those of `read_turns`.
     """
     image, conversations = raw.get("image"), raw.get("conversations")
     try:
@@ -104,7 +104,10 @@ def read_record(raw: dict[str, Any], where: str) -> Entry:
 
 
 def tidy(reference: str) -> str:
-    """An image path without './' and doubled slashes: two spellings are one image. '..' and roots stay as they are."""
+    """An image path without './' and doubled slashes, so that two spellings are one image.
+
+    Absolute paths, URLs and paths with '..' are returned unchanged; they are rejected when the image is opened.
+    """
     parts = [part for part in reference.split("/") if part not in ("", ".")]
     if reference.startswith("/") or ".." in parts or "://" in reference or not parts:
         return reference

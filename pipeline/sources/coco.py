@@ -1,4 +1,4 @@
-"""COCO's instance annotations: which categories an image holds, and where, as one mask each."""
+"""COCO's instance annotations: the categories in an image, and one mask for each."""
 
 import json
 from collections import Counter, defaultdict
@@ -13,11 +13,11 @@ from pipeline.sources.cambrian import tidy
 from pipeline.sources.records import Truth
 
 REMEDY = "correct the file, or name another in the recipe"
-REACH = 4  # image sizes that a polygon's corner may lie outside the image; annotations round, but not that far
+REACH = 4  # a polygon's corner further out than this many image sizes is an error; rounding stays far below it
 
 
 def read_json(path: Path, *keys: str) -> dict[str, list[dict[str, Any]]]:
-    """A COCO file's lists of these names, which hold objects. Raises DataError naming file and fault."""
+    """The lists `keys` of a COCO file, each a list of objects. Raises DataError that names the file and the fault."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -34,7 +34,7 @@ def read_json(path: Path, *keys: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def file_names(path: Path, images: list[dict[str, Any]]) -> dict[Any, str]:
-    """Image id -> file name, from COCO's list of images. Raises DataError for an image without one of them."""
+    """Image id -> file name, from COCO's list of images. Raises DataError if an image lacks one of them."""
     try:
         return {image["id"]: tidy(_text(image, "file_name")) for image in images}
     except (KeyError, TypeError, ValueError) as error:
@@ -42,7 +42,7 @@ def file_names(path: Path, images: list[dict[str, Any]]) -> dict[Any, str]:
 
 
 def _key(item: dict[str, Any]) -> int | str:
-    """An id that can be compared. Raises KeyError or ValueError."""
+    """An id, as a number or a text. Raises KeyError or ValueError."""
     value = item["id"]
     if not isinstance(value, int | str):
         raise ValueError(f"id is {value!r}, neither a whole number nor a text")
@@ -50,7 +50,7 @@ def _key(item: dict[str, Any]) -> int | str:
 
 
 def _text(item: dict[str, Any], key: str) -> str:
-    """A text that is not empty. Raises KeyError or ValueError."""
+    """A non-empty text. Raises KeyError or ValueError."""
     value = item[key]
     if not isinstance(value, str) or not value:
         raise ValueError(f"{key} is {value!r}, not a text")
@@ -90,12 +90,12 @@ class Instances:
         return sorted(self._masks[file]) if file in self._masks else []
 
     def by_frequency(self) -> list[str]:
-        """The categories that occur at all, those in most images first."""
+        """The categories that occur in some image, the most frequent first."""
         counts = Counter(name for categories in self._masks.values() for name in categories)
         return sorted(counts, key=lambda name: (-counts[name], name))
 
     def truth(self, file: str, categories: Iterable[str]) -> Truth | None:
-        """The union of all instances of these categories in an image; None if there is none (or the file is unknown).
+        """The union mask of all instances of these categories in an image; None if it has none, or is unknown.
 
         Raises DataError if a segmentation is neither polygons nor run lengths.
         """
@@ -119,8 +119,8 @@ class Instances:
 def _rles(segmentation: Any, height: int, width: int) -> list[Any]:
     """Compressed run lengths of one annotation: polygons, or run lengths as a list or as compressed text.
 
-    Everything is checked first: pycocotools' C code trusts run lengths and coordinates. Raises what Python and
-    pycocotools raise for values of a wrong form.
+    Run lengths and coordinates are checked first, because pycocotools' C code trusts them. Raises the errors of Python
+    and pycocotools for malformed values.
     """
     if isinstance(segmentation, dict):
         return [_checked_runs(segmentation["counts"], height, width)]
@@ -129,12 +129,12 @@ def _rles(segmentation: Any, height: int, width: int) -> list[Any]:
     polygons = [[float(value) for value in polygon] for polygon in segmentation if len(polygon) >= 6]
     limit = REACH * max(height, width)
     if any(not abs(value) <= limit for polygon in polygons for value in polygon):  # also NaN
-        raise ValueError(f"a corner lies further than {limit} pixels away")
+        raise ValueError(f"a corner is more than {limit} pixels away")
     return list(coco.frPyObjects(polygons, height, width)) if polygons else []
 
 
 def _checked_runs(counts: Any, height: int, width: int) -> Any:
-    """Run lengths that fill the image exactly, as pycocotools takes them."""
+    """Run lengths in pycocotools' form. Raises ValueError unless they fill the image exactly."""
     runs = counts if isinstance(counts, list) else _uncompressed(counts)
     if any(not isinstance(run, int) or run < 0 for run in runs) or sum(runs) != height * width:
         raise ValueError(f"the run lengths do not fill {height} x {width} pixels")
@@ -142,7 +142,11 @@ def _checked_runs(counts: Any, height: int, width: int) -> Any:
 
 
 def _uncompressed(text: str) -> list[int]:
-    """Run lengths from COCO's text form: 5 bits a character, little end first, from the third on as differences."""
+    """Run lengths from COCO's compressed text.
+
+    Each character holds 5 bits, the lowest first. From index 3 on a run is stored as the difference from the run two
+    before it.
+    """
     runs: list[int] = []
     characters = iter(text.encode("ascii"))
     for character in characters:

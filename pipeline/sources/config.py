@@ -1,4 +1,4 @@
-"""What can be asked of each source. Locations are kept apart: they never enter an artifact's id."""
+"""Settings of the sources of raw data. Locations are listed apart, because they never enter an artifact's id."""
 
 from typing import Annotated, Literal
 
@@ -26,20 +26,20 @@ class FolderSource(Config):
     instances: str | None = Field(default=None, description="location: COCO instances JSON with masks")
     records: Literal["captions", "existence"] = Field(
         default="captions",
-        description="what to make: a record per caption, or yes/no questions about the annotated categories",
+        description="one record per caption, or yes/no questions about the annotated categories",
     )
     split: Literal["all", "train", "test"] = Field(
-        default="all", description="which images, by hash: test is every fourth, train is the rest"
+        default="all", description="images to use, by hash: test is about a fourth of them, train is the rest"
     )
 
 
 class MiniatureSource(Config):
-    """The rendered world: drawn on first use into the store's raw folder, in Cambrian's own layout."""
+    """The miniature world: rendered on first use below the scratch folder, in Cambrian's own layout."""
 
     kind: Literal["miniature"] = "miniature"
-    records: Literal["captions", "questions"] = Field(description="what each record asks and says")
+    records: Literal["captions", "questions"] = Field(description="captions, or questions and answers")
     scenes: int = Field(ge=1, description="number of scenes (images)")
-    seed: int = Field(ge=0, description="first scene; the ranges of two data sets must not overlap")
+    seed: int = Field(ge=0, description="number of the first scene; two data sets must not overlap")
 
 
 Source = Annotated[CambrianSource | FolderSource | MiniatureSource, Field(discriminator="kind")]
@@ -51,5 +51,5 @@ LOCATIONS: dict[str, tuple[str, ...]] = {
 
 
 def identity(source: CambrianSource | FolderSource | MiniatureSource) -> dict[str, object]:
-    """The part of a source that decides what its records are, without its locations."""
+    """The settings of a source that decide its records: all but its locations."""
     return source.model_dump(mode="json", exclude=set(LOCATIONS[source.kind]))

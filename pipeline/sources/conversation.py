@@ -1,19 +1,21 @@
-"""Conversations: from Cambrian's (LLaVA's) raw turns to clean questions and answers, and a turn's text.
+"""Conversations: Cambrian's (LLaVA's) raw turns are turned into cleaned questions and answers.
 
-The text of a turn, for offsets, is `question + " " + answer`.
+Character offsets of a turn refer to its text, `question + " " + answer`.
 """
 
-from typing import Any
+from typing import Any, Literal
 
-from pipeline.masks.config import QueryKind
 from pipeline.sources.records import Turn
+
+QueryKind = Literal["caption", "question", "question_and_answer"]
+"""The text of a turn that is sent to Florence-2."""
 
 IMAGE_TOKEN = "<image>"
 ROLES = ("human", "gpt")
 
 
 class BadConversation(ValueError):
-    """A conversation cannot be used; `reason` is a short name to count by."""
+    """A conversation that cannot be used; `reason` is a short name to count by."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -22,7 +24,7 @@ class BadConversation(ValueError):
 
 def clean(text: str) -> str:
     """A turn's text without image tokens and outer white space."""
-    while IMAGE_TOKEN in text:  # again, because removing one may join the halves of another
+    while IMAGE_TOKEN in text:  # again and again, because removing one may join the halves of another
         text = text.replace(IMAGE_TOKEN, "")
     return text.strip()
 
@@ -30,7 +32,7 @@ def clean(text: str) -> str:
 def read_turns(conversations: Any) -> tuple[Turn, ...]:
     """The turns of a raw conversation: `[{"from": "human" | "gpt", "value": text}, ...]`.
 
-    A leading turn of anyone but the human is dropped, as Cambrian does. Raises BadConversation with reason
+    A first turn that is not from the human is dropped, as in Cambrian. Raises BadConversation with the reason
     'bad_conversation' (form, roles or their order), 'empty_answer' or 'bad_text'.
     """
     if not isinstance(conversations, list) or not conversations:
@@ -63,19 +65,19 @@ def _message(number: int, raw: Any) -> tuple[str, str]:
 
 
 def asks_about_image(conversations: Any) -> bool:
-    """Whether a human turn of a conversation that `read_turns` takes holds the image token."""
+    """True if a human turn has the image token. The conversation must be one that `read_turns` accepts."""
     return any(message["from"] == "human" and IMAGE_TOKEN in message["value"] for message in conversations)
 
 
 def turn_text(turn: Turn) -> str:
-    """The text that character offsets of a turn count in."""
+    """The text that character offsets of a turn refer to."""
     return f"{turn.question} {turn.answer}"
 
 
 def query_span(turn: Turn, kind: QueryKind) -> tuple[int, int]:
-    """Characters [start, end) of a turn's text that a query of this kind asks with.
+    """Characters [start, end) of a turn's text that a query of this kind sends to Florence-2.
 
-    A caption is the answer to an instruction. The span is empty if the turn has no question.
+    A caption is the answer to an instruction. A 'question' of a turn without one is an empty range.
     """
     question, whole = len(turn.question), len(turn.question) + 1 + len(turn.answer)
     if kind == "question":

@@ -23,7 +23,7 @@ from pipeline.sources.records import Entry, Record, Rejected, Truth, order_key
 
 INSTRUCTION = "Describe the image."
 TEST_EVERY = 4  # every fourth image, by hash, is for testing
-FREQUENT_SHARE = 0.5  # absent categories are asked from the more frequent half, so that "no" is no giveaway
+FREQUENT_SHARE = 0.5  # absent categories come from the more frequent half: a rare name would give away the "no"
 PLURALS = frozenset({"skis", "scissors"})
 SUBSTANCES = frozenset({"broccoli"})
 
@@ -41,7 +41,7 @@ class FolderReader:
 
     @property
     def knows_truth(self) -> bool:
-        """Whether there are instance masks."""
+        """True if there are instance masks."""
         return self._knows_truth
 
     def entries(self) -> Iterator[Entry]:
@@ -70,26 +70,26 @@ def open_image_folder(source: FolderSource) -> FolderReader:
 
 
 def in_split(image: str, split: str) -> bool:
-    """Whether an image belongs to 'all', 'train' or 'test', by the hash of its name."""
+    """True if an image belongs to the split 'all', 'train' or 'test', by the hash of its name."""
     return split == "all" or (
         int(hashlib.sha256(image.encode("utf-8", "surrogatepass")).hexdigest(), 16) % TEST_EVERY == 0
     ) == (split == "test")
 
 
 def record_of(image: Any, question: str, answer: Any, given_id: Any, where: str) -> Entry:
-    """A Cambrian-style record with one turn about an image; rejected as of `read_record`."""
+    """A Cambrian-style record with one turn about an image, or a rejection from `read_record`."""
     turns = [{"from": "human", "value": f"{IMAGE_TOKEN}\n{question}"}, {"from": "gpt", "value": answer}]
     return read_record({"id": given_id, "image": image, "conversations": turns}, where)
 
 
 class Caption(NamedTuple):
-    """What a row of a captions file says; nothing of it is checked yet."""
+    """A row of a captions file. Its values are not checked yet."""
 
     image: Any
     text: Any
     given_id: Any
     where: str
-    """For people: the row's place in the file."""
+    """The row's place in the file, for messages."""
 
 
 def read_captions(path: Path) -> Iterator[Caption | Rejected]:
@@ -105,7 +105,7 @@ def _coco_captions(path: Path) -> Iterator[Caption]:
     files = file_names(path, raw["images"])
     for number, row in enumerate(raw["annotations"]):
         key, given = row.get("image_id"), row.get("id")
-        image = files.get(key) if isinstance(key, Hashable) else None  # unknown: asks about no image, so is rejected
+        image = files.get(key) if isinstance(key, Hashable) else None  # None for an unknown id: it will be rejected
         yield Caption(image, row.get("caption"), given, f"annotation {number if given is None else given}")
 
 
@@ -150,7 +150,7 @@ def caption_records(captions: Iterator[Caption | Rejected], instances: Instances
 
 
 def existence_records(instances: Instances, split: str) -> Iterator[Entry]:
-    """Yes/no questions: each category that an image holds, and as many that it does not."""
+    """Yes/no questions: one per category in an image, and as many about categories that are not in it."""
     frequent = instances.by_frequency()
     likely = frequent[: max(1, round(len(frequent) * FREQUENT_SHARE))]
     for image in instances.files:

@@ -1,4 +1,4 @@
-"""Finding and reading the image of a record. The data set is not trusted: no path leaves the image folder."""
+"""Finds and reads the image of a record. The data set is not trusted: no path may leave the image folder."""
 
 import hashlib
 import os
@@ -13,16 +13,17 @@ from model.images import MAX_BYTES, ImageError, decode_image
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|(data|file):", re.IGNORECASE)
 ROOT = re.compile(r"[/\\]|[A-Za-z]:[/\\]")  # also a Windows drive
 MAX_PATH = 1024  # characters
+IMAGE_CHANGED = "image_changed"
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What the inventory knows of an image, or why it has none."""
+    """Facts about an image for the inventory, or the reason why it cannot be used."""
 
     sha256: str = ""
-    """Of the file's bytes."""
+    """SHA-256 of the file's bytes."""
     width: int = 0
-    """Pixels, EXIF rotation applied."""
+    """Pixels, after EXIF rotation; as is the height."""
     height: int = 0
     reason: str = ""
     """Empty if the image is good."""
@@ -30,7 +31,7 @@ class ImageFacts:
 
 
 def resolve(root: Path, reference: str) -> Path:
-    """The file below `root` that a record's image reference names; links may lead elsewhere below `root` only.
+    """The file below `root` that a record's image reference names. Symbolic links must not leave `root`.
 
     Raises ImageError with reason 'unsafe_path', 'missing_image' or 'not_a_file'.
     """
@@ -73,7 +74,7 @@ def _encodable(reference: str) -> bool:
 
 
 def read_image(root: Path, reference: str) -> bytes:
-    """The bytes of a record's image file. Raises ImageError as `resolve`, or with 'too_large' or 'unreadable'."""
+    """The bytes of a record's image file. Raises ImageError as `resolve`, or for reason 'too_large' or 'unreadable'."""
     path = resolve(root, reference)
     try:
         size = path.stat().st_size
@@ -84,8 +85,22 @@ def read_image(root: Path, reference: str) -> bytes:
         raise ImageError("unreadable", f"image {reference!r}: {error.strerror}") from error
 
 
+def read_image_of(root: Path, reference: str, sha256: str) -> bytes:
+    """The bytes of a record's image file, checked against the SHA-256 in the inventory.
+
+    Raises ImageError with reason 'image_changed' for other bytes, else as `read_image`.
+    """
+    data = read_image(root, reference)
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise ImageError(
+            IMAGE_CHANGED, f"image {reference!r} changed since the inventory: sha256 {found[:12]}, not {sha256[:12]}"
+        )
+    return data
+
+
 def inspect_image(root: Path, reference: str) -> ImageFacts:
-    """Read, hash and decode an image. Never raises for a bad one: the facts then say why."""
+    """Read, hash and decode an image. Does not raise for a bad image: the facts then have the reason."""
     try:
         data = read_image(root, reference)
     except ImageError as error:

@@ -1,6 +1,7 @@
-"""The first pass over a raw data set: which records are chosen, which are exact copies, which images repeat.
+"""The first pass over a raw data set: it finds the chosen records, exact copies and repeated images.
 
-Sixteen bytes are kept for a record, so that millions of them fit; the records themselves are read again when used.
+It keeps 16 bytes per record, so that millions of records fit into memory. The second pass (`Index.walk`) reads the
+records again.
 """
 
 import hashlib
@@ -21,23 +22,23 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # the golden ratio in 64 bits: spreads the
 
 
 def key_of(purpose: str, seed: int, name: str) -> int:
-    """The first 64 bits of a name's place in the hash order of a purpose."""
+    """The first 64 bits of a name's sort key (`order_key`) as a number."""
     return int.from_bytes(order_key(purpose, seed, name)[:8], "big")
 
 
 def image_key(reference: str) -> int:
-    """64 bits that stand for an image path."""
+    """A 64-bit hash of an image path."""
     return key_of("image", 0, reference)
 
 
 @dataclass(frozen=True)
 class Index:
-    """What the first pass learned."""
+    """The results of the first pass."""
 
     total: int
     """Records in the raw data, good and bad."""
     chosen: npt.NDArray[np.bool_] | None
-    """Per record, whether the limit takes it; None takes all."""
+    """(records,) True for records that the limit takes; None takes all."""
     repeated: frozenset[int]
     """Keys of records that occur more than once."""
     image_uses: dict[int, int]
@@ -45,7 +46,7 @@ class Index:
     images: int
     """Different image paths among the chosen records."""
     digest: str
-    """Of all records' ids in file order: what else is read under this index is another data set."""
+    """Digest of all records' ids in file order: if the second pass has another one, the data changed."""
     seed: int
 
     @property
@@ -54,14 +55,16 @@ class Index:
         return self.total if self.chosen is None else int(self.chosen.sum())
 
     def walk(self, source: RawSource) -> Iterator[Entry]:
-        """The chosen records in file order, exact copies numbered.
+        """The chosen records in file order, with the ids of exact copies numbered.
 
-        Raises DataError at its end if the source did not give the records of the first pass.
+        Raises DataError at the end if the source gives other records than in the first pass.
         """
         numbered = self._numbered(source)
         return numbered if self.chosen is None else compress(numbered, self.chosen)
 
     def _numbered(self, source: RawSource) -> Iterator[Entry]:
+        # Only records whose key repeats are counted, so `copies` stays small. Counts are per full id, so two records
+        # that share a 64-bit key by chance are not taken for copies. The digest covers all records, chosen or not.
         copies: dict[str, int] = {}
         hasher, seen = hashlib.sha256(), 0
         for entry in source.entries():
@@ -77,10 +80,10 @@ class Index:
             else:
                 yield entry
         if seen != self.total or hasher.hexdigest() != self.digest:
-            now = "more" if seen > self.total else "others" if seen == self.total else seen
+            now = "more" if seen > self.total else "other ones" if seen == self.total else seen
             raise DataError(
-                f"the raw data held {self.total} records when it was first read, and {now} when it was read again: "
-                "it was changed meanwhile; run again when nothing writes to it"
+                f"the raw data changed while it was read: it had {self.total} records at first and {now} in the "
+                "second pass; run again when nothing writes to it"
             )
 
 
@@ -105,7 +108,9 @@ def build_index(source: RawSource, seed: int, limit: int | None = None) -> Index
 
 
 def _first(keys: Keys, limit: int) -> npt.NDArray[np.bool_]:
-    """Mask of the `limit` records that come first; a copy's place follows from its record's and its number."""
+    """Mask of the first `limit` records in hash order."""
+    # Equal keys are exact copies. Copy n of a record is moved by n * _MIX, so that a limit does not take all copies
+    # of a record or none. A place depends on the record and its number only, so a larger limit only adds records.
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     fresh = np.ones(len(keys), dtype=bool)

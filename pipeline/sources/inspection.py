@@ -1,45 +1,55 @@
-"""Opening the images of many records at once: in parallel, in order, in bounded memory, a repeated image once."""
+"""Opens the images of many records: in parallel, in order, in bounded memory, and a repeated image only once."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
+from pipeline.compute.workers import Workers, ordered
 from pipeline.sources.images import ImageFacts, inspect_images
 from pipeline.sources.index import Index, image_key
 from pipeline.sources.records import Entry, Record
-from pipeline.workers import Workers, ordered
+from pipeline.sources.table import ImageFolder
 
 BATCH = 128  # records whose images one task opens
 
 
-class Inspector:
-    """Gives each record's image facts. An image that several records use is opened for the first of them only."""
+def _inspect(images: ImageFolder, references: list[str]) -> list[ImageFacts]:
+    """One task, on any machine: the facts of these images."""
+    return inspect_images(images.path(), references)
 
-    def __init__(self, root: Path, index: Index, workers: Workers) -> None:
-        self._root, self._workers = root, workers
-        self._left = dict(index.image_uses)  # image key -> records still to come
-        self._known: dict[str, ImageFacts] = {}
-        self._claimed: set[str] = set()
+
+class Inspector:
+    """Finds the image facts of records. An image that several records use is opened for the first of them only.
+
+    A batch *claims* a shared image when its task starts, before the facts are known, so that no later batch opens it
+    again. Results come in order, so a later batch finds the facts in `_known`. `_left` counts the records that still
+    need them, so that each image is forgotten after its last record.
+    """
+
+    def __init__(self, images: ImageFolder, index: Index, workers: Workers) -> None:
+        self._images, self._workers = images, workers
+        self._left = dict(index.image_uses)  # image key -> records still to come, for shared images
+        self._known: dict[str, ImageFacts] = {}  # facts of shared images
+        self._claimed: set[str] = set()  # shared images that were opened or are being opened
         self.opened = 0
-        """Files that were opened so far."""
+        """Number of files opened so far."""
 
     def skip(self, entries: Iterable[Entry]) -> None:
-        """These records need no facts (they were committed before a crash)."""
+        """Pass over records that need no facts because an earlier run committed them."""
         for entry in entries:
             if isinstance(entry, Record) and entry.image is not None:
                 self._used(entry.image)
 
     def inspect(self, batches: Iterable[list[Entry]]) -> Iterator[list[tuple[Entry, ImageFacts | None]]]:
-        """Batches in, the same batches out with the facts of each record's image (None without an image)."""
+        """The same batches, each record with the facts of its image (None without an image)."""
         started: deque[tuple[list[Entry], list[str]]] = deque()
 
-        def pieces() -> Iterator[tuple[Path, list[str]]]:
+        def pieces() -> Iterator[tuple[ImageFolder, list[str]]]:
             for entries in batches:
                 references = self._claim(entries)
                 started.append((entries, references))
-                yield self._root, references
+                yield self._images, references
 
-        for facts in ordered(self._workers, inspect_images, pieces()):
+        for facts in ordered(self._workers, _inspect, pieces()):
             entries, references = started.popleft()
             yield self._finish(entries, dict(zip(references, facts, strict=True)))
 
@@ -71,7 +81,7 @@ class Inspector:
         return rows
 
     def _used(self, reference: str) -> None:
-        """Forget an image after its last record."""
+        """Count a use of an image, and forget the image after its last record."""
         key = image_key(reference)
         if key in self._left:
             self._left[key] -= 1

@@ -1,4 +1,4 @@
-"""JSON Lines from strangers: line by line in bounded memory, each an object or rejected by name."""
+"""Untrusted JSON Lines, read line by line in bounded memory; each line is an object or is rejected with a reason."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ MAX_LINE = 64 << 20  # bytes; a longer line is rejected without being parsed
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Line numbers from 1 and lines without their ends; blank lines are left out.
 
-    Of a line that is longer than MAX_LINE the first MAX_LINE + 1 bytes are given.
+    A line that is longer than MAX_LINE is cut to MAX_LINE + 1 bytes.
     """
     with open(path, "rb") as stream:
         number = 0

@@ -1,4 +1,4 @@
-"""Which of COCO's categories a caption mentions."""
+"""Finds the COCO categories that a caption mentions."""
 
 import re
 from collections.abc import Iterable
@@ -57,7 +57,7 @@ def plural(name: str) -> str:
 
 
 class Mentions:
-    """Finds category names in captions. A longer name hides the shorter ones in it: a hot dog is no dog."""
+    """Finds category names in captions. A longer name hides a shorter one in it: 'hot dog' does not mention a dog."""
 
     def __init__(self, categories: Iterable[str]) -> None:
         """Prepare for these categories."""

@@ -1,13 +1,11 @@
-"""The rendered world as a raw data set: drawn on first use, in Cambrian's own layout, and read like any other.
+"""The miniature world as a raw data set: rendered on first use, in Cambrian's own layout, and read like any other.
 
-A folder holds `records.jsonl`, `truth.jsonl` (one line a record) and `images/`. Its name is the hash of what decides
-its content, so it is never stale, and it appears by a rename, so it is never half there.
+A folder has `records.jsonl`, `truth.jsonl` (one line per record) and `images/`. It is named by the hash of its
+settings and of the rendering code, so it is never stale; it is renamed into place, so it is never incomplete.
 """
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from pycocotools import mask as coco
 
 import model.miniature.language as language
 import model.miniature.world as world
+from pipeline.artifacts.atomic import new_folder
 from pipeline.artifacts.spec import digest, short
 from pipeline.artifacts.store import sha256_of
 from pipeline.sources.cambrian import CambrianReader
@@ -25,11 +24,11 @@ from pipeline.sources.config import MiniatureSource, identity
 from pipeline.sources.conversation import IMAGE_TOKEN
 
 JPEG_QUALITY = 92
-MAX_TURNS = 3  # of one record; a scene's questions are spread over as many records as they need
+MAX_TURNS = 3  # turns of one record; a scene's questions are spread over as many records as they need
 
 
 def open_miniature(source: MiniatureSource, scratch: Path) -> CambrianReader:
-    """The data set of this source below `scratch`, rendered if it is not there yet (800 scenes take seconds)."""
+    """The data set of this source below `scratch`; it is rendered first if needed (800 scenes take seconds)."""
     folder = scratch / "miniature" / short(_content_hash(source))
     if not folder.is_dir():
         _render_folder(source, folder)
@@ -45,9 +44,7 @@ def _content_hash(source: MiniatureSource) -> str:
 
 
 def _render_folder(source: MiniatureSource, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
+    with new_folder(folder) as partial:
         (partial / "images").mkdir()
         with (
             open(partial / "records.jsonl", "w", encoding="ascii") as records,
@@ -57,18 +54,10 @@ def _render_folder(source: MiniatureSource, folder: Path) -> None:
                 for record, truth in _draw(seed, source.records == "captions", partial / "images"):
                     records.write(json.dumps(record) + "\n")
                     truths.write(json.dumps(truth) + "\n")
-        os.chmod(partial, 0o755)
-        try:
-            os.rename(partial, folder)
-        except OSError:  # another process was first: its folder holds the same bytes
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _draw(seed: int, captions: bool, images: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Draw one scene's image and give its records, each with its truth."""
+    """Render one scene's image; yields its records, each with its truth."""
     scene = world.make_scene(seed)
     picture, masks = world.render(scene)
     name = f"{seed:09d}.jpg"

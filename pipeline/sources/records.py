@@ -1,4 +1,4 @@
-"""A record: one sample of a raw data set, in the one form that all sources give it."""
+"""A record: one sample of a raw data set, in the form that all sources share."""
 
 import hashlib
 from collections.abc import Iterator
@@ -19,32 +19,32 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What a turn is really about: a mask in the full image, or nothing that is there."""
+    """Ground truth of a turn: the mask of the object that it is about, or that the object is not in the image."""
 
     present: bool
     height: int
-    """Of the image in pixels; 0 where nothing is there."""
+    """Image height in pixels; 0 if the object is not there."""
     width: int
     rle: str | None
-    """`counts` of COCO's compressed run-length encoding; None where nothing is there."""
+    """`counts` of COCO's compressed run-length encoding; None if the object is not there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A usable record. The image has not been looked at yet."""
+    """A usable record. Its image has not been opened yet."""
 
     sample_id: str
     given_id: str
     image: str | None
-    """Path as the raw data writes it (below the image folder, checked when it is opened); None for text only."""
+    """Path from the raw data, relative to the image folder (checked when it is opened); None for text only."""
     turns: tuple[Turn, ...]
     truth: tuple[Truth | None, ...] | None = None
-    """One entry per turn where the source knows, else None."""
+    """One entry per turn if the source has ground truth, else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A record that cannot be used: a reason to count by, and where and what."""
+    """A record that cannot be used: a reason to count by, and a detail for people."""
 
     sample_id: str
     reason: str
@@ -64,11 +64,11 @@ class RawSource(Protocol):
 
     @property
     def knows_truth(self) -> bool:
-        """Whether records come with ground truth."""
+        """True if records come with ground truth."""
         ...
 
     def entries(self) -> Iterator[Entry]:
-        """Every record in file order, the same at every call. Ids carry no '#k' yet: `index` numbers exact copies."""
+        """Every record in file order, the same at each call. Ids have no '#k': `Index.walk` numbers exact copies."""
         ...
 
 
@@ -81,7 +81,7 @@ def canonical_id(image: Any, conversations: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """The text as UTF-8 can write it: a lone surrogate, which JSON can hold, is spelled out."""
+    """The text as valid UTF-8: a lone surrogate, which JSON can hold, is written as an escape sequence."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -91,8 +91,8 @@ def copy_id(canonical: str, copies: int) -> str:
 
 
 def order_key(purpose: str, seed: int, name: str) -> bytes:
-    """Where a name stands in the seeded hash order of a purpose: 16 bytes, to be compared as they are.
+    """Sort key of a name in the seeded hash order of a purpose: 16 bytes, compared as bytes.
 
-    Each purpose has an order of its own, so that the rows of a subset are spread evenly over a pack.
+    Each purpose has a different order, so that the rows of a subset are spread evenly over a pack.
     """
     return hashlib.sha256(f"{purpose}:{seed}:{name}".encode("utf-8", "surrogatepass")).digest()[:16]

@@ -1,1 +1,1 @@
-"""The steps: one row of `table.py` and one module each. Only the modules import Ray or torch, never the table."""
+"""The steps, one module each, and the runner that executes any of them. Their table is pipeline/plan/step_table.py."""

@@ -1,85 +1,81 @@
-"""evaluate: a checkpoint's answers and attention on held-out questions, judged by the recipe's benchmarks.
+"""evaluate: a checkpoint's answers and attention on held-out questions, scored by the recipe's benchmarks.
 
-The artifact holds `scores.json`, one table per benchmark, `examples.json` with the attention maps of a few questions
-below `maps/` (the same questions for every checkpoint), and the questions that could not be asked.
+The artifact has the answers in shards, `scores.json`, one table per benchmark, `examples.json` with the attention maps
+of a few questions below `maps/` (the same questions for every checkpoint), and the questions that could not be asked.
 """
 
-import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import pyarrow.parquet as pq
 import torch
 import transformers
 from PIL import Image
 
-from model.agevlm.letterbox import Geometry, mask_to_cells
 from model.errors import ConfigError, DataError
-from model.images import ImageError, decode_image
-from model.teachers import rle
+from model.images import ImageError
 from pipeline.artifacts.manifest import Counts
-from pipeline.budget import check_budget
-from pipeline.evaluation.overlay import heat_over
-from pipeline.evaluation.prediction import Attention, Prediction
-from pipeline.evaluation.questions import Question, read_questions
+from pipeline.artifacts.shards import Seal
+from pipeline.artifacts.staging import REJECTS, Reject, rejects_table, table_bytes
+from pipeline.evaluation.answers import Answer, answers_table, read_answers
+from pipeline.evaluation.examples import choose_examples, example_files, open_picture, true_cells
+from pipeline.evaluation.questions import Attention, Prediction, Question, read_questions
 from pipeline.evaluation.scores import Result
 from pipeline.evaluation.student import Student
 from pipeline.evaluation.table import BENCHMARKS
-from pipeline.sources.images import read_image
-from pipeline.sources.opening import image_root
+from pipeline.plan.parameters import EvaluateParams
+from pipeline.schemas import MODEL, STAGE_FILE, part_name
 from pipeline.steps.context import Outcome, StepContext
-from pipeline.steps.params import EvaluateParams
-from pipeline.training.checkpoint import load_student
-from pipeline.training.layout import MODEL, STAGE_FILE
+from pipeline.steps.reject_limit import check_reject_limit, earlier_commits
+from pipeline.training.student import load_student
 
-Reject = tuple[str, str, str]  # id, reason, detail
-MAP_LAYER = 0  # the first cross-attention layer, as in the paper's table 4
+BATCHES = 16  # of a shard: the unit of commit and of resume
 
 
 def run(context: StepContext) -> Outcome:
-    """Ask every question, judge the answers. Raises DataError, ArtifactError or ConfigError.
+    """Ask every question and score the answers. Raises DataError, ArtifactError or ConfigError.
 
-    The budget of rejects is one of the questions about an image; turns that ask nothing of one are rejected beside it.
+    The reject limit counts questions about an image. Turns without an image or a question are rejected too, but do not
+    count in it.
     """
-    params = context.params(EvaluateParams)
-    config = params.evaluation
+    config = context.params(EvaluateParams).evaluation
     questions, unasked = read_questions(context.input_path("inventory"))
     if not questions:
         raise DataError(
-            f"none of the {len(unasked)} turns of data.evaluation asks about an image ({_told(unasked)}); "
+            f"none of the {len(unasked)} turns of data.evaluation asks about an image ({_counted(unasked)}); "
             "give it records with images and questions"
         )
     student, device = _student(context, config.max_new_tokens)
-    root = image_root(context.site, context.inputs["inventory"].ref.name)
-    total = len(questions) + len(unasked)
-    predictions: list[Prediction] = []
-    refused: list[Reject] = []
-    for batch, pictures in _batches(questions, config.batch, root, student, refused):
-        _check_budget(refused, len(questions), context.site.max_reject_share)
-        predictions += _ask(student, batch, pictures)
-        context.progress.update(len(predictions) + len(refused) + len(unasked), total)
-    _check_budget(refused, len(questions), context.site.max_reject_share)
+    kept, refused = _askable(questions, student)
+    pieces = [kept[start : start + config.batch * BATCHES] for start in range(0, len(kept), config.batch * BATCHES)]
+    seals = _answer(context, student, pieces, config.batch, len(questions), unasked, refused)
+    refused += [(i, reason, detail) for seal in seals for i, reason, detail in seal.facts["rejects"]]
+    _check_limit(refused, len(questions), context.locations.max_reject_share)
+    # Scores are computed from the committed answers, so that a rerun after a crash gives the same scores.
+    predictions = _predictions(context, student, seals, {q.id: q for q in kept})
 
     results: dict[str, Result] = {name: BENCHMARKS[name].score(predictions) for name in config.benchmarks}
     if not any(result.scores for result in results.values()):
         raise ConfigError(
             f"evaluation.benchmarks = {list(config.benchmarks)}: no question of data.evaluation has what they need "
-            "(attention needs the truth about an object that is there); add 'existence'"
+            "(attention needs the true mask of an object that is in the image); add 'existence'"
         )
     rejected = [*unasked, *refused]
-    for name, result in results.items():
-        context.staging.write_table(BENCHMARKS[name].table_file, result.table)
-    context.staging.write_bytes("scores.json", _scores(results))
-    _write_examples(context, student, root, _examples(predictions, config.attention_examples), results)
-    context.staging.write_rejects(rejected)
+    examples = choose_examples(predictions, config.attention_examples)
+    images = context.images(context.inputs["inventory"].ref.name).path()
+    summary = {
+        **{BENCHMARKS[name].table_file: table_bytes(result.table) for name, result in results.items()},
+        "scores.json": _scores(results),
+        **example_files(student, images, examples, results),
+        REJECTS: table_bytes(rejects_table(rejected)),
+    }
+    seals.append(context.staging.commit_summary("scores", summary, seals))
     scored = frozenset[str]().union(*(result.scored for result in results.values()))
     counts = Counts(
         unit=context.step.unit,
-        rows_in=total,
+        rows_in=len(questions) + len(unasked),
         rows_out=len(scored),
         rejected=_reasons(rejected),
         not_selected=len(predictions) - len(scored),
@@ -89,25 +85,25 @@ def run(context: StepContext) -> Outcome:
         for result in results.values()
         for score in result.scores
     }
-    return Outcome(counts, statistics, device)
+    return Outcome(counts, statistics, device, seals)
 
 
-def _check_budget(refused: list[Reject], total: int, share: float) -> None:
-    remedy = "see that data.evaluation's images are those that its inventory saw, or raise max_reject_share"
-    check_budget("questions of data.evaluation", _reasons(refused), total, share, remedy)
+def _check_limit(refused: list[Reject], total: int, share: float) -> None:
+    remedy = "restore the images of data.evaluation that changed since its inventory, or raise max_reject_share"
+    check_reject_limit("questions of data.evaluation", _reasons(refused), total, share, remedy)
 
 
 def _reasons(rejected: list[Reject]) -> dict[str, int]:
-    """Reason -> number, by name."""
+    """Reason -> number of rejects, sorted by name."""
     return dict(sorted(Counter(reason for _, reason, _ in rejected).items()))
 
 
-def _told(rejected: list[Reject]) -> str:
+def _counted(rejected: list[Reject]) -> str:
     return ", ".join(f"{reason} {number}" for reason, number in _reasons(rejected).items())
 
 
 def _student(context: StepContext, max_new_tokens: int) -> tuple[Student, str]:
-    """The checkpoint's model on this machine's device, asked as it was trained."""
+    """The checkpoint's model with the system prompt that it was trained with, and the name of its device."""
     transformers.logging.disable_progress_bar()
     device = torch.device("cuda" if context.resources.gpus > 0 else "cpu")
     if device.type == "cpu":
@@ -119,24 +115,71 @@ def _student(context: StepContext, max_new_tokens: int) -> tuple[Student, str]:
     return Student(model.to(device), processor, max_new_tokens, stage.get("system_prompt")), name
 
 
-def _batches(
-    questions: list[Question], size: int, root: Path, student: Student, rejected: list[Reject]
-) -> Iterator[tuple[list[Question], list[Image.Image]]]:
-    """Questions with their pictures, in batches of similar length; those that cannot be asked are rejected by name."""
-    kept = []
+def _askable(questions: list[Question], student: Student) -> tuple[list[Question], list[Reject]]:
+    """The questions that can be asked, short ones first, and the others with the reason.
+
+    A batch is padded to its longest row, so questions of similar length go together. Questions of equal length keep the
+    inventory's order.
+    """
+    kept, rejected = [], []
     for question in questions:
         refusal = student.refusal(question.text)
         if refusal:
             rejected.append((question.id, *refusal))
         else:
             kept.append(question)
-    # Short questions first: a batch is as long as its longest row. Ties stand in the inventory's order.
-    kept.sort(key=lambda q: len(q.text))
+    return sorted(kept, key=lambda q: len(q.text)), rejected
+
+
+def _answer(
+    context: StepContext,
+    student: Student,
+    pieces: list[list[Question]],
+    batch: int,
+    total: int,
+    unasked: list[Reject],
+    refused: list[Reject],
+) -> list[Seal]:
+    """Commit the answers to each piece of the questions.
+
+    `unasked`: turns without an image or a question; `refused`: questions that cannot be asked, which count in the
+    reject limit. Raises DataError as soon as the limit is exceeded, after the piece that did it was committed.
+    """
+    shards, share = context.staging.shards(), context.locations.max_reject_share
+    names = [part_name(number, len(pieces)).removesuffix(".parquet") for number in range(len(pieces))]
+    seals = earlier_commits(shards, names, total, share, _reasons(refused))
+    images = context.images(context.inputs["inventory"].ref.name).path()
+    done = len(unasked) + len(refused) + sum(len(pieces[number]) for number in seals)
+    every = len(unasked) + len(refused) + sum(map(len, pieces))
+    for number, piece in enumerate(pieces):
+        if number in seals:
+            continue
+        asked: list[Question] = []
+        answers: list[Answer] = []
+        unusable: list[Reject] = []
+        for questions, pictures in _batches(piece, batch, images, unusable):
+            texts, maps_bls, valid_bs = student.ask(pictures, [q.text for q in questions])
+            asked += questions
+            answers += zip(texts, maps_bls, valid_bs, strict=True)
+            context.progress.update(done + len(answers) + len(unusable), every)
+        content = table_bytes(answers_table(asked, answers))
+        file = part_name(number, len(pieces), "answers")
+        seals[number] = shards.commit(names[number], {file: content}, len(asked), {"rejects": unusable})
+        done += len(piece)
+        earlier = [(i, reason, detail) for seal in seals.values() for i, reason, detail in seal.facts["rejects"]]
+        _check_limit([*refused, *earlier], total, share)
+    return [seals[number] for number in range(len(pieces))]
+
+
+def _batches(
+    questions: list[Question], size: int, images: Path, rejected: list[Reject]
+) -> Iterator[tuple[list[Question], list[Image.Image]]]:
+    """Batches of questions with their pictures. Those whose picture cannot be used are added to `rejected`."""
     batch: list[Question] = []
     pictures: list[Image.Image] = []
-    for question in kept:
+    for question in questions:
         try:
-            pictures.append(open_picture(root, question))
+            pictures.append(open_picture(images, question))
         except ImageError as error:
             rejected.append((question.id, error.reason, str(error)))
             continue
@@ -148,49 +191,19 @@ def _batches(
         yield batch, pictures
 
 
-def open_picture(root: Path, question: Question) -> Image.Image:
-    """The picture of a question, if it is the one that the inventory saw. Raises ImageError."""
-    content = read_image(root, question.image)
-    found = hashlib.sha256(content).hexdigest()
-    if found != question.image_sha256:
-        raise ImageError(
-            "image_changed", f"sha256 is {found[:12]}, the inventory saw {question.image_sha256[:12]}: {question.image}"
-        )
-    return decode_image(content)
-
-
-def _ask(student: Student, questions: list[Question], pictures: list[Image.Image]) -> list[Prediction]:
-    answers, maps_bls, valid_bs = student.ask(pictures, [q.text for q in questions])
-    return [
-        Prediction(question, answers[b], Attention(maps_bls[b], valid_bs[b], _true_cells(student, question)))
-        for b, question in enumerate(questions)
-    ]
-
-
-def _geometry(student: Student, question: Question) -> Geometry:
-    place: Geometry = student.processor.image_processor.geometry(question.height, question.width)
-    return place
-
-
-def _true_mask(question: Question) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-    """The asked object's pixels, (height, width); None where it is unknown or not there."""
-    truth = question.truth
-    if truth is None or not truth.present or truth.rle is None:
-        return None
-    return rle.decode(truth.rle, question.height, question.width)
-
-
-def _true_cells(student: Student, question: Question) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-    mask = _true_mask(question)
-    if mask is None or not mask.any():
-        return None
-    return mask_to_cells(mask, _geometry(student, question)).reshape(-1)
-
-
-def _examples(predictions: list[Prediction], number: int) -> list[Prediction]:
-    """By a hash of the question, so that every checkpoint shows the same; with a known truth where there is any."""
-    known = [p for p in predictions if p.question.truth is not None]
-    return sorted(known or predictions, key=lambda p: p.question.order)[:number]
+def _predictions(
+    context: StepContext, student: Student, seals: list[Seal], questions: dict[str, Question]
+) -> list[Prediction]:
+    """The committed answers with their questions and the true objects' cells."""
+    predictions = []
+    for seal in seals:
+        with context.store.fs.open(context.staging.shards().path(seal.files[0].path), "rb") as stream:
+            table = pq.read_table(stream)
+        for question_id, (answer, maps, valid) in read_answers(table):
+            question = questions[question_id]
+            attention = Attention(maps, valid, true_cells(student, question))
+            predictions.append(Prediction(question, answer, attention))
+    return predictions
 
 
 def _scores(results: dict[str, Result]) -> bytes:
@@ -199,45 +212,3 @@ def _scores(results: dict[str, Result]) -> bytes:
         "details": {name: result.details for name, result in results.items()},
     }
     return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def _write_examples(
-    context: StepContext, student: Student, root: Path, examples: list[Prediction], results: dict[str, Result]
-) -> None:
-    """Write examples.json and its pictures: the image as it is, and the attention over it."""
-    correct = {}
-    if "existence" in results:
-        table = results["existence"].table
-        correct = dict(zip(table["id"].to_pylist(), table["correct"].to_pylist(), strict=True))
-    rows = []
-    for number, prediction in enumerate(examples):
-        question, attention = prediction.question, prediction.attention
-        picture = open_picture(root, question)
-        drawn = heat_over(picture, attention.maps[MAP_LAYER], _geometry(student, question), _true_mask(question))
-        map_file, picture_file = f"maps/{number:03d}.png", f"maps/{number:03d}-image.png"
-        context.staging.write_bytes(map_file, _png(drawn))
-        context.staging.write_bytes(picture_file, _png(picture))
-        inside = None if attention.truth is None else attention.truth & attention.valid
-        rows.append(
-            {
-                "id": question.id,
-                "question": question.text,
-                "reference": question.reference,
-                "answer": prediction.answer,
-                "correct": correct.get(question.id),
-                "present": None if question.truth is None else question.truth.present,
-                "mass": None if inside is None else float(attention.maps[MAP_LAYER][inside].sum()),
-                "chance": None if inside is None else float(inside.sum() / attention.valid.sum()),
-                "layer": MAP_LAYER,
-                "map": map_file,
-                "image": picture_file,
-                "image_path": question.image,
-            }
-        )
-    context.staging.write_bytes("examples.json", (json.dumps({"examples": rows}, indent=2) + "\n").encode())
-
-
-def _png(picture: Image.Image) -> bytes:
-    sink = io.BytesIO()
-    picture.save(sink, format="PNG", optimize=True)
-    return sink.getvalue()

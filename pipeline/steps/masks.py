@@ -1,7 +1,6 @@
-"""masks: gate the evidence, unite the instances that pass, publish one mask per query. Runs no model."""
+"""masks: apply the gates to the evidence and publish the union of the accepted instances per query. Runs no model."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -9,19 +8,19 @@ import pyarrow as pa
 from model.errors import DataError
 from pipeline.artifacts.manifest import Counts
 from pipeline.masks.gates import gate
-from pipeline.masks.quality import iou_against_truth
-from pipeline.masks.shards import read_part
+from pipeline.masks.parts import read_part, read_parts
+from pipeline.masks.quality import TruthComparison
 from pipeline.masks.statistics import distribution, reason_name
-from pipeline.schemas import EVIDENCE, MASKS, part_name
+from pipeline.plan.parameters import MasksParams
+from pipeline.schemas import EVIDENCE, MASKS, TRUTH, part_name
 from pipeline.steps.context import Outcome, StepContext
-from pipeline.steps.params import MasksParams
 
 
 def run(context: StepContext) -> Outcome:
     """Write a row of MASKS for every row of evidence, part by part.
 
-    Raises DataError if there are no parts, or not the rows that segment counted. No mask at all is a result: gates are
-    tried out here, and the stage that needs masks says so.
+    Raises DataError if there are no parts, or not as many rows as segment counted. Accepting no mask is not an error
+    here, so that gates can be tried out; the stage that needs masks raises it.
     """
     gates = context.params(MasksParams).gates
     segments = context.input_path("segments")
@@ -34,10 +33,14 @@ def run(context: StepContext) -> Outcome:
     rejects: list[tuple[str, str, str]] = []
     shares, done = [], 0
     scores: dict[str, list[float | None]] = {"polygon_score": [], "sam_iou": [], "agreement_iou": []}
+    comparison = _comparison(context)
+    # Part by part: of all parts together only rejects and scores are kept in memory.
     for index, file in enumerate(files):
         rows = [gate(row, gates) for row in read_part(file, EVIDENCE).to_pylist()]
         context.staging.write_table(part_name(index, len(files)), pa.Table.from_pylist(rows, schema=MASKS))
         for row in rows:
+            if comparison is not None:
+                comparison.add(row)
             outcome = _outcome(row)
             outcomes[outcome] += 1
             kinds.setdefault(row["query_kind"], Counter())[outcome] += 1
@@ -63,26 +66,23 @@ def run(context: StepContext) -> Outcome:
         "area": distribution(shares),
         **{name: distribution(values) for name, values in scores.items()},
     }
-    truth = _truth(context)
-    if truth is not None:
-        statistics["truth"] = iou_against_truth(Path(context.staging.base), truth)
+    if comparison is not None:
+        statistics["truth"] = comparison.summary()
     counts = Counts(unit=context.step.unit, rows_in=total, rows_out=accepted, rejected=dict(sorted(outcomes.items())))
     return Outcome(counts, statistics)
 
 
 def _outcome(row: dict[str, Any]) -> str:
-    """What a row is counted as: 'accepted', 'no_region', a gate's name or an error's."""
+    """The name by which a row is counted: 'accepted', 'no_region', the name of a gate or of an error."""
     if row["status"] == "rejected":
         return reason_name(row["reason"])
     return str(row["status"])
 
 
-def _truth(context: StepContext) -> Path | None:
-    """The folder of the inventory's truth, if this data set has one and both artifacts are local."""
+def _comparison(context: StepContext) -> TruthComparison | None:
+    """The comparison with the inventory's ground truth; None if this data set has none."""
     parent = context.inputs["segments"].manifest.parents.get("inventory")
-    if parent is None or not context.store.is_local:
-        return None
-    inventory = context.store.get(parent.ref)
+    inventory = None if parent is None else context.store.get(parent.ref)
     if inventory is None or not inventory.matching("truth/"):
         return None
-    return inventory.local() / "truth"
+    return TruthComparison(read_parts(inventory.local(context.cache, "truth/"), TRUTH, "truth").to_pylist())

@@ -5,115 +5,110 @@ any order, by any number of workers, and again after a crash.
 """
 
 import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifacts.manifest import Counts
-from pipeline.budget import check_budget, exceeds
-from pipeline.packing.chat import open_chat, tokenizer_folder
-from pipeline.packing.shards import Note, ShardJob, build_shard, read_note
+from pipeline.artifacts.shards import Seal
+from pipeline.artifacts.staging import REJECTS, rejects_table, table_bytes
+from pipeline.compute.workers import ordered, workers_for
+from pipeline.packing.chat import open_chat
+from pipeline.packing.shards import PackJob, build_shard
 from pipeline.packing.shuffle import Layout, deal, ranks, shards
-from pipeline.schemas import part_name
-from pipeline.sources.opening import image_root
-from pipeline.steps.context import Outcome, StepContext, of_inputs
-from pipeline.steps.params import PackParams
-from pipeline.workers import ordered, workers_for
+from pipeline.plan.parameters import PackParams
+from pipeline.steps.context import Outcome, StepContext
+from pipeline.steps.reject_limit import check_reject_limit, earlier_commits, exceeds, rejects_of
 
 RAY_FROM = 10000  # records; for fewer, starting Ray's workers takes longer than they save
+Seals = dict[int, Seal]
+"""Number of a shard -> its commit."""
 
 
 def run(context: StepContext) -> Outcome:
     """Make the pack of one data set. Raises ConfigError, DataError or StepError."""
     params = context.params(PackParams)
     inventory = context.inputs["inventory"]
-    tokenizer = tokenizer_folder(context.site.weights["text"])
-    open_chat(tokenizer, params.pack.system_prompt)  # says now what is wrong with it
-    folder = context.input_path("inventory")
+    tokenizer = context.locations.weights_of("text")
+    open_chat(tokenizer, params.pack.system_prompt)  # raises here, and not in each worker, if it cannot be used
+    folder = context.input_path("inventory", "records/")
     files = [folder / name for name in inventory.matching("records/", ".parquet")]
     rank = ranks(files, params.seed)
     layout = Layout(len(rank), params.pack.shard_rows)
-    job = ShardJob(
-        store=context.site.root,
-        folder=f"staging/{context.job.ref.id}/{of_inputs(context.inputs)}/shards",
+    job = PackJob(
+        shards=context.staging.shards(),
         count=layout.shards,
         dataset=inventory.ref.name,
-        images=image_root(context.site, inventory.ref.name),
+        images=context.images(inventory.ref.name),
         tokenizer=tokenizer,
         config=params.pack,
     )
-    committed = ((number, read_note(job, number, layout.size(number))) for number in range(layout.shards))
-    notes = {number: note for number, note in committed if note is not None}
-    _check(context.site.max_reject_share, job, layout, notes)
-    if len(notes) < layout.shards:
-        _make(context, params, job, layout, files, rank, notes)
-    return _publish(context, job, layout, notes)
+    names = [job.name(number) for number in range(layout.shards)]
+    # share=1.0 keeps shards with rejects: a pack's rejects depend on the records and parameters only, so making such a
+    # shard again would reject the same. With too many of them the step fails at once.
+    seals = earlier_commits(job.shards, names, layout.rows, share=1.0)
+    _check(context, layout, seals)
+    if len(seals) < layout.shards:
+        _make(context, job, layout, files, rank, seals)
+    return _outcome(context, layout, [seals[number] for number in range(layout.shards)])
 
 
 def _make(
     context: StepContext,
-    params: PackParams,
-    job: ShardJob,
+    job: PackJob,
     layout: Layout,
     files: Sequence[Path],
     rank: npt.NDArray[np.int64],
-    notes: dict[int, Note],
+    seals: Seals,
 ) -> None:
-    """Make the shards that are not committed yet, and fill in their notes."""
-    buckets = context.work() / "buckets"
-    paths = deal(files, rank, layout, buckets)
-    done, rejected = sum(layout.size(number) for number in notes), reasons(notes.values())
-    missing = [number for number in range(layout.shards) if number not in notes]
-    if notes:
-        print(f"{len(notes)} of {layout.shards} shards were committed by an earlier run", flush=True)
+    """Make and commit the shards that are missing."""
+    # A folder of its own, because another run of this step may work on the same machine.
+    buckets = tempfile.mkdtemp(prefix="buckets-", dir=context.work())
+    paths = deal(files, rank, layout, Path(buckets))
+    done, rejected = sum(layout.size(number) for number in seals), rejects_of(seals.values())
+    made = set(seals)
+    missing = [number for number in range(layout.shards) if number not in made]
     context.progress.update(done, layout.rows)
-    pieces = ((job, number, records) for number, records in shards(paths, layout) if number not in notes)
+    pieces = ((job, number, records) for number, records in shards(paths, layout) if number not in made)
     with workers_for(layout.rows - done, RAY_FROM) as workers:
-        for number, note in zip(missing, ordered(workers, build_shard, pieces), strict=True):
-            notes[number] = note
+        for number, seal in zip(missing, ordered(workers, build_shard, pieces), strict=True):
+            seals[number] = seal
             done += layout.size(number)
-            rejected += reasons([note])
+            rejected += rejects_of([seal])
             context.progress.update(done, layout.rows, rejected=rejected.total())
-            if exceeds(rejected, layout.rows, context.site.max_reject_share):
-                _check(context.site.max_reject_share, job, layout, notes)
+            if exceeds(rejected, layout.rows, context.locations.max_reject_share):
+                _check(context, layout, seals)
     shutil.rmtree(buckets, ignore_errors=True)
 
 
-def reasons(notes: Iterable[Note]) -> Counter[str]:
-    """Rejects by reason."""
-    return Counter(reason for note in notes for _, reason, _ in note["rejects"])
-
-
-def _check(share: float, job: ShardJob, layout: Layout, notes: dict[int, Note]) -> None:
-    """Fail if these shards reject too much."""
-    details = (detail for _, note in sorted(notes.items()) for _, _, detail in note["rejects"])
-    check_budget(
-        f"records of pack-{job.dataset}",
-        reasons(notes.values()),
+def _check(context: StepContext, layout: Layout, seals: Seals) -> None:
+    """Raise DataError if the rejects of these shards exceed the reject limit."""
+    details = (detail for _, seal in sorted(seals.items()) for _, _, detail in seal.facts["rejects"])
+    check_reject_limit(
+        f"records of pack-{context.inputs['inventory'].ref.name}",
+        rejects_of(seals.values()),
         layout.rows,
-        share,
+        context.locations.max_reject_share,
         f"The first: {next(details, '')}\n"
         "Correct the records or pack.max_tokens in the recipe, or allow more with max_reject_share.",
     )
 
 
-def _publish(context: StepContext, job: ShardJob, layout: Layout, notes: dict[int, Note]) -> Outcome:
-    """Take the commits into the artifact and account for every record."""
-    ordered_notes = [notes[number] for number in range(layout.shards)]
+def _outcome(context: StepContext, layout: Layout, seals: list[Seal]) -> Outcome:
+    """Count every record, and commit the table of rejects."""
     statistics: Counter[str] = Counter()
-    for number, note in enumerate(ordered_notes):
-        context.staging.adopt(context.store.join(job.path(number)), part_name(number, layout.shards))
-        statistics.update(note["statistics"])
-    context.staging.write_rejects([(i, why, detail) for note in ordered_notes for i, why, detail in note["rejects"]])
-    if not context.store.is_local:  # a local work folder is removed by the runner
-        context.store.fs.rm(context.store.join(job.folder), recursive=True)
+    for seal in seals:
+        statistics.update(seal.facts["statistics"])
+    rejects = [reject for seal in seals for reject in seal.facts["rejects"]]
+    summary = context.staging.commit_summary("rejects", {REJECTS: table_bytes(rejects_table(rejects))}, seals)
     counts = Counts(
         unit=context.step.unit,
         rows_in=layout.rows,
-        rows_out=sum(note["rows"] for note in ordered_notes),
-        rejected=dict(reasons(ordered_notes)),
+        rows_out=sum(seal.rows for seal in seals),
+        rejected=dict(rejects_of(seals)),
     )
-    return Outcome(counts, {**statistics, "shards": layout.shards})
+    return Outcome(counts, {**statistics, "shards": layout.shards}, seals=[*seals, summary])

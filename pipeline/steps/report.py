@@ -5,11 +5,12 @@ from pathlib import Path
 
 from model.errors import ConfigError
 from pipeline.artifacts.manifest import Counts
-from pipeline.fingerprints import Fingerprints
-from pipeline.report.build import build
+from pipeline.plan.fingerprints import Fingerprints
+from pipeline.plan.parameters import ReportParams
+from pipeline.plan.recipe import Weights
 from pipeline.report.collect import collect
+from pipeline.report.page import make_page
 from pipeline.steps.context import Outcome, StepContext
-from pipeline.steps.params import ReportParams
 
 PAGE = "report.html"
 
@@ -20,19 +21,19 @@ def run(context: StepContext) -> Outcome:
     total = len(context.inputs)
     context.progress.update(0, total)
     found = collect(params.recipe, params.variants, context.inputs)
-    page, statistics = build(found, context.job.ref.id, datetime.now(UTC), _miniature_weights(context))
+    weights = _miniature_weights(Fingerprints(Path(context.locations.scratch)))
+    page, statistics = make_page(found, context.job.ref.id, datetime.now(UTC), weights, context.job.command)
     context.staging.write_bytes(PAGE, page.encode("utf-8"))
     context.progress.update(total, total)
     return Outcome(Counts(unit=context.step.unit, rows_in=total, rows_out=total), statistics)
 
 
-def _miniature_weights(context: StepContext) -> dict[str, str]:
-    """Checksums of the miniature weights that ship with this code; those that are missing are left out."""
-    fingerprints = Fingerprints(Path(context.site.scratch) / "fingerprints")
+def _miniature_weights(fingerprints: Fingerprints) -> dict[str, str]:
+    """Role -> checksum of the miniature weights that ship with this code; those that are missing are left out."""
     found = {}
-    for role in ("florence", "sam", "text", "vision"):
+    for role in Weights.model_fields:
         try:
             found[role] = fingerprints.weights(role, "miniature")
         except ConfigError:
-            continue  # without them nothing can be said to be them
+            continue  # without the files, nothing in a run can be recognised as them
     return found

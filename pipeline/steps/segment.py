@@ -1,99 +1,89 @@
-"""segment: Florence-2 and SAM on every query of a subset; raw evidence, ungated (DESIGN section 4)."""
+"""segment: Florence-2 and SAM on every query of a subset; raw evidence, not gated yet."""
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.artifacts.manifest import Counts
+from pipeline.artifacts.shards import Seal, Shards
 from pipeline.artifacts.spec import short
-from pipeline.budget import check_budget, exceeds
-from pipeline.masks.setup import TeacherSetup
-from pipeline.masks.shards import Commits, Fault, commit, cut, facts_of, read_part, read_parts
+from pipeline.artifacts.staging import REJECTS, rejects_table, table_bytes
+from pipeline.compute.session import session
+from pipeline.masks.config import TeacherSetup
+from pipeline.masks.parts import cut, evidence_bytes, read_parts, shard_name
 from pipeline.masks.statistics import distribution
-from pipeline.ray_session import session
+from pipeline.plan.parameters import SegmentParams
 from pipeline.schemas import EVIDENCE, QUERIES, part_name
-from pipeline.sources.opening import image_root
 from pipeline.steps.context import Outcome, StepContext
-from pipeline.steps.params import SegmentParams
+from pipeline.steps.reject_limit import check_reject_limit, earlier_commits, exceeds, rejects_of
 
-Faults = dict[int, list[Fault]]  # of each committed shard
+Seals = dict[int, Seal]
+"""Number of a shard -> its commit."""
 
 
 def run(context: StepContext) -> Outcome:
-    """Segment every shard that is not committed yet, then publish all of them in order.
+    """Segment every shard that is not committed yet, and return all of them in order.
 
-    Raises StepError if Ray gives up, and DataError if too many queries are errors ('no region' is an answer).
+    Raises StepError if Ray fails, and DataError if too many queries have an error ('no_region' is not an error).
     """
     params = context.params(SegmentParams)
     queries = read_parts(context.input_path("subset"), QUERIES, "queries")
-    shards = cut(queries, params.teacher.shard_images)
-    commits = Commits(context.work() / "shards", shards)
-    faults = _committed(commits, shards, context.site.max_reject_share)
-    if faults:
-        print(f"{len(faults)} of {len(shards)} shards were committed by an earlier run", flush=True)
-    _compute(context, params, commits, shards, faults)
+    pieces = cut(queries, params.teacher.shard_images)
+    shards = context.staging.shards()
+    names = [shard_name(index, len(pieces)) for index in range(len(pieces))]
+    seals = earlier_commits(shards, names, len(queries), context.locations.max_reject_share)
+    _compute(context, params, shards, pieces, seals)
     name = context.inputs["inventory"].ref.name
-    check_budget(
+    check_reject_limit(
         f"queries of segment-{name}",
-        reasons(faults),
+        rejects_of(seals.values()),
         len(queries),
-        context.site.max_reject_share,
-        f"The first: {next((fault[2] for _, own in sorted(faults.items()) for fault in own), '')}\n"
+        context.locations.max_reject_share,
+        f"The first: {next((e[2] for _, seal in sorted(seals.items()) for e in seal.facts['rejects']), '')}\n"
         "Correct the cause and run again, which repeats only the shards with errors, or allow more with "
         f'max_reject_share. If images were changed on purpose, force = ["inventory-{name}"] looks at them again.',
     )
-    return _publish(context, commits, faults)
-
-
-def reasons(faults: Faults) -> Counter[str]:
-    """Errors by the name of their reason."""
-    return Counter(name for own in faults.values() for _, name, _ in own)
-
-
-def _committed(commits: Commits, shards: Sequence[pa.Table], share: float) -> Faults:
-    """The shards that an earlier run committed. If it failed for too many errors, those with errors are dropped."""
-    missing = set(commits.missing())
-    faults = {index: commits.faults(index) for index in range(len(shards)) if index not in missing}
-    if exceeds(reasons(faults), sum(len(shard) for shard in shards), share):
-        for index in [index for index, own in faults.items() if own]:
-            commits.drop(index)
-            del faults[index]
-    return faults
+    return _outcome(context, shards, [seals[index] for index in range(len(pieces))], len(queries))
 
 
 def _compute(
-    context: StepContext, params: SegmentParams, commits: Commits, shards: Sequence[pa.Table], faults: Faults
+    context: StepContext, params: SegmentParams, shards: Shards, pieces: Sequence[pa.Table], seals: Seals
 ) -> None:
-    """Commit every shard and note its errors; stops when there are too many."""
-    for index, shard in enumerate(shards):
-        if index not in faults and not len(shard):
-            commit(commits.path(index), EVIDENCE.empty_table(), {"shard": index})
-            faults[index] = []
-    total = sum(len(shard) for shard in shards)
-    done = sum(len(shards[index]) for index in faults)
+    """Commit every missing shard. Stops early when the errors exceed the reject limit; `run` raises then."""
+    for index, piece in enumerate(pieces):
+        if index not in seals and not len(piece):
+            seals[index] = _commit_empty(shards, index, len(pieces))
+    total = sum(len(piece) for piece in pieces)
+    done = sum(len(pieces[index]) for index in seals)
     context.progress.update(done, total)
     if done == total:
         return
-    root, errors = image_root(context.site, context.inputs["inventory"].ref.name), reasons(faults)
+    images, errors = context.images(context.inputs["inventory"].ref.name), rejects_of(seals.values())
+    missing = {index: piece for index, piece in enumerate(pieces) if index not in seals}
     with session():
-        from pipeline.masks.stream import segment_missing  # Ray Data takes seconds to import
+        from pipeline.masks.stream import segment_shards  # Ray Data takes seconds to import
 
-        for shard in segment_missing(commits, shards, root, _setup(context, params), context.resources):
-            done += shard.rows
-            faults[shard.shard] = commits.faults(shard.shard) if shard.errors else []
-            errors += reasons({shard.shard: faults[shard.shard]})
+        for shard in segment_shards(shards, missing, len(pieces), images, _setup(context, params), context.resources):
+            done += shard.seal.rows
+            seals[shard.index] = shard.seal
+            errors += rejects_of([shard.seal])
             context.progress.update(done, total, errors=errors.total(), shard_seconds=shard.seconds)
-            if exceeds(errors, total, context.site.max_reject_share):
-                break  # which ends the stream, for nothing else holds it
+            if exceeds(errors, total, context.locations.max_reject_share):
+                break  # nothing else refers to the stream, so Ray stops it
+
+
+def _commit_empty(shards: Shards, index: int, count: int) -> Seal:
+    content = evidence_bytes(EVIDENCE.empty_table(), {"shard": index})
+    return shards.commit(shard_name(index, count), {part_name(index, count): content}, 0, {"rejects": [], "device": ""})
 
 
 def _setup(context: StepContext, params: SegmentParams) -> TeacherSetup:
-    weights, resources = context.site.weights, context.resources
+    resources = context.resources
     return TeacherSetup(
-        florence=weights["florence"],
-        sam=weights["sam"],
+        florence=context.locations.weights_of("florence"),
+        sam=context.locations.weights_of("sam"),
         name=f"florence-2 {short(params.florence)} + sam {short(params.sam)}",
         config=params.teacher,
         device="cuda" if resources.gpus > 0 else "cpu",
@@ -101,40 +91,34 @@ def _setup(context: StepContext, params: SegmentParams) -> TeacherSetup:
     )
 
 
-def _publish(context: StepContext, commits: Commits, faults: Faults) -> Outcome:
-    """Copy the commits into the artifact and account for every row."""
-    count = len(faults)
+def _outcome(context: StepContext, shards: Shards, seals: list[Seal], rows_in: int) -> Outcome:
+    """Count every row, summarise the evidence, and commit the table of rejects."""
     statuses: Counter[str] = Counter()
-    devices: set[str] = set()
     scores: list[float | None] = []
-    instances: list[dict[str, Any]] = []
-    for index in range(count):
-        table = read_part(commits.path(index), EVIDENCE)
-        devices.add(facts_of(commits.path(index)).get("device", ""))
+    ious: dict[str, list[float | None]] = {"sam_iou": [], "agreement_iou": []}
+    # Read back from the committed files, because an earlier run may have made some of the shards.
+    for seal in seals:
+        with context.store.fs.open(shards.path(seal.files[0].path), "rb") as stream:
+            table = pq.read_table(stream, columns=["status", "polygon_score", "instances"])
         statuses.update(table["status"].to_pylist())
         scores += table["polygon_score"].to_pylist()
-        instances += [
-            {name: instance[name] for name in ("sam_iou", "agreement_iou")}
-            for own in table["instances"].to_pylist()
-            for instance in own
-        ]
-    rejects = [fault for index in range(count) for fault in faults[index]]
-    total = sum(statuses.values())
-    for index in range(count):
-        context.staging.add_file(commits.path(index), part_name(index, count))
-    context.staging.write_rejects(rejects)
+        for instance in (instance for own in table["instances"].to_pylist() for instance in own):
+            for name, values in ious.items():
+                values.append(instance[name])
+    rejects = [reject for seal in seals for reject in seal.facts["rejects"]]
+    summary = context.staging.commit_summary("rejects", {REJECTS: table_bytes(rejects_table(rejects))}, seals)
     statistics = {
         "status": dict(sorted(statuses.items())),
-        "shards": count,
-        "instances": len(instances),
+        "shards": len(seals),
+        "instances": len(ious["sam_iou"]),
         "polygon_score": distribution(scores),
-        "sam_iou": distribution(item["sam_iou"] for item in instances),
-        "agreement_iou": distribution(item["agreement_iou"] for item in instances),
+        **{name: distribution(values) for name, values in ious.items()},
     }
     counts = Counts(
         unit=context.step.unit,
-        rows_in=total,
-        rows_out=total - statuses["error"],
-        rejected=dict(sorted(reasons(faults).items())),
+        rows_in=rows_in,
+        rows_out=statuses.total() - statuses["error"],
+        rejected=dict(sorted(rejects_of(seals).items())),
     )
-    return Outcome(counts, statistics, ", ".join(sorted(devices - {""})) or "cpu")
+    devices = {str(seal.facts["device"]) for seal in seals} - {""}
+    return Outcome(counts, statistics, ", ".join(sorted(devices)) or "cpu", seals=[*seals, summary])

@@ -1,7 +1,7 @@
-"""subset: choose the records whose text the teachers see, by a seeded hash, and cut out that text.
+"""subset: choose the records whose text is sent to the teachers, by a seeded hash, and cut out that text.
 
-The choice depends on each record's id alone: not on the order of the file, nor on which other records there are, and
-a smaller subset is part of every larger one.
+Records are ranked by a hash of their id, so the choice does not depend on the order of the file, and a smaller subset
+is part of every larger one.
 """
 
 from collections import Counter
@@ -14,14 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.artifacts.manifest import Counts
-from pipeline.budget import check_budget
-from pipeline.masks.config import QueryKind
+from pipeline.plan.parameters import SubsetParams
 from pipeline.schemas import QUERIES, part_name
-from pipeline.sources.conversation import query_span, turn_text
+from pipeline.sources.conversation import QueryKind, query_span, turn_text
 from pipeline.sources.index import key_of
 from pipeline.sources.records import Turn, order_key
 from pipeline.steps.context import Outcome, StepContext
-from pipeline.steps.params import SubsetParams
+from pipeline.steps.reject_limit import check_reject_limit
 
 QUERIES_PER_SHARD = 16384
 BATCH = 4096  # records read at once
@@ -37,11 +36,11 @@ def run(context: StepContext) -> Outcome:
 
     left_out: Counter[str] = Counter()
     chosen = choose(eligible(files, params.query, left_out), params.size, params.seed)
-    check_budget(
+    check_reject_limit(
         f"records of subset-{context.inputs['inventory'].ref.name}",
         left_out,
         total,
-        1.0,  # records without an image or a question are no faults, unless they are all
+        1.0,  # records without an image or a question are normal; an error only if all of them are
         f"Queries of kind '{params.query}' need records with an image"
         f"{' and a question' if params.query == 'question' else ''}; correct the data, or 'query' in the recipe.",
     )
@@ -94,7 +93,7 @@ def eligible(files: list[Path], kind: QueryKind, left_out: Counter[str]) -> Iter
 
 
 def choose(ids: Iterator[str], size: int | None, seed: int) -> frozenset[bytes]:
-    """Hash places of the first `size` ids in the seeded hash order; `place` says whether an id is among them."""
+    """Sort keys (`place`) of the first `size` ids in the seeded hash order: 16 bytes per id instead of the ids."""
     places = np.frombuffer(b"".join(place(seed, sample_id) for sample_id in ids), dtype=">u8").reshape(-1, 2)
     if size is not None and size < len(places):
         order = np.lexsort((places[:, 1], places[:, 0]))
@@ -103,7 +102,7 @@ def choose(ids: Iterator[str], size: int | None, seed: int) -> frozenset[bytes]:
 
 
 def place(seed: int, sample_id: str) -> bytes:
-    """Where a record stands in the order of choice: 16 bytes."""
+    """Sort key of a record in the order of choice: 16 bytes."""
     return order_key("subset", seed, sample_id)
 
 
@@ -133,7 +132,7 @@ def _queries(batch: pa.Table, chosen: frozenset[bytes], params: SubsetParams) ->
 
 
 def pick_turns(sample_id: str, turns: list[Turn], params: SubsetParams) -> list[int]:
-    """The turns that are asked about: all that have a text, or one of them by hash."""
+    """The turns whose text is sent to the teachers: all that have such a text, or one of them by hash."""
     able = [number for number, turn in enumerate(turns) if params.query != "question" or turn.question]
     if params.turns == "all":
         return able

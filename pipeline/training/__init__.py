@@ -1,1 +1,1 @@
-"""Training: the order of samples, the batches, the loop that a Ray Train worker runs, its checkpoints."""
+"""Training: the order of samples, the batches, and the loop that a Ray Train worker runs."""

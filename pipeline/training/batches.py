@@ -1,4 +1,4 @@
-"""From rows of the pack to the tensors of a micro-batch, on a background thread.
+"""Turns rows of the pack into the tensors of a micro-batch, on a background thread.
 
 Shapes: B rows, T tokens of the longest row, S image cells, N rows with an image.
 """
@@ -24,21 +24,21 @@ Item = TypeVar("Item")
 
 
 class Guide(Protocol):
-    """Where masks come from (`CellTable`): all masks of a sample, by turn; an empty list where there is none."""
+    """A source of masks (`CellTable`): all masks of a sample, sorted by turn; an empty list if it has none."""
 
     def lookup(self, sample_id: str) -> Sequence[Entry]: ...
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch. `guided` marks rows that count in the guidance loss: all its conditions are checked here.
+    """One micro-batch. `guided` marks the rows that count in the guidance loss: all its conditions are checked here.
 
-    Counts are of this micro-batch: a trainer adds them up over the global batch before any loss is scaled.
+    Counts are those of this micro-batch. The trainer sums them over the global batch before it scales any loss.
     """
 
     input_ids: torch.Tensor  # (B, T)
     attention_mask: torch.Tensor  # (B, T)
-    labels: torch.Tensor  # (B, T), -100 where a token is no target
+    labels: torch.Tensor  # (B, T), -100 where a token is not a target
     pixel_values: torch.Tensor | None  # (N, 3, H, W)
     cell_mask: torch.Tensor | None  # (B, S) bool
     has_image: torch.Tensor | None  # (B,) bool
@@ -49,7 +49,7 @@ class Batch:
     guided_rows: int
     images: int
     tokens: int
-    notes: Counter[str]  # what was left out of the guidance, by reason
+    notes: Counter[str]  # masks that were left out of the guidance, by reason
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
@@ -66,12 +66,14 @@ class Batch:
 
 
 def query_tokens(row: PackRow, span: Span, char_start: int, char_end: int) -> npt.NDArray[np.bool_]:
-    """The tokens that stand for characters [char_start, char_end) of a turn's text (question + ' ' + answer).
+    """(tokens,) True where a token covers characters [char_start, char_end) of a turn's text (question + ' ' + answer).
 
-    Template tokens never count: they stand outside the question's and the answer's place in the conversation.
+    Template tokens are never among them: they are outside the spans of question and answer in the conversation.
     """
     question = span.question_end - span.question_start
     inside = np.zeros(len(row.input_ids), dtype=bool)
+    # The template moves question and answer apart, so each is mapped on its own: the overlap of the range with the
+    # part, shifted from the part's start in the turn's text to its start in the rendered conversation.
     for first, length, place in (
         (0, question, span.question_start),
         (question + 1, span.answer_end - span.answer_start, span.answer_start),
@@ -87,9 +89,9 @@ class Collator:
     """Makes a micro-batch from rows.
 
     Args:
-        image_processor: the student's own (`AgeVlmProcessor.image_processor`).
+        image_processor: the student's image processor (`AgeVlmProcessor.image_processor`).
         pad_id: token that fills short rows; masked out of attention and loss.
-        guide: masks, where the stage has a guidance loss.
+        guide: masks, if the stage has a guidance loss.
     """
 
     def __init__(
@@ -153,7 +155,7 @@ class Collator:
     def _guidance(
         self, rows: Sequence[PackRow], cell_mask: torch.Tensor | None, longest: int, notes: Counter[str]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-        """Guidance mask, query mask and guided rows; None where no row is guided."""
+        """Guidance mask (B, S), query mask (B, T) and guided rows (B,); None if no row is guided."""
         if self._guide is None or cell_mask is None:
             return None
         guidance_mask = torch.zeros_like(cell_mask)
@@ -183,7 +185,7 @@ class Collator:
 
 
 def prefetched(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
-    """The same items, made ahead of time by one background thread; its error is raised here.
+    """The same items, made ahead of time by one background thread. An error in the thread is raised here.
 
     The thread ends when the consumer stops early (closes the generator).
     """
@@ -192,6 +194,7 @@ def prefetched(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
     end = object()
 
     def put(failed: bool, value: Any) -> bool:
+        # With a timeout: when the consumer stops, the queue may stay full, and a blocking put would never return.
         while not stop.is_set():
             try:
                 ready.put((failed, value), timeout=0.1)

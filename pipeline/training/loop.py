@@ -1,8 +1,8 @@
 """The training loop of one stage: the same on one process and on many, with any number of micro-batches.
 
 Per global batch: L = L_LM + L_g, where L_LM is the mean over the batch's target tokens and L_g the mean over its
-guided rows (paper section 3.2.2; about 3 % of the rows are guided). Both counts are added up over all workers and
-micro-batches before any loss is scaled, so that how the batch is cut changes nothing but rounding.
+guided rows (paper section 3.2.2; about 3 % of the rows are guided). Both counts are summed over all workers and
+micro-batches before any loss is scaled, so that dividing the batch in another way changes only rounding.
 """
 
 import time
@@ -22,22 +22,22 @@ from model.stage_table import StageRow
 from model.stages import parameter_groups
 from pipeline.training.batches import Batch, Collator, prefetched
 from pipeline.training.config import StageConfig
+from pipeline.training.learning_rate import rate_factor
 from pipeline.training.metrics import Log, all_reduce, world_size
 from pipeline.training.order import SampleOrder
 from pipeline.training.pack_reader import PackReader
-from pipeline.training.schedule import rate_factor
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
 class StageTrainer:
-    """Trains a model, to which the stage's row has been applied, on its worker's slices of the order.
+    """Trains a model on this worker's slices of the sample order.
 
     Args:
         model: on its device, in fp32; parameters that require a gradient are trained.
-        row: says whether the guidance loss counts.
+        row: row of the stage table that was applied to the model.
         micro_batch: samples of one forward pass.
-        rank: this worker's number; the others' number is known from torch.distributed.
+        rank: this worker's number; the number of workers comes from torch.distributed.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class StageTrainer:
             self.model.activation_checkpointing_enable()
         self.parallel: nn.Module = self.model
         if world_size() > 1:
-            # Buffers (rotary frequencies) never change; broadcasting them each step would only cost time.
+            # Buffers (rotary frequencies) never change, so there is no need to broadcast them at each step.
             self.parallel = DistributedDataParallel(self.model, broadcast_buffers=False)
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -73,7 +73,7 @@ class StageTrainer:
     def run(self, report: Callable[[int, dict[str, Any] | None], None]) -> None:
         """Train from the first step to the last.
 
-        report: called after each step with the number of steps done, and a row of metrics where one is due.
+        report: called after each step with the number of steps done, and with a row of metrics every `log_every` steps.
         """
         batches = prefetched(self.micro_batches())
         try:
@@ -97,7 +97,7 @@ class StageTrainer:
             batches.close()  # type: ignore[attr-defined]
 
     def micro_batches(self) -> Iterator[list[Batch]]:
-        """Each step's micro-batches of this worker."""
+        """This worker's micro-batches of each step."""
         for step in range(self.order.steps):
             rows = [self._reader.row(a) for a in self.order.slice(step, self._rank, world_size())]
             yield [
@@ -107,6 +107,7 @@ class StageTrainer:
 
     def step(self, parts: list[Batch], rate: float) -> None:
         """One optimiser step on this worker's micro-batches of a global batch."""
+        # All workers divide by the same counts. A mean per micro-batch would weight rows by the size of their batch.
         counts = torch.tensor(
             [sum(p.target_tokens for p in parts), sum(p.guided_rows for p in parts)],
             dtype=torch.float64 if self.device.type != "mps" else torch.float32,
@@ -133,10 +134,10 @@ class StageTrainer:
             out = self.parallel(**batch.inputs(), return_logits=False, use_cache=False)
         loss = out.lm_loss_sum / tokens
         if out.guidance_loss_sum is not None:
-            # The counts that scale the loss were taken before the forward pass; the model must agree with them.
+            # The loss is scaled by counts from before the forward pass; the model must count the same rows.
             assert int(out.guided_rows) == part.guided_rows, (int(out.guided_rows), part.guided_rows)
             loss = loss + self.model.reduce_guidance(out.guidance_loss_sum, guided)
-        # DDP averages gradients over the workers; these losses are shares of one sum.
+        # DDP averages gradients over the workers, but these losses are to be summed.
         (loss * world_size()).backward()
         self.log.window.add(
             lm_loss_sum=float(out.lm_loss_sum.detach()),
@@ -153,7 +154,7 @@ class StageTrainer:
         self.notes.update(part.notes)
 
     def total_notes(self) -> dict[str, int]:
-        """What was left out of the guidance, by reason, over all workers. Every worker must call this."""
+        """Masks that were left out of the guidance, by reason, over all workers. Every worker must call this."""
         everyone: list[dict[str, int]] = [dict(self.notes)]
         if world_size() > 1:
             everyone = [{} for _ in range(world_size())]

@@ -1,8 +1,8 @@
-"""What a stage tells of itself while it trains: sums over workers and steps, written as rows of a table.
+"""Training metrics: sums over workers and steps, written as rows of a table.
 
 There is one row per `log_every` steps (and one for the last). Losses are means over all samples of those steps, on all
-workers. The lists have one element per cross-attention layer. What was learnt and how fast are two tables: the first is
-the same whenever a stage is made again, the second never is.
+workers. Lists have one element per cross-attention layer. METRICS and SPEED are separate tables: METRICS is the same
+each time a stage is made, SPEED is not.
 """
 
 import time
@@ -44,20 +44,20 @@ LAYERS = ("guidance_loss_sum", "attention_mass_sum", "padding_mass_sum")
 
 
 def all_reduce(value: torch.Tensor) -> torch.Tensor:
-    """Sum of a tensor over all workers, in place; the tensor itself where there is one worker."""
+    """Sum a tensor over all workers, in place; with one worker it is returned unchanged."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(value)
     return value
 
 
 def world_size() -> int:
-    """Workers that train together."""
+    """Number of workers that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 @dataclass
 class Window:
-    """Sums since the last row of metrics, of this worker."""
+    """This worker's sums since the last row of metrics."""
 
     layers: int
     scalars: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SCALARS, 0.0))
@@ -79,7 +79,7 @@ class Window:
 
     def reduced(self, device: torch.device) -> "Window":
         """The sums over all workers. Every worker must call this."""
-        # fp32 on devices without fp64 would lose counts above 2**24, so the sum is made on the CPU where it can be.
+        # In fp64: fp32 would lose counts above 2**24.
         numbers = torch.cat(
             [torch.tensor([self.scalars[n] for n in SCALARS], dtype=torch.float64), *self.per_layer.values()]
         )
@@ -101,7 +101,9 @@ class Log:
         self.rows: list[dict[str, Any]] = []
 
     def row(self, step: int, samples: int, learning_rate: float, gradient_norm: float) -> dict[str, Any]:
-        """Close the window: reduce it over all workers, remember and return its row."""
+        """Close the window: reduce it over all workers, store its row and return it. Every worker must call this."""
+        # Sums are over all workers but time is not, so rates are those of all workers together, and the wait is divided
+        # by their number.
         now = time.monotonic()
         total = self.window.reduced(self._device)
         elapsed = max(now - self._window_started, 1e-9)
@@ -139,5 +141,5 @@ class Log:
 
 
 def reduce_layers(values: Sequence[float], reduction: str) -> float:
-    """L_g of the layers' losses: their mean or sum, as the configuration says."""
+    """L_g from the losses of the layers: their mean or sum, as in `guidance_reduction`."""
     return sum(values) / (len(values) if reduction == "mean" else 1)

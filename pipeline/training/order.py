@@ -1,12 +1,12 @@
-"""The order of samples: which row of the pack stands at which position of the training stream.
+"""The order of samples: the row of the pack at each position of the training stream.
 
-A pure function of (seed, epoch, global step, global batch). The number of workers does not enter: a worker takes its
-slice of each global batch. Epoch 0 is the pack's own order, which the packer has drawn at random; each later epoch
-permutes the shards, and the rows within each, from (seed, epoch).
+A pure function of (seed, epoch, global step, global batch). It does not depend on the number of workers: each worker
+takes its slice of each global batch. Epoch 0 has the order of the pack, which is random already; each later epoch
+permutes the shards, and the rows within each shard, from (seed, epoch).
 
-The stream is one epoch after the other, cut into global batches. A batch that an epoch cannot fill goes on with the
-first rows of the next one, so every row is seen once an epoch; only what is left over at the very end of the last epoch
-(fewer rows than one global batch) is not trained on.
+The stream is one epoch after the other, cut into global batches. The last batch of an epoch is filled up with the first
+rows of the next one, so every row is seen once per epoch. Only the rows that are left at the end of the last epoch
+(fewer than one global batch) are not trained on.
 """
 
 from collections.abc import Sequence
@@ -23,21 +23,21 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Address:
-    """Where a row lies in the pack: the shard's number and the row's number in it."""
+    """The place of a row in the pack: the shard's number and the row's number in it."""
 
     shard: int
     row: int
 
 
 class SampleOrder:
-    """The whole run's stream of samples.
+    """The stream of samples of a whole run.
 
     Args:
         shards: per shard, the numbers of the rows that take part, in the shard's order.
-        seed: of the permutations of later epochs.
+        seed: seed of the permutations of later epochs.
         epochs: passes over all rows.
         global_batch: rows per optimiser step, over all workers.
-        max_steps: stop after so many steps; None for all epochs.
+        max_steps: stop after this many steps; None for all epochs.
 
     Raises ConfigError if there are too few rows for a single step.
     """
@@ -61,7 +61,7 @@ class SampleOrder:
 
     @property
     def samples(self) -> int:
-        """Samples of the whole run, repeated ones counted each time."""
+        """Samples of the whole run; a row that is seen twice counts twice."""
         return self.steps * self.global_batch
 
     @property
@@ -86,12 +86,14 @@ class SampleOrder:
         return [self.at(position) for position in range(first, first + self.global_batch)]
 
     def slice(self, step: int, rank: int, world_size: int) -> list[Address]:
-        """A worker's part of a global batch: contiguous, sizes differ by at most one, together the whole batch."""
+        """A worker's contiguous part of a global batch. Parts differ in size by at most one and make up the batch."""
         batch = self.batch(step)
         return batch[rank * len(batch) // world_size : (rank + 1) * len(batch) // world_size]
 
     def _permuted(self, epoch: int) -> tuple[Rows, Rows]:
-        """The shards in the order of an epoch, and where each ends in it."""
+        """The shards in the order of an epoch, and the end of each in the epoch's stream."""
+        # Shards are permuted, then rows within each, and not all rows at once: a worker reads one shard after another,
+        # and PackReader keeps the row groups of one shard in memory.
         shards = np.arange(len(self._sizes), dtype=np.int64)
         if epoch:
             shards = np.random.default_rng([self.seed, epoch, 0]).permutation(shards)

@@ -1,7 +1,7 @@
-"""Rows of a pack by address: row groups are read when needed and the latest are kept.
+"""Rows of a pack by address: row groups are read when needed, and the latest are kept in memory.
 
-Workers read the shards themselves, in the order that `order.py` gives, because the position in the stream must be known
-exactly for a resumed run to see the samples that an undisturbed one sees.
+Workers read the shards themselves, in the order of `order.py`, because a stage that is run again must see the same
+samples in the same order.
 """
 
 from collections import OrderedDict
@@ -18,13 +18,13 @@ from model.errors import DataError
 from pipeline.schemas import PACK
 from pipeline.training.order import Address
 
-MIN_CACHED_GROUPS = 4  # row groups; a shard's own number is added, so that a permuted shard is read once
+MIN_CACHED_GROUPS = 4  # row groups; the number of groups of a shard is added, so that a permuted shard is read once
 LISTS = ("input_ids", "target", "token_starts", "token_ends")
 
 
 @dataclass(frozen=True)
 class Span:
-    """Where a turn's texts stand in the rendered conversation, in characters."""
+    """The spans of a turn's question and answer in the rendered conversation, in characters."""
 
     turn: int
     question_start: int
@@ -47,7 +47,7 @@ class PackRow:
 
 
 class _Group:
-    """One row group in memory; a row is cut out without copying the others."""
+    """One row group in memory. A row is sliced out of Arrow's buffers, so that the other rows are not converted."""
 
     def __init__(self, table: pa.Table) -> None:
         columns = {name: table.column(name).combine_chunks() for name in PACK.names}
@@ -77,7 +77,7 @@ class _Group:
 class PackReader:
     """A pack's shards, open for reading. Used by one thread at a time.
 
-    Raises DataError for a folder without shards or with other columns than a pack's.
+    Raises DataError for a folder without shards, or without the columns of a pack.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -115,6 +115,11 @@ class PackReader:
         return self._group(address.shard, group).row(address.row - start)
 
     def _group(self, shard: int, group: int) -> _Group:
+        """A row group from memory, else from the file; the least recently used ones are dropped.
+
+        An epoch visits the rows of a shard in a random order, but finishes a shard before the next one begins. With
+        room for all groups of a shard, each group is read once per epoch.
+        """
         key = (shard, group)
         if key in self._groups:
             self._groups.move_to_end(key)
@@ -126,9 +131,9 @@ class PackReader:
         return self._groups[key]
 
     def with_image(self, shard: int) -> npt.NDArray[np.bool_]:
-        """Which rows of a shard have an image: bool (rows,).
+        """(rows,) True for rows of a shard that have an image.
 
-        Row groups whose statistics say that no image, or every image, is null are not read.
+        Row groups whose statistics show that no image, or every image, is null are not read.
         """
         file = self._files[shard]
         parts = []
@@ -153,7 +158,7 @@ class PackReader:
 
 
 def _null_images(group: Any) -> int | None:
-    """Null images of a row group according to its statistics; None if they do not say."""
+    """Number of null images in a row group, from its statistics; None if they do not have it."""
     for c in range(group.num_columns):
         column = group.column(c)
         if column.path_in_schema == "image":

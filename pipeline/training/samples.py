@@ -1,4 +1,4 @@
-"""What a stage reads: its pack, the rows that take part, and their order. Imports no torch: the driver reads it too."""
+"""The samples of a stage: its pack, the rows that take part, and their order. No torch: the driver uses this too."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What one Ray Train worker does: build the student, train its share of the stage; worker 0 saves the result."""
+"""A Ray Train worker: builds the student and trains on its slice of each batch; worker 0 commits the result."""
 
 import json
 import tempfile
@@ -13,54 +13,53 @@ import transformers
 
 from model.stage_table import stage_row
 from model.stages import StageReport, apply_stage
-from pipeline.artifacts.store import Artifact, ArtifactStore
-from pipeline.config import validate
-from pipeline.job import JobSpec
+from pipeline.artifacts.progress import Progress
+from pipeline.artifacts.shards import Seal, Shards, folder_content
+from pipeline.artifacts.store import ArtifactStore
 from pipeline.masks.cells import CellTable
-from pipeline.progress import Progress
-from pipeline.steps.params import StageParams
-from pipeline.steps.table import STEPS
+from pipeline.schemas import METRICS_FILE, MODEL, SPEED_FILE, STAGE_FILE
 from pipeline.training.batches import Collator
-from pipeline.training.build import build_student
-from pipeline.training.checkpoint import save_student
-from pipeline.training.layout import METRICS_FILE, MODEL, SPEED_FILE, STAGE_FILE
+from pipeline.training.config import StageTask
 from pipeline.training.loop import StageTrainer
 from pipeline.training.metrics import METRICS, SPEED
 from pipeline.training.samples import open_samples
+from pipeline.training.student import build_student, save_student
 
 
-def train(config: dict[str, Any]) -> None:
-    """Train a stage. `config`: 'job' (a JobSpec as plain data) and 'cells' (the folder of a CellTable, or None)."""
-    job = validate(JobSpec, config["job"], "the training job")
-    params = validate(StageParams, job.spec.params, f"parameters of {job.key}")
+def train(task: StageTask, shards: Shards, cells: tuple[Shards, Seal] | None) -> None:
+    """Train a stage and commit it.
+
+    Args:
+        shards: worker 0 commits the result here, under the name 'stage'.
+        cells: the commit of a CellTable; None if the stage has no guidance loss.
+    """
     rank = ray.train.get_context().get_world_rank()
     device = ray.train.torch.get_device()
     transformers.logging.disable_progress_bar()
     if device.type == "cpu":
-        torch.set_num_threads(job.resources.threads)
-    torch.manual_seed(params.seed)
+        torch.set_num_threads(task.threads)
+    torch.manual_seed(task.seed)
 
-    store, cache = ArtifactStore(job.site.root), Path(job.site.scratch) / "cache"
-    folders = {name: store.require(ref).local(cache) for name, ref in job.inputs.items()}
-    row = stage_row(params.row)
-    samples = open_samples(folders["pack"], row, params.config, params.seed)
-    parent = folders["parent"] / MODEL if "parent" in folders else None
-    weights = job.site.weights
-    model, processor = build_student(params.student, weights["text"], weights["vision"], params.seed, parent)
+    store, cache = ArtifactStore(task.store), Path(task.cache)
+    row = stage_row(task.row)
+    samples = open_samples(store.require(task.inputs["pack"]).local(cache), row, task.config, task.seed)
+    parent = store.require(task.inputs["parent"]).local(cache) / MODEL if "parent" in task.inputs else None
+    model, processor = build_student(task.student, task.text, task.vision, task.seed, parent)
     model.to(device)
     stage = apply_stage(model, row)
-    guide = CellTable.open(Path(config["cells"])) if config["cells"] else None
+    guide = None if cells is None else CellTable.open(cells[0].local(cells[1], cache))
     trainer = StageTrainer(
         model,
         row,
-        params.config,
+        task.config,
         samples.order,
         samples.reader,
         Collator(processor.image_processor, processor.tokenizer.pad_token_id, guide),
-        job.resources.micro_batch,
+        task.micro_batch,
         rank,
     )
-    progress = Progress(store, job.ref.id, STEPS[job.spec.step].unit) if rank == 0 else None
+    # Every worker has the same metrics, reduced over all of them; only worker 0 reports and commits.
+    progress = Progress(store, task.artifact, task.unit) if rank == 0 else None
     latest: dict[str, float] = {}
 
     def report(done: int, metrics: dict[str, Any] | None) -> None:
@@ -70,34 +69,27 @@ def train(config: dict[str, Any]) -> None:
                 latest["guidance"] = metrics["guidance_loss"]
                 latest["in_mask"] = metrics["attention_in_mask"][0]
         if progress is not None:
-            progress.update(done * params.config.global_batch, samples.order.samples, **latest)
+            progress.update(done * task.config.global_batch, samples.order.samples, **latest)
 
     trainer.run(report)
-    notes = trainer.total_notes()
-    if rank != 0:
-        ray.train.report({})
-        return
-    with tempfile.TemporaryDirectory(prefix="agevlm-stage-") as folder:
-        save_student(model, processor, Path(folder) / MODEL)
-        (Path(folder) / SPEED_FILE).parent.mkdir()
-        pq.write_table(trainer.log.table(METRICS), Path(folder) / METRICS_FILE, compression="zstd")
-        pq.write_table(trainer.log.table(SPEED), Path(folder) / SPEED_FILE, compression="zstd")
-        summary = summarise(stage, trainer, notes) | {"system_prompt": system_prompt(store.require(job.inputs["pack"]))}
-        (Path(folder) / STAGE_FILE).write_text(json.dumps(summary, indent=2) + "\n")
-        device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        ray.train.report(
-            {"summary": summary, "device": device_name}, checkpoint=ray.train.Checkpoint.from_directory(folder)
-        )
+    left_out = trainer.total_notes()  # before the branch: all workers must take part in the reduction
+    if rank == 0:
+        with tempfile.TemporaryDirectory(prefix="agevlm-stage-") as name:
+            folder = Path(name)
+            summary = summarise(stage, trainer, left_out) | {"system_prompt": task.system_prompt}
+            save_student(model, processor, folder / MODEL)
+            (folder / SPEED_FILE).parent.mkdir()
+            pq.write_table(trainer.log.table(METRICS), folder / METRICS_FILE, compression="zstd")
+            pq.write_table(trainer.log.table(SPEED), folder / SPEED_FILE, compression="zstd")
+            (folder / STAGE_FILE).write_text(json.dumps(summary, indent=2) + "\n")
+            device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+            facts = {"summary": summary, "device": device_name}
+            shards.commit("stage", folder_content(folder), samples.order.distinct, facts)
+    ray.train.report({})
 
 
-def system_prompt(pack: Artifact) -> str | None:
-    """The system turn of the pack's conversations: who asks the student later must say it too."""
-    value = pack.manifest.spec.params.get("pack", {}).get("system_prompt")
-    return None if value is None else str(value)
-
-
-def summarise(stage: StageReport, trainer: StageTrainer, notes: dict[str, int]) -> dict[str, Any]:
-    """The content of stage.json: what was trained, on how much, and where it ended."""
+def summarise(stage: StageReport, trainer: StageTrainer, left_out: dict[str, int]) -> dict[str, Any]:
+    """The content of stage.json: the trained parameters, the amount of data, and the last metrics."""
     last = trainer.log.rows[-1]
     row, order = stage.stage, trainer.order
     return {
@@ -112,6 +104,6 @@ def summarise(stage: StageReport, trainer: StageTrainer, notes: dict[str, int]) 
         "distinct_samples": order.distinct,
         "rows": order.rows,
         "guided_rows": sum(r["guided_rows"] for r in trainer.log.rows),
-        "guidance_left_out": notes,
+        "guidance_left_out": left_out,
         "final": {k: last[k] for k in ("lm_loss", "guidance_loss", "attention_in_mask", "attention_on_padding")},
     }

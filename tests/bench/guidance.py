@@ -1,4 +1,4 @@
-"""What the guidance loss costs: a cross-attention layer at the paper's width, every row guided, beside itself unguided.
+"""The cost of the guidance loss: one cross-attention layer at the paper's width, with every row guided and with none.
 
 Run: `python -m tests.bench guidance`. Every variant is timed in the same process, alternating, so that a busy machine
 slows all of them alike; the figure is the ratio of the fastest runs.
@@ -20,7 +20,7 @@ import torch
 from model.agevlm import cross_attention
 from model.agevlm.configuration_agevlm import AgeVlmConfig
 from model.agevlm.cross_attention import CrossAttentionLayer, ImageContext
-from model.agevlm.guidance import GuidancePlan, guidance_loss, plan_guidance, query_averaged_map
+from model.agevlm.guidance import GuidancePlan, guidance_loss, query_averaged_map, select_guided_rows
 
 LEAN_TIME, LEAN_BYTES = 1.15, 1.10  # what the lean way may cost, times the unguided layer
 Run = Callable[[], None]
@@ -60,7 +60,7 @@ class Case:
         mask_GS[:, cells // 2 : cells // 2 + 60] = True
         everyone = torch.ones(rows, dtype=torch.bool, device=device)
         query_BT = torch.ones(rows, tokens, dtype=torch.bool, device=device)
-        self.plan = plan_guidance(everyone, mask_GS, query_BT, everyone, self.key_mask_BS)
+        self.plan = select_guided_rows(everyone, mask_GS, query_BT, everyone, self.key_mask_BS)
         self.cuda = device == "cuda"
 
     def forward(self, guided: bool) -> torch.Tensor:
@@ -143,7 +143,7 @@ def measure(rows: int, tokens: int, repeats: int, device: str, dtype: torch.dtyp
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the figures as JSON; 1 if the lean way costs more than it may."""
+    """Print the figures as JSON; returns 1 if the lean way costs more than LEAN_TIME or LEAN_BYTES."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench guidance", description=__doc__)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=128)

@@ -1,4 +1,4 @@
-"""A temporary Prefect server for the tests that walk a plan; started once, and only if one of them runs."""
+"""A temporary Prefect server for the tests that run flows; started once, and only if one of them runs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ def prefect_server() -> Iterator[None]:
 
 @pytest.fixture
 def surroundings(prefect_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The environment of a flow run: a server, a store in a temporary folder, and the address of no Ray."""
+    """The environment of a flow run: a server, a store in a temporary folder, and an address where no Ray answers."""
     monkeypatch.setenv("AGEVLM_STORE", str(tmp_path / "store"))
     monkeypatch.setenv("AGEVLM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("AGEVLM_RAY_JOBS_URL", "http://ray.test")

@@ -1,4 +1,4 @@
-"""The recipe 'photos' on the real stack: photographs with COCO's annotations, from raw files to report and answer."""
+"""The recipe 'photos' on a real stack: photographs with COCO annotations, from raw files to report and answer."""
 
 import re
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from flows.home import ROOT
+from pipeline.artifacts.paths import PROJECT
 from pipeline.artifacts.store import Artifact, ArtifactStore
-from tests.flows.test_stack_system import Home
+from tests.infra.local.test_stack_system import Home
 
-PHOTOS = ROOT.parent / "shared" / "data" / "coco_mini"
+PHOTOS = PROJECT.parent / "shared" / "data" / "coco_mini"
 
 pytestmark = [
     pytest.mark.system,
@@ -23,7 +23,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
-    """A stack on which the recipe ran to its end."""
+    """A stack after a complete run of the recipe."""
     found = Home(tmp_path_factory.mktemp("photos") / "home")
     up = found.agevlm("up")
     assert up.returncode == 0, up.stdout + up.stderr
@@ -70,7 +70,7 @@ def test_no_question_is_about_a_photograph_that_was_trained_on(home: Home) -> No
 def test_the_report_says_how_bad_the_teachers_are_on_photographs(home: Home) -> None:
     report = made(home)["report/photos"]
     page = (report.local() / "report.html").read_text(encoding="utf-8")
-    assert "Beside the truth" in page
+    assert "Compared with the truth" in page
     assert re.search(r"mean IoU 0\.\d\d", page)
 
 

@@ -1,4 +1,4 @@
-"""Opening images that nobody vouches for."""
+"""Decoding of untrusted images."""
 
 import pickle
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from model.images import MAX_BYTES, ImageError, decode_image
-from tests.pipeline.sources.pictures import (
+from tests.pipeline.sources.fixtures_pictures import (
     BLUE,
     RED,
     animated,

@@ -1,4 +1,4 @@
-"""The stage table and what applying it does: the trainable set is the table's, and nothing frozen moves by a bit."""
+"""Applying the stage table: exactly the table's parameters train, and frozen ones stay bitwise the same."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import torch
 from model.errors import ConfigError
 from model.stage_table import PARTS, STAGES, stage_row, trains
 from model.stages import apply_stage, describe_stages, parameter_groups, parts, prove_stage
-from tests.model.agevlm.tiny import guided_batch, tiny_model
+from tests.model.agevlm.fixtures_tiny_models import guided_batch, tiny_model
 
 # Table 1 of the paper, written down a second time: what trains in each part, and the two losses.
 PAPER = {

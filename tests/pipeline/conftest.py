@@ -1,4 +1,4 @@
-"""A student on disk, for the programs that take one."""
+"""A tiny student on disk, for tests of the programs that open one."""
 
 from pathlib import Path
 
@@ -7,14 +7,13 @@ import pytest
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny student that looks at its pictures, saved as a stage saves it."""
+    """A tiny student whose cross-attention is not zero, saved with `save_student`."""
     # Imported here: most tests below this folder need no model.
     import torch
 
-    from pipeline.training.build import join_backbones
-    from pipeline.training.checkpoint import save_student
     from pipeline.training.config import StudentConfig
-    from tests.pipeline.training.world import make_backbones
+    from pipeline.training.student import join_backbones, save_student
+    from tests.pipeline.training.fixtures_tiny_training import make_backbones
 
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("student")

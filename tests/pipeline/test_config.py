@@ -1,4 +1,4 @@
-"""What a refused configuration says: field, value and remedy, and never a whole section."""
+"""Errors of a wrong configuration: they name field, value and remedy, and never repeat a whole section."""
 
 from typing import Self
 
@@ -49,6 +49,6 @@ def test_a_section_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(("text", "words"), [("a: [", "is not YAML"), ("- a", "must be a mapping of fields")])
-def test_yaml_that_is_no_mapping_is_refused(text: str, words: str) -> None:
+def test_yaml_that_is_not_a_mapping_is_refused(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read_yaml(text, "x.yaml")

@@ -1,4 +1,4 @@
-"""The three questions of the analysis: answers, hidden states, attention maps and their picture."""
+"""The interface of the analysis: answers, hidden states, attention maps and their picture."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from PIL import Image
 from model.agevlm.analysis import AgeVlm
 from model.agevlm.processing_agevlm import AgeVlmProcessor
 from model.interface import VisionLanguageModel
-from tests.model.agevlm.tiny import tiny_model
-from tests.model.agevlm.words import word_tokenizer
+from tests.model.agevlm.fixtures_tiny_models import tiny_model
+from tests.model.agevlm.fixtures_word_tokenizer import word_tokenizer
 
 WIDE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8))
 

@@ -1,5 +1,7 @@
-"""Whose characters are whose, for any words and any template; and what is refused before it is rendered."""
+"""Positions of messages and targets for any words and any template, and the messages that are refused."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -7,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.agevlm.chat_templates import CHATML, LLAMA3, PLAIN
-from model.agevlm.chat_text import EncodedChat
+from model.agevlm.chat_text import EncodedChat, Span, covered
 from model.agevlm.image_processing_agevlm import AgeVlmImageProcessor
 from model.agevlm.processing_agevlm import AgeVlmProcessor
-from tests.model.agevlm.words import LLAMA3_TOKENS, word_tokenizer
+from tests.model.agevlm.fixtures_word_tokenizer import LLAMA3_TOKENS, word_tokenizer
 
 IM_TOKENS = ("<|im_start|>", "<|im_end|>")
 TRIMMED = LLAMA3.replace("message['content'] }}", "message['content'] | trim }}")
@@ -24,7 +26,7 @@ PROCESSORS = {
 
 
 def written(name: str, role: str, content: str) -> tuple[str, str, str]:
-    """What stands before a message, the message, and what closes it, by hand."""
+    """The text before a message, the message, and the text that closes it, by hand."""
     if name == "chatml":
         return f"<|im_start|>{role}\n", content, "<|im_end|>"
     if name == "plain":
@@ -82,6 +84,25 @@ def test_every_message_lies_at_its_own_place(name: str, system: str | None, firs
     for number, (start, end) in enumerate(spans):
         tokens = range(*encoded.token_span(number))
         assert [t for t, (a, b) in enumerate(encoded.offsets) if start < end and a < end and b > start] == list(tokens)
+
+
+@given(
+    st.lists(st.integers(0, 30), max_size=12), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 5)), max_size=8)
+)
+def test_covered_tokens_share_a_character_with_a_span(cuts: list[int], tokens: list[tuple[int, int]]) -> None:
+    edges = sorted(cuts)
+    spans: list[Span] = list(zip(edges[::2], edges[1::2], strict=False))  # disjoint and in order, some of no width
+    offsets = [(start, start + length) for start, length in tokens]
+    inside = {character for start, end in spans for character in range(start, end)}
+    assert covered(offsets, spans) == [bool(inside & set(range(a, b))) for a, b in offsets]
+
+
+def test_chat_text_and_templates_need_no_torch() -> None:
+    code = (
+        "import sys, model.agevlm.chat_text, model.agevlm.chat_templates; "
+        "sys.exit(int(any(m in sys.modules for m in ('torch', 'transformers'))))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_chat_that_the_assistant_begins_trains_its_words_only() -> None:

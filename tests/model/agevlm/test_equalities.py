@@ -1,4 +1,4 @@
-"""The equalities that prove the model: against Llama, a naive loop, and itself row by row and step by step."""
+"""The model equals Llama, a naive loop, and itself computed row by row and step by step."""
 
 import math
 from pathlib import Path
@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from model.agevlm.backbones import from_backbones, to_llama
 from model.agevlm.cross_attention import ImageContext
 from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
-from tests.model.agevlm.tiny import VISION, batch, guided_batch, tiny_llama, tiny_model
+from tests.model.agevlm.fixtures_tiny_models import VISION, batch, guided_batch, tiny_llama, tiny_model
 
 KINDS = ["layer", "in_block"]
 
@@ -28,7 +29,7 @@ def test_in_bfloat16_too_the_initial_model_is_its_text_backbone(kind: str, tmp_p
     tiny_llama(max_position_embeddings=512).save_pretrained(tmp_path / "llama")
     llama = LlamaForCausalLM.from_pretrained(tmp_path / "llama", dtype=torch.bfloat16).eval()
     at = [1, 4] if kind == "layer" else [1, 3]
-    model = AgeVlmForConditionalGeneration.from_backbones(
+    model = from_backbones(
         tmp_path / "llama", VISION, dtype=torch.bfloat16, cross_attention=kind, cross_attention_layers=at
     )
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -36,7 +37,7 @@ def test_in_bfloat16_too_the_initial_model_is_its_text_backbone(kind: str, tmp_p
     with torch.no_grad():
         expected = llama(ids).logits
         assert torch.equal(model(ids).logits, expected)
-        assert torch.equal(model.to_llama()(ids).logits, expected)
+        assert torch.equal(to_llama(model)(ids).logits, expected)
         model.save_pretrained(tmp_path / "saved")
         again = AgeVlmForConditionalGeneration.from_pretrained(tmp_path / "saved", dtype=torch.bfloat16).eval()
         assert torch.equal(again(ids).logits, expected)
@@ -52,7 +53,7 @@ def test_normal_init_looks_at_the_image_from_the_start() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_an_image_a_trained_model_is_a_llama_with_its_current_weights(kind: str) -> None:
     model, inputs = tiny_model(trained=True, cross_attention=kind), batch()
-    llama = model.to_llama()
+    llama = to_llama(model)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     with torch.no_grad():
         expected = llama(ids, attention_mask=mask).logits
@@ -171,7 +172,7 @@ def test_text_only_rows_get_exactly_zero_and_never_nan(kind: str) -> None:
     inputs["pixel_values"][2] = 0
     with torch.no_grad():
         mixed = model(**inputs).logits[2]
-        alone = model.to_llama()(inputs["input_ids"][2:]).logits[0]
+        alone = to_llama(model)(inputs["input_ids"][2:]).logits[0]
     assert torch.allclose(mixed, alone, rtol=0, atol=1e-5)
     model.train()
     model(**inputs).loss.backward()
@@ -248,14 +249,14 @@ def test_a_row_whose_cells_are_all_padding_has_no_image_even_if_padding_is_not_m
     inputs["cell_mask"][2] = False
     with torch.no_grad():
         mixed = model(**inputs).logits[2]
-        alone = model.to_llama()(inputs["input_ids"][2:]).logits[0]
+        alone = to_llama(model)(inputs["input_ids"][2:]).logits[0]
     assert torch.allclose(mixed, alone, rtol=0, atol=1e-5)
 
 
 def test_training_on_text_alone_with_a_cache_is_a_llama_step() -> None:
     model, inputs = tiny_model(trained=True).train(), batch()
     out = model(inputs["input_ids"], use_cache=True)
-    assert torch.allclose(out.logits, model.to_llama()(inputs["input_ids"]).logits, rtol=0, atol=1e-5)
+    assert torch.allclose(out.logits, to_llama(model)(inputs["input_ids"]).logits, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -283,7 +284,7 @@ def test_a_misspelt_setting_is_named() -> None:
     with pytest.raises(ValueError, match="mask_pading"):
         tiny_model(mask_pading=False)
     with pytest.raises(ValueError, match="image_sise"):
-        AgeVlmForConditionalGeneration.from_backbones(tiny_llama(), {**VISION, "image_sise": 64})
+        from_backbones(tiny_llama(), {**VISION, "image_sise": 64})
 
 
 def test_shapes_that_do_not_belong_together_are_named() -> None:

@@ -1,4 +1,4 @@
-"""Eq. 3: the averaged map and its gradient, the loss by hand, and everything that could become NaN."""
+"""Eq. 3: the averaged map and its gradient, the loss by hand, and inputs that could give NaN."""
 
 import math
 
@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.agevlm import guidance
-from model.agevlm.guidance import GuidancePlan, guidance_loss, plan_guidance, query_averaged_map
+from model.agevlm.guidance import GuidancePlan, guidance_loss, query_averaged_map, select_guided_rows
 
 B, H, K, T, S, E = 3, 4, 2, 7, 10, 5
 
 
 def naive_map(q: torch.Tensor, k: torch.Tensor, plan: GuidancePlan, scaling: float) -> torch.Tensor:
-    """What autograd would do on its own: every weight at once."""
+    """The plain way, by autograd: all weights at once."""
     scores = q @ k.repeat_interleave(q.shape[1] // k.shape[1], dim=1).transpose(2, 3) * scaling
     for row, cells in zip(plan.rows, plan.cells or (), strict=bool(plan.cells)):
         hidden = torch.ones(k.shape[2], dtype=torch.bool)
@@ -178,12 +178,12 @@ def test_only_usable_rows_count() -> None:
     has_image[4] = False
     mask[5], cells[5] = False, False  # a mask on padding only
     mask[5, 0], cells[5, 1] = True, True
-    plan = plan_guidance(guided, mask, query, has_image, cells)
+    plan = select_guided_rows(guided, mask, query, has_image, cells)
     assert plan.rows == (0,)
     assert torch.equal(plan.tokens[0], torch.arange(T))
     assert plan.cells is not None
     assert torch.equal(plan.cells[0], torch.arange(S))
-    assert plan_guidance(guided & False, mask, query, has_image, None).rows == ()
+    assert select_guided_rows(guided & False, mask, query, has_image, None).rows == ()
 
 
 @given(st.integers(0, 10_000), st.integers(1, S - 1), st.sampled_from([1, 17, 1 << 20]))

@@ -1,26 +1,18 @@
-"""What users of transformers expect: save, load, generate, checkpointing, the Trainer, an export that stands alone."""
+"""AGE-VLM with the tools of transformers: save, load, generate, checkpointing, the Trainer."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import DynamicCache, Trainer, TrainingArguments
 
+from model.agevlm.backbones import from_backbones, to_llama
 from model.agevlm.cross_attention import ImageContext
-from model.agevlm.inputs import guidance_plan
+from model.agevlm.inputs import checked_guidance_plan
 from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
-from model.agevlm.processing_agevlm import AgeVlmProcessor
-from model.export import write_export
-from model.history import History, Stage
-from tests.model.agevlm.tiny import VISION, batch, guided_batch, tiny_llama, tiny_model
-from tests.model.agevlm.words import word_tokenizer
+from tests.model.agevlm.fixtures_tiny_models import VISION, batch, guided_batch, tiny_llama, tiny_model
 
 KINDS = ["layer", "in_block"]
 GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
@@ -66,7 +58,9 @@ def test_the_picture_follows_the_text_to_another_device(kind: str) -> None:
     layer = model.model.language_model.layers[1].to("meta")
     visual = torch.zeros(3, 16, 32)
     image = ImageContext(inputs["cell_mask"], torch.ones(3, dtype=torch.bool))
-    image.plan = guidance_plan(image, visual, inputs["guidance_mask"], inputs["query_mask"], inputs["guided"], 3, 9)
+    image.plan = checked_guidance_plan(
+        image, visual, inputs["guidance_mask"], inputs["query_mask"], inputs["guided"], 3, 9
+    )
     moved = image.to(torch.device("meta"))
     tensors = [moved.key_mask_BS, moved.has_image_B, moved.plan.mask_GS, *moved.plan.tokens, *moved.plan.cells]
     assert {t.device.type for t in tensors} == {"meta"}
@@ -101,7 +95,7 @@ def test_incomplete_weights_are_refused(damage: str, tmp_path: Path) -> None:
     else:
         file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj" if damage == "missing" else str(tmp_path)):
-        AgeVlmForConditionalGeneration.from_backbones(tmp_path, VISION)
+        from_backbones(tmp_path, VISION)
 
 
 def test_cached_steps_are_exact_and_encode_the_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +134,7 @@ def test_a_left_padded_mixed_batch_generates_what_its_rows_generate() -> None:
             ids, attention_mask=mask, pixel_values=pixels, cell_mask=cells, has_image=has_image, **GREEDY
         )
         seeing = model.generate(full["input_ids"][:1], pixel_values=pixels, cell_mask=cells[:1], **GREEDY)
-        blind = model.to_llama().double().generate(full["input_ids"][1:, 4:], **GREEDY)
+        blind = to_llama(model).double().generate(full["input_ids"][1:, 4:], **GREEDY)
     assert torch.equal(together[0, 9:], seeing[0, 9:])
     assert torch.equal(together[1, 9:], blind[0, 5:])
 
@@ -213,60 +207,7 @@ def test_the_trainer_trains_it(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), trainer.model.cpu().parameters(), strict=True))
 
 
-STRANGER = """
-import sys
-from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
-try:
-    import model
-    sys.exit("the project is importable here")
-except ImportError:
-    pass
-folder = sys.argv[1]
-net = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True)
-processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
-chat = [{"role": "user", "content": [{"type": "image", "image": Image.open(folder + "/photo.png")},
-                                     {"type": "text", "text": "is it red"}]}]
-inputs = processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True,
-                                       return_tensors="pt")
-out = net.generate(**inputs, max_new_tokens=5, min_new_tokens=5, do_sample=False)
-print("IDS", out[0].tolist())
-net.save_pretrained(folder + "/again")
-"""
-
-
-def test_an_export_opens_where_this_project_is_not(tmp_path: Path) -> None:
-    folder = tmp_path / "export"
-    model = tiny_model(trained=True)
-    processor = AgeVlmProcessor.from_backbones(word_tokenizer(), model.config.vision_config)
-    stages = (Stage("stage1", "abc", False, 0, {"adapter": 12}, {"optimiser steps": "50"}),)
-    lineage = {"artifact": "checkpoint/stage1/abc"}
-    history = History("checkpoint/stage1/abc", None, stages, "float32", lineage=lineage)
-    write_export(model, processor, folder, history)
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 50, 3), dtype=np.uint8))
-    photo.save(folder / "photo.png")
-    card = (folder / "README.md").read_text()
-    for fact in ("| optimiser steps | 50 |", "checkpoint/stage1/abc", "4 layers", "| number format | float32 |"):
-        assert fact in card
-    assert f"{sum(p.numel() for p in model.parameters()):,}" in card
-    assert json.loads((folder / "lineage.json").read_text()) == lineage
-    run = subprocess.run(
-        [sys.executable, "-I", "-c", STRANGER, str(folder)],
-        cwd=tmp_path, env={**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    assert "Do you wish" not in run.stdout  # trusted once is trusted for all parts
-    chat = [{"role": "user", "content": [{"type": "image", "image": photo}, {"type": "text", "text": "is it red"}]}]
-    inputs = processor.apply_chat_template(
-        chat, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    expected = model.generate(**inputs, max_new_tokens=5, min_new_tokens=5, do_sample=False)
-    assert f"IDS {expected[0].tolist()}" in run.stdout
-    assert (folder / "again" / "modeling_agevlm.py").is_file()  # and what a stranger saves carries the code on
-
-
-def test_the_export_carries_every_file_that_it_needs() -> None:
+def test_a_saved_folder_carries_every_file_that_it_needs() -> None:
     """Files of the package import nothing of the project but each other, relatively."""
     package = Path(__file__).parents[3] / "model" / "agevlm"
     for file in package.glob("*.py"):

@@ -1,4 +1,4 @@
-"""The square and its twin for masks, against brute force on every canvas pixel."""
+"""The geometry of the square for images and masks, compared with exact fractions for every pixel."""
 
 from fractions import Fraction
 
@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.agevlm.letterbox import Geometry, content_cells, fit, mask_to_cells
+from model.agevlm.letterbox import LETTERBOXES, Geometry, content_cells, fit, mask_to_cells
 
 SIZES = st.integers(1, 70)
-MODES = st.sampled_from(["letterbox", "pad", "squash"])
+FITTINGS = st.sampled_from(LETTERBOXES)
 
 
 def touched(size: int, start: int, length: int, geometry: Geometry, pixel: int) -> set[int]:
@@ -20,10 +20,10 @@ def touched(size: int, start: int, length: int, geometry: Geometry, pixel: int) 
     return {c for c in range(geometry.grid) if c * geometry.stride < high and (c + 1) * geometry.stride > low}
 
 
-@given(SIZES, SIZES, MODES, st.integers(0, 10_000))
+@given(SIZES, SIZES, FITTINGS, st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
-def test_any_is_exactly_the_cells_that_a_mask_pixel_reaches(height: int, width: int, mode: str, seed: int) -> None:
-    geometry = fit(height, width, 64, 16, mode)
+def test_any_is_exactly_the_cells_that_a_mask_pixel_reaches(height: int, width: int, letterbox: str, seed: int) -> None:
+    geometry = fit(height, width, 64, 16, letterbox)
     mask = np.random.default_rng(seed).random((height, width)) < 0.05
     expected = np.zeros((4, 4), dtype=bool)
     for y, x in zip(*np.nonzero(mask), strict=True):
@@ -33,10 +33,10 @@ def test_any_is_exactly_the_cells_that_a_mask_pixel_reaches(height: int, width: 
     assert np.array_equal(mask_to_cells(mask, geometry), expected)
 
 
-@given(SIZES, SIZES, MODES, st.integers(0, 10_000))
+@given(SIZES, SIZES, FITTINGS, st.integers(0, 10_000))
 @settings(max_examples=80, deadline=None)
-def test_laws_of_the_mask_twin(height: int, width: int, mode: str, seed: int) -> None:
-    geometry = fit(height, width, 64, 16, mode)
+def test_laws_of_masks_on_cells(height: int, width: int, letterbox: str, seed: int) -> None:
+    geometry = fit(height, width, 64, 16, letterbox)
     draw = np.random.default_rng(seed)
     small = draw.random((height, width)) < 0.1
     large = small | (draw.random((height, width)) < 0.3)
@@ -53,16 +53,16 @@ def test_laws_of_the_mask_twin(height: int, width: int, mode: str, seed: int) ->
     assert not (mask_to_cells(large, geometry, "half") & ~mask_to_cells(large, geometry)).any()
 
 
-@given(SIZES, SIZES, MODES)
+@given(SIZES, SIZES, FITTINGS)
 @settings(max_examples=60, deadline=None)
-def test_the_image_stays_inside_and_keeps_its_shape(height: int, width: int, mode: str) -> None:
-    g = fit(height, width, 64, 16, mode)
+def test_the_image_stays_inside_and_keeps_its_shape(height: int, width: int, letterbox: str) -> None:
+    g = fit(height, width, 64, 16, letterbox)
     assert g.top >= 0
     assert g.left >= 0
     assert g.top + g.inner_height <= 64
     assert g.left + g.inner_width <= 64
     assert max(g.inner_height, g.inner_width) == 64
-    if mode != "squash":
+    if letterbox != "squash":
         scale = 64 / max(height, width)
         assert abs(g.inner_height - height * scale) <= 0.5 or g.inner_height == 1
         assert abs(g.inner_width - width * scale) <= 0.5 or g.inner_width == 1

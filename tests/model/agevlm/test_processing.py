@@ -1,6 +1,7 @@
-"""Pictures of every kind, chats to tokens and back to characters, and the folder that carries it all."""
+"""Pictures of every kind, chats to tokens and back to characters, and the saved processor."""
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from model.agevlm.chat_templates import CHATML, LLAMA3, PLAIN, template_for
+from model.agevlm.chat_templates import CHATML, LLAMA3, PLAIN, TEMPLATE_DAY, template_for
 from model.agevlm.configuration_agevlm import AgeVlmVisionConfig
 from model.agevlm.image_processing_agevlm import AgeVlmImageProcessor, to_rgb
-from model.agevlm.processing_agevlm import TEMPLATE_DAY, AgeVlmProcessor
-from tests.model.agevlm.tiny import tiny_model
-from tests.model.agevlm.words import word_tokenizer
+from model.agevlm.processing_agevlm import AgeVlmProcessor
+from pipeline.training.guidance_cells import cell_settings
+from tests.model.agevlm.fixtures_tiny_models import tiny_model
+from tests.model.agevlm.fixtures_word_tokenizer import word_tokenizer
 
 CHAT = [
     {"role": "user", "content": "what is the red circle"},
@@ -40,10 +42,10 @@ def picture(width: int = 50, height: int = 20) -> Image.Image:
     return Image.fromarray(noise)
 
 
-def test_letterbox_pads_with_the_mean_and_pad_with_black() -> None:
+def test_a_letterbox_pads_with_the_mean_or_with_black() -> None:
     wide = picture()
-    for fit, expected in (("letterbox", 0.0), ("pad", None)):
-        out = AgeVlmImageProcessor(64, 16, fit)(wide, return_tensors="pt")
+    for letterbox, expected in (("mean", 0.0), ("zero", None)):
+        out = AgeVlmImageProcessor(64, 16, letterbox)(wide, return_tensors="pt")
         corner = out["pixel_values"][0, :, 0, 0]
         if expected is None:
             black = -torch.tensor(VISION.image_mean) / torch.tensor(VISION.image_std)
@@ -55,6 +57,8 @@ def test_letterbox_pads_with_the_mean_and_pad_with_black() -> None:
     assert squashed["cell_mask"].all()
     assert squashed["pixel_values"].shape == (1, 3, 64, 64)
     assert squashed["pixel_values"].dtype == torch.float32
+    with pytest.raises(ValueError, match="letterbox is 'pad'; choose one of 'mean', 'zero', 'squash'"):
+        AgeVlmImageProcessor(64, 16, "pad")
 
 
 def test_every_kind_of_picture_becomes_upright_rgb() -> None:
@@ -254,3 +258,16 @@ def test_a_template_that_asks_the_clock_gets_the_same_day_in_every_format(tokeni
         assert processor.render(chat) == tokenizer.apply_chat_template(
             chat, chat_template=beginning + "x" + end, tokenize=False
         )
+
+
+@pytest.mark.parametrize(("earlier", "letterbox"), [("letterbox", "mean"), ("pad", "zero"), ("squash", "squash")])
+def test_an_earlier_checkpoints_image_processor_is_read(tmp_path: Path, earlier: str, letterbox: str) -> None:
+    AgeVlmImageProcessor(64, 16).save_pretrained(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    saved = json.loads(file.read_text())
+    del saved["letterbox"]
+    file.write_text(json.dumps({**saved, "fit": earlier}))
+    processor = AgeVlmImageProcessor.from_pretrained(tmp_path)
+    assert processor.letterbox == letterbox
+    assert "fit" not in processor.to_dict()
+    assert cell_settings(tmp_path, "any").letterbox == letterbox

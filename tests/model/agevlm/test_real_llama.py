@@ -14,9 +14,9 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from model.agevlm.analysis import AgeVlm
+from model.agevlm.backbones import from_backbones
 from model.agevlm.chat_templates import LLAMA3
 from model.agevlm.image_processing_agevlm import AgeVlmImageProcessor
-from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
 from model.agevlm.processing_agevlm import AgeVlmProcessor
 from model.stages import apply_stage, parameter_groups
 
@@ -54,7 +54,7 @@ def joined(smollm2: Path) -> tuple[LlamaForCausalLM, AgeVlm]:
     if not ENCODER.is_dir():
         pytest.skip("the miniature encoder's weights are not here")
     llama = LlamaForCausalLM.from_pretrained(smollm2, dtype=torch.float32).eval()
-    model = AgeVlmForConditionalGeneration.from_backbones(llama, ENCODER, cross_attention_layers=[2, 10, 18, 26])
+    model = from_backbones(llama, ENCODER, cross_attention_layers=[2, 10, 18, 26])
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     return llama, AgeVlm(model, AgeVlmProcessor.from_backbones(tokenizer, model.config.vision_config))
 

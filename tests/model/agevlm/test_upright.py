@@ -1,4 +1,4 @@
-"""One way from any picture to upright RGB, whether it comes as a file's bytes, a path or an opened picture."""
+"""Upright RGB is the same from a file's bytes, a path or an opened picture."""
 
 import io
 from pathlib import Path
@@ -12,8 +12,8 @@ from PIL import Image
 from model.agevlm.image_processing_agevlm import AgeVlmImageProcessor, to_rgb
 from model.agevlm.processing_agevlm import AgeVlmProcessor
 from model.images import ImageError, decode_image
-from tests.model.agevlm.words import word_tokenizer
-from tests.pipeline.sources.pictures import animated, half_transparent, rotated_by_exif, sixteen_bit
+from tests.model.agevlm.fixtures_word_tokenizer import word_tokenizer
+from tests.pipeline.sources.fixtures_pictures import animated, half_transparent, rotated_by_exif, sixteen_bit
 
 
 def stored(image: Image.Image, kind: str) -> bytes:
@@ -25,7 +25,7 @@ def stored(image: Image.Image, kind: str) -> bytes:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 65535), min_size=1, max_size=9), st.sampled_from(["PNG", "TIFF"]))
 def test_sixteen_bit_greys_are_divided_by_257(values: list[int], kind: str) -> None:
-    """Also a dark picture, whose values an 8-bit one could hold: what a value means never depends on the others."""
+    """Also in a dark picture, whose values would fit into 8 bits: the scale never depends on the values."""
     deep = Image.fromarray(np.array([values], dtype=np.uint16))
     expected = [[[round(value / 257)] * 3 for value in values]]
     assert np.asarray(to_rgb(deep)).tolist() == expected

@@ -1,4 +1,4 @@
-"""What is said about a scene is true of it, and its targets are the objects that it is about."""
+"""Texts about a scene are true of it, and their targets are the objects that they are about."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_caption_names_its_targets_in_order(seed: int, variant: int) -> None:
 
 
 def true_of(asked: Question, scene: Scene) -> bool:
-    """Whether question, answer and targets fit the scene, worked out from the words alone."""
+    """True if question, answer and targets fit the scene, worked out from the words alone."""
     objects = scene.objects
     if asked.kind == "existence":
         (name,) = named(asked.question)
@@ -61,9 +61,7 @@ def true_of(asked: Question, scene: Scene) -> bool:
 @given(SEEDS)
 @settings(max_examples=80, deadline=None)
 def test_questions_are_true_of_the_scene(seed: int) -> None:
-    """Every question of every kind is answered rightly; the same seed asks the same; half of existence is
-    no.
-    """
+    """Every answer is right; the same seed gives the same questions; half of the existence questions have a no."""
     scene = make_scene(seed)
     asked = questions(scene)
     assert asked == questions(make_scene(seed))

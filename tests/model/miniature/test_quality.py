@@ -1,4 +1,4 @@
-"""The shipped teachers on scenes that they never saw: no worse than when shipped, less a small margin.
+"""The shipped teachers on scenes that they never saw: as good as when shipped, less a small margin.
 
 Figures and how they were measured: model/miniature/weights/README.md.
 """
@@ -37,7 +37,7 @@ def test_chain_from_text_to_mask(figures: dict[str, float]) -> None:
 
 
 def test_silence_about_the_absent(figures: dict[str, float]) -> None:
-    """A question about what is not there gets no polygon in most cases; with its answer 'No, ..' always."""
+    """A question about something absent gets no polygon in most cases; with its answer 'No, ..' always."""
     assert figures["silent on absent"] > 0.5
     assert figures["silent on absent and answer"] > 0.95
 

@@ -1,4 +1,4 @@
-"""The parts that the trainings are made of, and that a training is a pure function of its seed."""
+"""The parts of the training programs; a training run is a pure function of its seed."""
 
 from __future__ import annotations
 
@@ -70,9 +70,7 @@ def test_cells_belong_to_the_object_that_fills_them() -> None:
 
 
 def test_answers_are_polygons_in_the_order_of_the_text(world: Curriculum) -> None:
-    """<s>, then <poly> x y ... </poly> for each target, then </s>; locations are the outline's, to half a
-    bin.
-    """
+    """<s>, then <poly> x y ... </poly> for each target, then </s>; locations are the outline's, to half a bin."""
     tokenizer = world.processor.tokenizer
     index = next(i for i, scene in enumerate(world.bank.scenes) if len(scene.objects) > 1)
     scene = world.bank.scenes[index]
@@ -91,9 +89,7 @@ def test_answers_are_polygons_in_the_order_of_the_text(world: Curriculum) -> Non
 
 
 def test_location_loss_is_least_at_the_truth() -> None:
-    """Soft labels: right on the bin costs less than one off, that less than five off; other tokens:
-    cross-entropy.
-    """
+    """Soft labels: the right bin costs less than one off, that less than five off. Other tokens: cross-entropy."""
     ids = torch.arange(BINS) + 3
     logits = torch.full((3, BINS + 3), -5.0)
     for row, at in enumerate((20, 21, 25)):

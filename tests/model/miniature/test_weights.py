@@ -29,7 +29,7 @@ LIMIT_BYTES = 8_000_000
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here may ask a hub."""
+    """No access to a hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
@@ -41,9 +41,7 @@ def test_all_weights_together_are_small_and_hold_no_pickle() -> None:
 
 
 def test_florence_opens_and_answers_in_its_format() -> None:
-    """Stock model and processor; every weight found; the answer to a text parses into polygons inside the
-    picture.
-    """
+    """Stock model and processor, every weight found; the answer parses into polygons inside the picture."""
     folder = weights_dir() / "florence2"
     model, info = Florence2ForConditionalGeneration.from_pretrained(folder, output_loading_info=True)
     processor = AutoProcessor.from_pretrained(folder)
@@ -76,9 +74,7 @@ def test_florence_prompts_stay_single_tokens() -> None:
 
 
 def test_llama_opens_with_its_chat_template() -> None:
-    """A tied Llama with grouped keys and values; its template is Llama 3's; any text survives the
-    tokenizer.
-    """
+    """A tied Llama with grouped keys and values and Llama 3's template; any text survives the tokenizer."""
     folder = weights_dir() / "llama"
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -144,7 +140,7 @@ def test_convnext_opens_and_gives_a_grid() -> None:
 
 
 def test_sam_round_trips(tmp_path: Path) -> None:
-    """What is saved is what is opened, with the pixel statistics that SAM keeps out of its state."""
+    """A saved SAM opens the same, with the pixel statistics that segment-anything does not save."""
     torch.manual_seed(3)
     sizes = SamSizes(pixel_mean=(1.0, 2.0, 3.0))
     sam = build_sam(sizes)
@@ -156,7 +152,7 @@ def test_sam_round_trips(tmp_path: Path) -> None:
 
 
 def test_missing_or_wrong_files_are_named(tmp_path: Path) -> None:
-    """A missing file and a wrong configuration are said in words."""
+    """Errors name a missing file and a wrong configuration."""
     with pytest.raises(DataError, match=r"config\.json is missing"):
         load_sam(tmp_path)
     with pytest.raises(DataError, match=r"config\.json is missing"):

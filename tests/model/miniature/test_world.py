@@ -112,6 +112,6 @@ def test_negative_seed_is_refused() -> None:
 
 
 def test_world_and_language_need_no_torch() -> None:
-    """Whoever only writes the data set must not pay for importing torch."""
+    """Writing the data set does not import torch."""
     code = "import sys, model.miniature.world, model.miniature.language; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

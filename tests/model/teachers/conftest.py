@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.model.teachers.tiny import write_florence, write_sam
+from tests.model.teachers.fixtures_tiny_teachers import write_florence, write_sam
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Florence-2 as a teacher, against transformers' own way of asking it."""
+"""Florence-2 as a teacher, compared with transformers' own processor."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 from model.errors import ConfigError
 from model.miniature.world import make_scene, render
 from model.teachers.florence import FlorenceSettings, FlorenceTeacher
-from tests.model.teachers.tiny import LOCATIONS
+from tests.model.teachers.fixtures_tiny_teachers import LOCATIONS
 
 TASK = "<REFERRING_EXPRESSION_SEGMENTATION>"
 QUERIES = ["a red circle", "the large green square on the left of it", "blue"]
@@ -26,7 +26,7 @@ def pictures() -> list[Image.Image]:
 @pytest.fixture(scope="module", params=[1, 3], ids=["greedy", "beams"])
 def teacher(request: pytest.FixtureRequest, talkative: Path) -> FlorenceTeacher:
     settings = FlorenceSettings(max_new_tokens=LOCATIONS, beams=request.param)
-    return FlorenceTeacher.load(str(talkative), settings)
+    return FlorenceTeacher.load(talkative, settings)
 
 
 def stock_answer(teacher: FlorenceTeacher, folder: Path, picture: Image.Image, query: str) -> tuple[str, float]:
@@ -76,7 +76,7 @@ def test_regions_are_those_of_the_stock_parser_up_to_its_rounding(
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_silence_is_no_region_and_has_a_score(silent: Path, pictures: list[Image.Image], beams: int) -> None:
-    teacher = FlorenceTeacher.load(str(silent), FlorenceSettings(max_new_tokens=8, beams=beams))
+    teacher = FlorenceTeacher.load(silent, FlorenceSettings(max_new_tokens=8, beams=beams))
     for answer in teacher.ask(teacher.look(pictures), QUERIES):
         assert teacher.regions(answer, 10, 10) == []
         assert 0 < answer.score < 1
@@ -126,9 +126,9 @@ def test_a_text_without_room_is_cut_to_what_fits(teacher: FlorenceTeacher) -> No
 
 def test_a_wrong_folder_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such folder"):
-        FlorenceTeacher.load(str(tmp_path / "nothing"), FlorenceSettings())
+        FlorenceTeacher.load(tmp_path / "nothing", FlorenceSettings())
     with pytest.raises(ConfigError, match="cannot be opened"):
-        FlorenceTeacher.load(str(tmp_path), FlorenceSettings())
+        FlorenceTeacher.load(tmp_path, FlorenceSettings())
 
 
 def test_a_checkpoint_that_lacks_weights_is_no_teacher(silent: Path, tmp_path: Path) -> None:
@@ -138,4 +138,4 @@ def test_a_checkpoint_that_lacks_weights_is_no_teacher(silent: Path, tmp_path: P
     renamed = {name.replace("decoder.layers.0.", "decoder.layer.0."): value for name, value in state.items()}
     save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"are missing .*decoder\.layers\.0"):
-        FlorenceTeacher.load(str(tmp_path), FlorenceSettings())
+        FlorenceTeacher.load(tmp_path, FlorenceSettings())

@@ -1,4 +1,4 @@
-"""Both teachers together: what is computed together, what an error costs, what is kept."""
+"""Both teachers together: batches, errors, evidence."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from model.teachers import rle
 from model.teachers.florence import FlorenceSettings, FlorenceTeacher
 from model.teachers.grounding import Evidence, Grounding, _in_batches, reason_of
 from model.teachers.sam import SamTeacher
-from tests.model.teachers.tiny import LOCATIONS
+from tests.model.teachers.fixtures_tiny_teachers import LOCATIONS
 
 ITEMS = [
     (render(make_scene(seed))[0], [f"a {item.name}" for item in make_scene(seed).objects] + ["something else"])
@@ -23,7 +23,7 @@ ITEMS = [
 
 @pytest.fixture
 def grounding(talkative: Path, sam_folder: Path) -> Grounding:
-    florence = FlorenceTeacher.load(str(talkative), FlorenceSettings(max_new_tokens=LOCATIONS))
+    florence = FlorenceTeacher.load(talkative, FlorenceSettings(max_new_tokens=LOCATIONS))
     return Grounding(florence, SamTeacher.load(str(sam_folder)), batch_queries=4)
 
 
@@ -169,7 +169,7 @@ def test_no_pictures_and_no_queries_are_no_error(grounding: Grounding) -> None:
 
 @pytest.mark.parametrize("prompt", ["box_and_mask", "points"])
 def test_every_kind_of_prompt_reaches_the_masks(talkative: Path, sam_folder: Path, prompt: Any) -> None:
-    florence = FlorenceTeacher.load(str(talkative), FlorenceSettings(max_new_tokens=LOCATIONS))
+    florence = FlorenceTeacher.load(talkative, FlorenceSettings(max_new_tokens=LOCATIONS))
     by_box = Grounding(florence, SamTeacher.load(str(sam_folder), "box")).ground(*ITEMS[0])
     other = Grounding(florence, SamTeacher.load(str(sam_folder), prompt)).ground(*ITEMS[0])
     assert [e.status for e in other] == [e.status for e in by_box]

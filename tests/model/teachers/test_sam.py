@@ -52,7 +52,7 @@ class Echo(torch.nn.Module):
 
 @pytest.mark.parametrize("size", [(90, 150), (260, 100), (128, 128)])
 def test_a_mask_prompt_comes_back_at_its_place(sam_folder: Path, size: tuple[int, int]) -> None:
-    """What is shown through SAM's frame and brought back by SAM's own inverse is the polygon, on any shape of image."""
+    """A polygon that goes through SAM's frame and back is the same polygon, on any shape of image."""
     teacher = SamTeacher.load(str(sam_folder), prompt="box_and_mask")
     height, width = size
     encoder = teacher.sam.prompt_encoder

@@ -27,7 +27,7 @@ def test_a_missing_ancestor_makes_its_descendants_stale(store: ArtifactStore, pu
 
 
 def remake(store: ArtifactStore, publish: Publish, artifact: Artifact, content: bytes) -> Artifact:
-    """Lose an artifact and make it again under the same id, with this content."""
+    """Delete an artifact and make it again under the same id, with this content."""
     shutil.rmtree(store.join(artifact.ref.path))
     again = publish("inventory", content, params=artifact.manifest.spec.params["content"])
     assert again.ref == artifact.ref
@@ -36,7 +36,7 @@ def remake(store: ArtifactStore, publish: Publish, artifact: Artifact, content: 
     return again
 
 
-def test_a_parent_that_was_made_again_bit_by_bit_is_the_same_parent(store: ArtifactStore, publish: Publish) -> None:
+def test_a_parent_that_was_made_again_with_the_same_bytes_is_not_stale(store: ArtifactStore, publish: Publish) -> None:
     inventory = publish("inventory", b"the same")
     subset = publish("subset", parents={"inventory": inventory})
     masks = publish("masks", parents={"subset": subset})

@@ -1,4 +1,4 @@
-"""The manifest: it is read only as it was written, and its content's digest leaves out where and when."""
+"""The manifest: edits are found, and the digest of the content does not depend on time and place."""
 
 import json
 from typing import Any
@@ -35,7 +35,7 @@ def manifest(**changes: Any) -> Manifest:
 
 
 @given(STATISTICS)
-def test_what_was_written_is_what_is_read(statistics: dict[str, Any]) -> None:
+def test_a_manifest_round_trips(statistics: dict[str, Any]) -> None:
     made = manifest(statistics=statistics)
     read = Manifest.from_bytes(made.to_bytes())
     assert read == made
@@ -44,7 +44,7 @@ def test_what_was_written_is_what_is_read(statistics: dict[str, Any]) -> None:
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The place of every value in a JSON document."""
+    """The path of every value in a JSON document."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(leaf for name, item in items for leaf in leaves(item, (*path, name)))]
 
@@ -64,17 +64,17 @@ def test_no_value_can_be_edited_unnoticed(path: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\0" * 40, b"\xff"])
-def test_what_is_no_manifest_is_a_value_error(content: bytes) -> None:
+def test_bytes_that_are_not_a_manifest_are_a_value_error(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"^(?!.*validation error)"):
         Manifest.from_bytes(content)
 
 
-def test_another_format_is_named() -> None:
+def test_an_unknown_format_is_named_in_the_error() -> None:
     with pytest.raises(ValueError, match="its format is 1, but this version of agevlm reads format 2"):
         Manifest.from_bytes(b'{"format":1}')
 
 
-def test_a_digest_made_for_wrong_fields_does_not_make_them_right() -> None:
+def test_wrong_counts_are_refused_even_with_a_matching_digest() -> None:
     body = {**json.loads(manifest().to_bytes()), "counts": {"unit": "row", "rows_in": 2, "rows_out": 1}}
     del body[SELF]
     with pytest.raises(ValueError, match=r"^rows are not conserved: 2 in, but 1 out"):
@@ -90,7 +90,9 @@ def test_a_digest_made_for_wrong_fields_does_not_make_them_right() -> None:
         ({"parents": {}}, "its parents are not the inputs of its spec"),
     ],
 )
-def test_an_id_belongs_to_its_spec_and_the_parents_to_its_inputs(changes: dict[str, Any], message: str) -> None:
+def test_the_id_must_follow_from_the_spec_and_the_parents_from_its_inputs(
+    changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValidationError, match=message):
         manifest(**changes)
 
@@ -114,7 +116,7 @@ OTHER_SPEC = SPEC.model_copy(update={"revision": 2})
         ({"statistics": {"score": 0.5}}, False),
     ],
 )
-def test_the_contents_digest_follows_what_was_made_and_not_when_or_where(changes: dict[str, Any], same: bool) -> None:
+def test_the_content_digest_depends_on_the_content_only(changes: dict[str, Any], same: bool) -> None:
     changed = manifest(**changes)
     assert (changed.content_sha256 == manifest().content_sha256) is same
     assert changed.sha256 != manifest().sha256

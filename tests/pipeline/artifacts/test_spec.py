@@ -1,4 +1,4 @@
-"""Ids: functions of what makes a result, and of nothing else."""
+"""Ids: they depend on the fields of the spec and on nothing else."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_every_part_of_a_spec_changes_its_id() -> None:
     assert len({base.id(), *(other.id() for other in others)}) == 5
 
 
-def test_an_attempt_has_an_id_of_its_own_and_the_first_is_the_hash() -> None:
+def test_each_attempt_has_a_different_id_and_the_first_is_the_hash() -> None:
     spec = StepSpec(step="masks", revision=1, params={}, inputs={})
     assert spec.id() == spec.hash
     assert len({spec.id(0), spec.id(1), spec.id(2)}) == 3

@@ -30,7 +30,7 @@ def test_a_published_artifact_is_found_read_and_verified(store: ArtifactStore, p
     assert [a.ref for a in store.artifacts()] == [made.ref]
 
 
-def test_unpublished_files_are_no_artifact(store: ArtifactStore) -> None:
+def test_unpublished_files_are_not_an_artifact(store: ArtifactStore) -> None:
     spec = StepSpec(step="pack", revision=1, params={}, inputs={})
     ref = ArtifactRef(kind="pack", name="x", id=spec.id())
     staging = Staging(store, ref, spec, 0, {})
@@ -41,7 +41,7 @@ def test_unpublished_files_are_no_artifact(store: ArtifactStore) -> None:
     assert not Path(staging.base).exists()
 
 
-def test_nothing_written_is_nothing_to_publish(store: ArtifactStore) -> None:
+def test_publishing_without_files_is_an_error(store: ArtifactStore) -> None:
     spec = StepSpec(step="pack", revision=1, params={}, inputs={})
     staging = Staging(store, ArtifactRef(kind="pack", name="x", id=spec.id()), spec, 0, {})
     with pytest.raises(ArtifactError, match="wrote no file"):
@@ -113,7 +113,7 @@ def test_a_manifest_that_cannot_be_read_is_an_artifact_error(store: ArtifactStor
 
 
 @pytest.mark.parametrize("change", [{"kind": "pack"}, {"name": "other"}, {"id": "0" * 64}])
-def test_an_artifact_in_the_place_of_another_is_not_taken_for_it(
+def test_an_artifact_in_the_folder_of_another_is_an_error(
     store: ArtifactStore, publish: Publish, change: dict[str, str]
 ) -> None:
     artifact = publish("masks")
@@ -123,10 +123,10 @@ def test_an_artifact_in_the_place_of_another_is_not_taken_for_it(
         store.get(place)
 
 
-def test_files_and_folders_are_on_the_disk_before_the_manifest(
+def test_files_and_folders_are_synced_before_the_manifest_is_written(
     store: ArtifactStore, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Record what is synced, and what exists in the artifact's folder at that moment."""
+    """Record each path that is synced, and whether the manifest exists at that moment."""
     synced: list[tuple[str, bool]] = []
     really = os.fsync
 
@@ -142,11 +142,11 @@ def test_files_and_folders_are_on_the_disk_before_the_manifest(
     names = [f"{data}/folder/file.bin", data, f"{data}/folder", folder]
     names += [os.path.dirname(folder), os.path.dirname(os.path.dirname(folder)), store.base]
     assert before[:-1] == names
-    assert before[-1].endswith(".part"), "the manifest itself, last"
-    assert [path for path, there in synced if there] == [folder], "and then its name"
+    assert before[-1].endswith(".partial"), "the manifest is last"
+    assert [path for path, there in synced if there] == [folder], "then the folder with its name"
 
 
-def test_a_file_system_that_cannot_sync_folders_is_no_error_but_a_bad_disk_is(
+def test_a_file_system_that_cannot_sync_folders_is_accepted_but_a_bad_disk_is_an_error(
     publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     really = os.fsync
@@ -245,4 +245,4 @@ def test_a_remote_artifact_is_fetched_to_be_read_locally(tmp_path: Path) -> None
     staging = Staging(store, made.ref, spec, 0, {})
     staging.write_bytes("a/part.bin", b"xyz")
     again = staging.publish(Counts(unit="row", rows_in=1, rows_out=1))
-    assert (again.local(tmp_path) / "a/part.bin").read_bytes() == b"xyz", "not the cached file of the lost one"
+    assert (again.local(tmp_path) / "a/part.bin").read_bytes() == b"xyz", "not the cached file of the deleted artifact"

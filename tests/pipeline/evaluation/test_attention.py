@@ -1,4 +1,4 @@
-"""Attention inside the true mask, by hand."""
+"""Attention inside the true mask, with expected values worked out by hand."""
 
 from typing import Any
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.attention import AttentionInMask
-from pipeline.evaluation.prediction import Attention, Prediction
-from pipeline.evaluation.questions import Question
+from pipeline.evaluation.questions import Attention, Prediction, Question
 
 
 def looked(number: int, maps: Any, valid: Any, truth: Any) -> Prediction:
@@ -26,7 +25,7 @@ def test_mass_chance_pointing_and_padding() -> None:
     found = {score.metric: score for score in result.scores}
     assert found["in_mask"].estimate.value == pytest.approx(((0.5 + 0.1) / 2 + (1.0 + 0.5) / 2) / 2)
     assert found["in_mask"].chance == pytest.approx((1 / 3 + 2 / 4) / 2)
-    # The second layer of the first points at padding; four equal cells point at the first of them.
+    # In the first question's second layer the largest value is on padding; of four equal cells the first is taken.
     assert found["pointing"].estimate.value == pytest.approx(((1 + 0) / 2 + (1 + 0) / 2) / 2)
     assert found["on_padding"].estimate.value == pytest.approx((0.4 / 2 + 0) / 2)
     assert found["in_mask"].estimate.n == 2
@@ -35,7 +34,7 @@ def test_mass_chance_pointing_and_padding() -> None:
     assert result.table["layer"].to_pylist() == [0, 1, 0, 1]
 
 
-def test_uniform_attention_scores_chance() -> None:
+def test_uniform_attention_scores_at_chance() -> None:
     predictions = []
     for i in range(1, 8):
         valid = np.arange(9) < 8

@@ -1,4 +1,4 @@
-"""Yes/no questions as POPE scores them, open ones by exact match."""
+"""Yes/no questions scored as in POPE, open ones by exact match."""
 
 from typing import Any
 
@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation.existence import Existence, expected_answer, normalised, yes_or_no
-from pipeline.evaluation.prediction import Attention, Prediction
-from pipeline.evaluation.questions import Question
+from pipeline.evaluation.questions import Attention, Prediction, Question
 from pipeline.evaluation.scores import Result
 
 NOWHERE = Attention(np.ones((1, 4), np.float32) / 4, np.ones(4, bool), None)
@@ -50,12 +49,12 @@ def values(result: Result) -> dict[str, Any]:
         ("I am not sure. No.", "unparsed"),
         ("I don\u2019t see it", "no"),
         ("I cannot see a dog", "no"),
-        ("It is clear that there is no dog", "no"),  # knowing is not in doubt
+        ("It is clear that there is no dog", "no"),  # the negation is not about knowing
         ("It is clearly not there", "no"),
         ("No idea", "no"),  # the first word decides
     ],
 )
-def test_what_an_answer_says(answer: str, said: str) -> None:
+def test_answers_are_parsed_as_yes_no_or_neither(answer: str, said: str) -> None:
     assert yes_or_no(answer) == said
 
 
@@ -81,18 +80,18 @@ def test_what_an_answer_says(answer: str, said: str) -> None:
         ("", None),
     ],
 )
-def test_which_questions_are_yes_no(reference: str, expected: str | None) -> None:
+def test_yes_no_questions_are_known_by_their_reference(reference: str, expected: str | None) -> None:
     assert expected_answer(reference) == expected
 
 
 @given(
     st.sampled_from(["yes", "no"]), st.sampled_from(["", ".", ",", "!", ";"]), st.sampled_from([str.lower, str.title])
 )
-def test_a_reference_that_is_only_its_word_is_a_right_answer_to_itself(word: str, mark: str, case: Any) -> None:
+def test_yes_and_no_alone_are_parsed_alike_as_reference_and_as_answer(word: str, mark: str, case: Any) -> None:
     assert expected_answer(case(word) + mark) == yes_or_no(case(word) + mark) == word
 
 
-def test_counts_by_hand() -> None:
+def test_scores_worked_out_by_hand() -> None:
     predictions = [
         asked(0, "Yes.", "yes"),  # true positive
         asked(1, "Yes.", "yes"),
@@ -122,7 +121,7 @@ def test_counts_by_hand() -> None:
     assert accuracy.estimate.low < 3 / 7 < accuracy.estimate.high
 
 
-def test_a_model_that_always_says_yes_gets_what_chance_says() -> None:
+def test_a_model_that_always_says_yes_scores_at_chance() -> None:
     result = Existence().score([asked(i, "Yes." if i % 2 else "No.", "Yes.") for i in range(10)])
     for score in result.scores:
         if score.chance is not None:
@@ -137,7 +136,7 @@ def test_undefined_scores_are_left_out() -> None:
     assert Existence().score([]).scores == []
 
 
-def test_exact_match_forgives_case_space_and_outer_punctuation_only() -> None:
+def test_exact_match_ignores_only_case_spaces_and_outer_punctuation() -> None:
     assert normalised("The  circle, is RED.") == normalised("the circle is red")
     assert normalised("the circle is red") != normalised("the circle is blue")
     assert normalised("10.5 m") != normalised("105 m")

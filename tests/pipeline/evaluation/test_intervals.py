@@ -10,7 +10,7 @@ def share(sums: Sums) -> Sums:
     return ratio(sums[..., 0], sums[..., 1])
 
 
-def test_independent_questions_have_the_binomials_error() -> None:
+def test_independent_questions_have_the_binomial_standard_error() -> None:
     hits = np.random.default_rng(0).random(400) < 0.3
     clusters = Clusters([str(i) for i in range(400)], np.stack([hits, np.ones(400)], axis=-1))
     estimate = clusters.estimate(share)
@@ -23,7 +23,7 @@ def test_independent_questions_have_the_binomials_error() -> None:
 
 
 def test_questions_of_one_image_are_not_independent() -> None:
-    """Ten copies of each answer say no more than one."""
+    """Ten copies of each answer do not make the interval narrower."""
     hits = (np.arange(40) % 4 == 0).astype(float)
     once = Clusters([str(i) for i in range(40)], np.stack([hits, np.ones(40)], axis=-1)).estimate(share)
     tenfold = Clusters(
@@ -34,7 +34,7 @@ def test_questions_of_one_image_are_not_independent() -> None:
     assert tenfold.standard_error == pytest.approx(once.standard_error, rel=1e-9)
 
 
-def test_the_same_data_give_the_same_interval_and_undefined_scores_none() -> None:
+def test_the_same_data_give_the_same_interval_and_undefined_scores_give_none() -> None:
     def made() -> Clusters:
         return Clusters(["a", "b", "c"], [[1, 1], [0, 1], [1, 1]])
 

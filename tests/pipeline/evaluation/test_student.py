@@ -1,4 +1,4 @@
-"""What a student is asked is what it was trained on: the same words, the same tokens, the same day."""
+"""A student's prompt has the same tokens as the rows that it was trained on."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -15,12 +15,12 @@ from pipeline.evaluation.student import Student
 from pipeline.packing.chat import ChatFormat
 from pipeline.packing.rows import make_row
 from pipeline.sources.records import Turn
-from tests.pipeline.packing.backbone import CHATML, LLAMA32, write_backbone
+from tests.pipeline.packing.fixtures_tokenizer import CHATML, LLAMA32, write_backbone
 
 TEMPLATES = {
     "llama": LLAMA32,
     "chatml": CHATML,
-    "none of its own": None,
+    "default": None,
     "clock": "{{ bos_token }}{{ strftime_now('%d %b %Y') }}" + CHATML,
     "dated": "{{ bos_token }}{{ date_string | default('no day') }}" + CHATML,
 }
@@ -60,13 +60,13 @@ def test_a_prompt_is_the_beginning_of_the_packed_conversation(
     assert asked == [a < turn["question_end"] and b > turn["question_start"] for a, b in places]
 
 
-def test_no_system_turn_and_an_empty_one_are_two_things(students: Students) -> None:
+def test_no_system_turn_and_an_empty_one_give_different_prompts(students: Students) -> None:
     none, empty = (students["chatml", system][0].encode("Is there?")[0] for system in (None, ""))
     assert len(none) < len(empty)
 
 
 @pytest.mark.parametrize("question", ["user", "a", "id"])
-def test_a_question_is_not_mistaken_for_the_templates_own_words(students: Students, question: str) -> None:
+def test_a_question_is_not_confused_with_words_of_the_template(students: Students, question: str) -> None:
     student, _ = students["llama", None]
     ids, asked = student.encode(question)
     shown = student.processor.tokenizer.decode([i for i, yes in zip(ids, asked, strict=True) if yes])
@@ -83,15 +83,15 @@ def test_a_question_is_not_mistaken_for_the_templates_own_words(students: Studen
         ("Is there?", None),
     ],
 )
-def test_what_cannot_be_asked_is_named_as_a_pack_names_it(
+def test_questions_are_refused_for_the_same_reasons_as_in_a_pack(
     students: Students, question: str, reason: str | None
 ) -> None:
     found = students["llama", None][0].refusal(question)
     assert (found and found[0]) == reason
 
 
-def test_the_system_turn_is_not_the_askers_fault(tmp_path: Path, students: Students) -> None:
-    """A pack never looks for control tokens in the recipe's own system prompt, so neither does a student."""
+def test_control_tokens_in_the_system_prompt_are_accepted(tmp_path: Path, students: Students) -> None:
+    """A pack does not look for control tokens in the recipe's system prompt, so a student does not either."""
     folder = write_backbone(tmp_path, CHATML)
     processor = AgeVlmProcessor(AgeVlmImageProcessor(), AutoTokenizer.from_pretrained(folder))
     student = Student(cast(Any, torch.nn.Identity()), processor, 4, "<|eot_id|>")

@@ -1,4 +1,4 @@
-"""The table of cells: what goes in comes out, for any geometry."""
+"""The table of cells: every accepted mask is found again, for any geometry."""
 
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def test_every_accepted_mask_is_found_again(tmp_path: Path, settings: CellSettin
             found[(sample, entry.turn)] = entry.cells
     assert found.keys() == masks.keys()
     for key, mask in masks.items():
-        geometry = fit(*mask.shape, settings.side, settings.stride, settings.mode)
+        geometry = fit(*mask.shape, settings.side, settings.stride, settings.letterbox)
         assert np.array_equal(found[key], mask_to_cells(mask, geometry, settings.rule))
 
 
@@ -67,7 +67,7 @@ def test_a_sample_without_masks_has_none(tmp_path: Path) -> None:
     assert [len(table.lookup(s)) for s in ("aa", "bb", "b", "bbb", "bb#1", "cc")] == [0, 1, 0, 0, 0, 0]
 
 
-def test_masks_that_fill_no_cell_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_masks_that_set_no_cell_are_counted_and_left_out(tmp_path: Path) -> None:
     dot = np.zeros((100, 100), dtype=bool)
     dot[50, 50] = True
     masks = write(tmp_path / "masks", [mask_row("a", 0, dot), mask_row("b", 0, ~dot)])
@@ -88,7 +88,7 @@ def test_a_row_takes_72_bytes_at_24_by_24(tmp_path: Path) -> None:
     assert np.load(tmp_path / "cells" / "bits.npy").shape == (11, 72)
 
 
-def test_a_table_is_built_once_and_never_mistaken(tmp_path: Path) -> None:
+def test_a_table_is_built_once_and_other_settings_are_refused(tmp_path: Path) -> None:
     masks = write(tmp_path / "masks", [mask_row("a", 0, np.ones((9, 9), dtype=bool))])
     settings = CellSettings(64, 8)
     build_cells(masks, tmp_path / "cells", settings)
@@ -100,5 +100,5 @@ def test_a_table_is_built_once_and_never_mistaken(tmp_path: Path) -> None:
         build_cells(masks, tmp_path / "cells", CellSettings(32, 8))
     with pytest.raises(DataError, match="run masks again"):
         build_cells(tmp_path / "cells", tmp_path / "other", settings)
-    with pytest.raises(DataError, match="build it anew"):
+    with pytest.raises(DataError, match="make it again"):
         CellTable.open(tmp_path / "nothing")

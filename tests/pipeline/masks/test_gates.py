@@ -1,4 +1,4 @@
-"""Gates: laws over any evidence."""
+"""Gates: properties that hold for any evidence."""
 
 from typing import Any
 
@@ -61,7 +61,7 @@ def gates(draw: st.DrawFn) -> MaskGates:
 
 
 @given(evidence(), gates())
-def test_every_row_has_one_outcome_and_a_mask_exactly_if_accepted(row: dict[str, Any], limits: MaskGates) -> None:
+def test_every_row_has_one_outcome_and_a_mask_only_if_accepted(row: dict[str, Any], limits: MaskGates) -> None:
     result = gate(row, limits)
     assert list(result) == MASKS.names
     if row["status"] == "error":
@@ -97,16 +97,14 @@ def test_an_accepted_mask_is_the_union_of_exactly_the_instances_that_pass(
 
 
 @given(evidence(), gates(), st.sampled_from(["min_polygon_score", "min_sam_iou", "min_agreement_iou", "min_area"]))
-def test_opening_the_gate_that_rejected_changes_the_outcome_of_no_accepted_row(
-    row: dict[str, Any], limits: MaskGates, name: str
-) -> None:
+def test_opening_a_gate_never_rejects_an_accepted_row(row: dict[str, Any], limits: MaskGates, name: str) -> None:
     opened = limits.model_copy(update={name: 0.0, "max_area": 1.0})
     before, after = gate(row, limits), gate(row, opened)
     if before["status"] == "accepted":
         assert after["status"] == "accepted"
         assert after["area"] >= before["area"]
     if before["reason"] == name and row["status"] == "segmented":
-        # Only an empty mask, of the instances that pass the other gates, is rejected by a gate that stands open.
+        # An open gate rejects only empty masks, of the instances that pass the other gates.
         kept = [
             i
             for i in row["instances"]
@@ -115,7 +113,7 @@ def test_opening_the_gate_that_rejected_changes_the_outcome_of_no_accepted_row(
         assert after["reason"] != name or not any(i["area"] for i in kept)
 
 
-def test_the_reason_names_the_first_gate_that_left_nothing() -> None:
+def test_the_reason_is_the_first_gate_that_rejects_the_last_instance() -> None:
     full = rle.encode(np.ones((HEIGHT, WIDTH), dtype=bool))
     base = {
         **dict.fromkeys(("sample_id", "turn", "query_kind", "char_start", "char_end", "image_sha256", "query")),

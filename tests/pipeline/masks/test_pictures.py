@@ -1,4 +1,4 @@
-"""Reading the pictures of a shard: the very pixels, and only of files that are what the inventory saw."""
+"""Reading the pictures of a shard: exact pixels, and only of files that did not change since the inventory."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 from model.images import decode_image
 from pipeline.masks.pictures import pictures_of, read_pictures
-from tests.pipeline.masks.dataset import Dataset, break_image, make_dataset
+from tests.pipeline.masks.fixtures_dataset import Dataset, break_image, make_dataset
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def dataset(tmp_path: Path) -> Dataset:
     return make_dataset(tmp_path, scenes=4)
 
 
-def test_pixels_and_queries_come_through_unchanged(dataset: Dataset) -> None:
+def test_pixels_and_queries_are_read_unchanged(dataset: Dataset) -> None:
     table = read_pictures(dataset.images, 7, dataset.queries)
     assert set(table["shard"].to_pylist()) == {7}
     assert table["images"].to_pylist() == [4] * 4
@@ -27,7 +27,7 @@ def test_pixels_and_queries_come_through_unchanged(dataset: Dataset) -> None:
         assert np.array_equal(picture.pixels, np.asarray(image))
 
 
-def test_a_picture_that_is_gone_or_changed_costs_its_own_queries(dataset: Dataset) -> None:
+def test_a_picture_that_is_gone_or_changed_fails_its_own_queries_only(dataset: Dataset) -> None:
     (dataset.images / "1.jpg").unlink()
     break_image(dataset.images / "2.jpg")
     (dataset.images / "3.jpg").unlink()
@@ -36,11 +36,11 @@ def test_a_picture_that_is_gone_or_changed_costs_its_own_queries(dataset: Datase
     assert [picture.pixels is None for picture in pictures] == [False, True, True, True]
     assert pictures[0].reason == ""
     assert pictures[1].reason.startswith("image_changed: missing_image")
-    assert pictures[2].reason.startswith("image_changed: sha256 is")
+    assert pictures[2].reason.startswith("image_changed: image '2.jpg' changed since the inventory: sha256")
     assert pictures[3].reason.startswith("image_changed: unsafe_path")
 
 
-def test_a_size_that_the_inventory_did_not_see_is_a_change(dataset: Dataset) -> None:
+def test_a_picture_with_another_size_than_in_the_inventory_has_changed(dataset: Dataset) -> None:
     rows = dataset.queries.to_pylist()
     for row in rows:
         if row["image"] == "0.jpg":

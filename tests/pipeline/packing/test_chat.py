@@ -1,20 +1,19 @@
-"""The chat format: spans by construction, the same text and tokens as transformers."""
+"""The chat format: exact spans, and the same text and tokens as transformers."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.errors import ConfigError, DataError
-from pipeline.packing.chat import ChatFormat, tokenizer_folder
+from pipeline.packing.chat import ChatFormat
 from pipeline.packing.rows import make_row
 from pipeline.sources.records import Turn
-from tests.pipeline.packing.backbone import CHATML, LLAMA32, write_backbone
+from tests.pipeline.packing.fixtures_tokenizer import CHATML, LLAMA32, write_backbone
 
-TEMPLATES = {"llama": LLAMA32, "chatml": CHATML, "none of its own": None}
+TEMPLATES = {"llama": LLAMA32, "chatml": CHATML, "default": None}
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +41,18 @@ def test_spans_are_exact_even_where_words_repeat(formats: dict[str, ChatFormat],
     assert edges == sorted(edges)
 
 
-def test_the_day_is_not_in_a_pack(formats: dict[str, ChatFormat]) -> None:
+def test_a_pack_has_a_fixed_date_and_not_the_current_one(formats: dict[str, ChatFormat]) -> None:
     assert "Today Date: 26 Jul 2024\n" in formats["llama"].render([Turn("Q", "A")]).text
 
 
-def test_a_system_prompt_comes_first_and_is_no_target(tmp_path: Path) -> None:
+def test_a_system_prompt_comes_first_and_is_not_a_target(tmp_path: Path) -> None:
     chat = ChatFormat(write_backbone(tmp_path), "You see pictures.")
     rendered = chat.render([Turn("Q", "A")])
     assert "You see pictures." in rendered.text[: rendered.questions[0][0]]
     assert [rendered.text[slice(*span)] for span in rendered.targets] == ["A<|eot_id|>"]
 
 
-def test_a_template_in_the_configuration_counts_too(tmp_path: Path) -> None:
+def test_a_template_in_the_tokenizers_configuration_is_used(tmp_path: Path) -> None:
     folder = write_backbone(tmp_path, None)
     file = folder / "tokenizer_config.json"
     named = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": CHATML}]
@@ -61,7 +60,7 @@ def test_a_template_in_the_configuration_counts_too(tmp_path: Path) -> None:
     assert ChatFormat(folder).render([Turn("Q", "A")]).text.startswith("<|start_header_id|>user\nQ")
 
 
-def test_what_is_wrong_with_a_backbone_is_named(tmp_path: Path) -> None:
+def test_faults_of_a_backbone_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no tokenizer\.json"):
         ChatFormat(tmp_path)
     folder = write_backbone(tmp_path / "a", "{% for %}")
@@ -71,7 +70,7 @@ def test_what_is_wrong_with_a_backbone_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tokenizer_config\.json is not JSON"):
         ChatFormat(folder)
     (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(ConfigError, match="is no tokenizer"):
+    with pytest.raises(ConfigError, match="is not a tokenizer"):
         ChatFormat(folder)
     refusing = ChatFormat(write_backbone(tmp_path / "b", "{{ raise_exception('alternate, please') }}"))
     with pytest.raises(ConfigError, match="alternate, please"):
@@ -81,27 +80,7 @@ def test_what_is_wrong_with_a_backbone_is_named(tmp_path: Path) -> None:
         ChatFormat(write_backbone(tmp_path / "c", twice)).render([Turn("Q", "A")])
 
 
-def test_a_hub_name_fetches_the_tokenizers_files_of_that_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    asked: dict[str, Any] = {}
-
-    def fetch(name: str, **options: Any) -> str:
-        asked.update(options, name=name)
-        if name == "nobody/nothing":
-            raise OSError("no such repository")
-        return "/cache/llama"
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    assert tokenizer_folder("hub:org/llama@" + "0" * 40) == Path("/cache/llama")
-    assert (asked["name"], asked["revision"]) == ("org/llama", "0" * 40)
-    assert not any(pattern.endswith("safetensors") for pattern in asked["allow_patterns"])
-    with pytest.raises(ConfigError, match="cannot be fetched: no such repository"):
-        tokenizer_folder("hub:nobody/nothing@" + "0" * 40)
-    assert tokenizer_folder("/weights/llama") == Path("/weights/llama")
-
-
-def test_a_template_cannot_reach_the_machine(tmp_path: Path) -> None:
+def test_a_template_runs_in_a_sandbox(tmp_path: Path) -> None:
     escape = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
     with pytest.raises(ConfigError, match="unsafe"):
         ChatFormat(write_backbone(tmp_path, escape)).render([Turn("Q", "A")])
@@ -135,7 +114,7 @@ def test_transformers_renders_and_tokenizes_the_same(formats: dict[str, ChatForm
     ]
     for name, template in TEMPLATES.items():
         if name == "llama":
-            continue  # it writes the day on which it is rendered; the next test fixes it
+            continue  # it writes the current date; the next test fixes the date
         reference = AutoTokenizer.from_pretrained(write_backbone(tmp_path / name, template))
         rendered = formats[name].render(said)
         encoding = formats[name].tokenizer.encode(rendered.text, add_special_tokens=False)
@@ -151,7 +130,7 @@ def test_transformers_renders_and_tokenizes_the_same(formats: dict[str, ChatForm
         assert [s for s in spans if s[0] < s[1]] == [s for s in expected.message_spans if s[0] < s[1]]
 
 
-def test_transformers_renders_llamas_template_the_same_on_that_day(
+def test_transformers_renders_llamas_template_the_same_with_that_date(
     formats: dict[str, ChatFormat], tmp_path: Path
 ) -> None:
     from transformers import AutoTokenizer

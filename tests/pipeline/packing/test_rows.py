@@ -1,4 +1,4 @@
-"""From conversations to tokens and targets."""
+"""Turning conversations into tokens and targets."""
 
 from pathlib import Path
 
@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.packing.chat import ChatFormat
-from pipeline.packing.rows import RowError, covered, make_row
+from pipeline.packing.rows import RowError, make_row
 from pipeline.sources.records import Turn
-from tests.pipeline.packing.backbone import write_backbone
+from tests.pipeline.packing.fixtures_tokenizer import write_backbone
 
 ENOUGH = 4096
 TALK = [Turn("Is there a red circle?", "Yes."), Turn("Is there a the?", "No \u00e9\U0001f600."), Turn("", "the image")]
@@ -68,16 +68,6 @@ def test_text_cannot_forge_turns(chat: ChatFormat, turn: Turn) -> None:
     assert caught.value.reason == "control_token"
 
 
-@settings(max_examples=100)
-@given(st.lists(st.integers(0, 5), max_size=20), st.lists(st.integers(1, 4), max_size=8))
-def test_covered_is_overlap(widths: list[int], borders: list[int]) -> None:
-    starts = [sum(widths[:n]) for n in range(len(widths))]
-    offsets = [(start, start + width) for start, width in zip(starts, widths, strict=True)]
-    edges = [sum(borders[: n + 1]) for n in range(len(borders))]
-    spans = list(zip(edges[::2], edges[1::2], strict=False))
-    assert covered(offsets, spans) == [any(a < end and b > start and a < b for start, end in spans) for a, b in offsets]
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
@@ -86,15 +76,15 @@ def test_covered_is_overlap(widths: list[int], borders: list[int]) -> None:
         max_size=3,
     )
 )
-def test_any_text_keeps_its_words(chat: ChatFormat, turns: list[Turn]) -> None:
+def test_the_targets_of_any_text_decode_to_its_answers(chat: ChatFormat, turns: list[Turn]) -> None:
     usable = [turn for turn in turns if turn.answer]
     if usable:
         assert targets_of(chat, usable) == "".join(f"{turn.answer}<|eot_id|>" for turn in usable)
 
 
-def test_folder_is_read_once(tmp_path: Path) -> None:
+def test_a_backbones_folder_is_read_once(tmp_path: Path) -> None:
     from pipeline.packing.chat import open_chat
 
-    folder = write_backbone(tmp_path)
+    folder = str(write_backbone(tmp_path))
     assert open_chat(folder, None) is open_chat(folder, None)
     assert open_chat(folder, "You see.") is not open_chat(folder, None)

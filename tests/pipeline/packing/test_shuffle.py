@@ -1,4 +1,4 @@
-"""The seeded order, out of core."""
+"""The seeded order of a pack, with bucket files."""
 
 import random
 from pathlib import Path
@@ -50,7 +50,7 @@ def dealt(folder: Path, ids: list[str], per_file: int, shard_rows: int, seed: in
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 90), st.integers(1, 40), st.integers(1, 20), st.integers(1, 8), st.integers(1, 30))
-def test_every_record_is_dealt_once_into_its_place(
+def test_every_record_is_written_once_and_in_its_place(
     tmp_path_factory: pytest.TempPathFactory, count: int, per_file: int, shard_rows: int, buckets: int, bucket_rows: int
 ) -> None:
     ids = [f"sample {n}" for n in range(count)]
@@ -69,11 +69,11 @@ def test_every_record_is_dealt_once_into_its_place(
 def test_records_that_changed_since_they_were_ranked_are_an_error(tmp_path: Path, now: int) -> None:
     rank = ranks(write_records(tmp_path / "then", [f"sample {n}" for n in range(10)], 4), 0)
     files = write_records(tmp_path / "now", [f"sample {n}" for n in range(now)], 4)
-    with pytest.raises(DataError, match="held 10 records when it was first read"):
+    with pytest.raises(DataError, match="had 10 records at first and"):
         deal(files, rank, Layout(10, 4), tmp_path / "buckets")
 
 
-def test_the_order_is_of_the_seed_and_not_of_the_files(tmp_path: Path) -> None:
+def test_the_order_depends_on_the_seed_and_not_on_the_files(tmp_path: Path) -> None:
     ids = [f"sample {n}" for n in range(50)]
     shuffled = list(ids)
     random.Random(1).shuffle(shuffled)

@@ -1,14 +1,14 @@
-"""Whether the evaluation's images were trained on is counted, not promised."""
+"""The evaluation's images that were trained on are counted."""
 
 from pathlib import Path
 
 import pytest
 
 from pipeline.artifacts.store import Artifact
-from pipeline.recipe import load_recipe
+from pipeline.plan.recipe import load_recipe
 from pipeline.report.collect import collect
 from pipeline.report.overlap import Overlap, overlap_of, overlap_words
-from tests.pipeline.report.fabric import Fabric, page_of
+from tests.pipeline.report.fixtures_artifacts import Fabric, page_of
 
 RECIPE = load_recipe("miniature").override(variants=["age_vlm_lm"])
 SCENES = 6
@@ -43,7 +43,7 @@ def test_no_image_was_trained_on(clean: dict[str, Artifact]) -> None:
 def test_what_cannot_be_known_is_not_claimed(without: str, clean: dict[str, Artifact]) -> None:
     found = overlap({name: a for name, a in clean.items() if not name.endswith(f"/{without}")})
     assert found is None
-    assert "is not known here" in overlap_words(found)
+    assert "The run lacks the inventories" in overlap_words(found)
 
 
 def test_images_that_were_trained_on_are_counted(tmp_path: Path) -> None:
@@ -66,4 +66,4 @@ def test_the_page_says_it_where_the_scores_stand_and_at_its_head(tmp_path: Path)
     page, statistics = page_of(artifact), artifact.manifest.statistics
     assert statistics["evaluation_images"] == {"all": SCENES, "trained_on": SCENES}
     assert page.count("read the scores as training scores") == 3  # findings, evaluation, limits
-    assert "no stage was trained on" not in page
+    assert "None of the evaluation" not in page

@@ -1,15 +1,21 @@
 """The page as a whole: made by the real step from artifacts of every kind, looked at as text."""
 
 import re
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from pipeline.artifacts.manifest import Counts
+from pipeline.artifacts.spec import ArtifactRef, StepSpec
+from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact
-from pipeline.recipe import load_recipe
-from pipeline.report.page import CUT, LONGEST_TEXT, clip, short_count
-from tests.pipeline.report.fabric import Fabric, page_of
+from pipeline.plan.recipe import load_recipe
+from pipeline.report.collect import collect
+from pipeline.report.formatting import CUT, LONGEST_TEXT, clip, short_count
+from pipeline.report.page import make_page
+from tests.pipeline.report.fixtures_artifacts import Fabric, page_of
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 LOADING = {"src", "href", "xlink:href", "srcset", "data", "poster", "action", "background"}
@@ -26,6 +32,7 @@ class Reader(HTMLParser):
         self.anchors: list[str] = []
         self.handlers: list[str] = []
         self.unnamed: list[str] = []
+        self.lazy = 0
         self._open: list[str] = []
         self.words: list[str] = []
         self.feed(page)
@@ -37,6 +44,7 @@ class Reader(HTMLParser):
             self._open.append(tag)
         values = {name: value or "" for name, value in attrs}
         self.handlers += [name for name in values if name.startswith("on")]
+        self.lazy += values.get("loading") == "lazy"
         if "id" in values:
             self.ids.append(values["id"])
         for name in LOADING & values.keys():
@@ -96,6 +104,8 @@ def test_anchors_lead_somewhere_and_pictures_are_described(reader: Reader) -> No
     assert len(reader.ids) == len(set(reader.ids))
     assert {a[1:] for a in reader.anchors} <= set(reader.ids)
     assert reader.unnamed == []
+    assert reader.lazy == 0  # print and a full-page picture would leave them blank
+    assert reader.tags.count("img") > 20
     assert reader.tags.count("h1") == 1
 
 
@@ -151,15 +161,10 @@ def test_every_variant_answers_beside_the_others(page: str, reader: Reader) -> N
 
 def test_the_page_is_small_and_the_same_again_but_for_its_date(artifact: Artifact, page: str, tmp_path: Path) -> None:
     assert len(page) < 1_500_000
-    from datetime import UTC, datetime
-
-    from pipeline.report.build import build
-    from pipeline.report.collect import collect
-
     inputs = {name: artifact.store.require(parent.ref) for name, parent in artifact.manifest.parents.items()}
     run = collect("miniature", ("ca_baseline", "age_vlm", "age_vlm_lm"), inputs)
     moments = [datetime(2020, 1, day, tzinfo=UTC) for day in (1, 2)]
-    first, second = (build(run, artifact.ref.id, moment, {})[0] for moment in moments)
+    first, second = (make_page(run, artifact.ref.id, moment, {})[0] for moment in moments)
     assert first != second
     assert first.replace("2020-01-01", "2020-01-02") == second
 
@@ -200,13 +205,33 @@ def test_large_numbers_are_short_in_the_graph(number: int, shown: str) -> None:
     assert short_count(number) == shown
 
 
-def test_a_recipe_that_was_edited_is_not_called_the_shipped_one(tmp_path: Path, reader: Reader) -> None:
-    recipe = load_recipe("miniature").override(variants=["age_vlm"])
-    found = Reader(page_of(Fabric(tmp_path, recipe.model_copy(update={"seed": 3}), scenes=6).report()))
-    assert "differs from the miniature.yaml that ships with the project in: seed = 3 (shipped: 0)" in found.text
-    assert "which is not this run's" in found.text
-    assert "recipe=PATH/OF/miniature.yaml" in found.text
-    assert "PATH/OF" not in reader.text
+def test_the_command_and_the_recipe_stand_on_the_page(tmp_path: Path, reader: Reader) -> None:
+    recipe = "name: miniature\nseed: 3 # <b>as it was</b>\n"
+    command = {"deployment": "agevlm/full-recipe", "parameters": {"recipe": "miniature"}, "recipe": recipe}
+    variant = load_recipe("miniature").override(variants=["age_vlm"])
+    found = Reader(page_of(Fabric(tmp_path, variant, scenes=6, command=command).report()))
+    assert "prefect deployment run agevlm/full-recipe -p recipe=miniature" in found.text
+    assert "seed: 3 # <b>as it was</b>" in found.text
+    assert "no command is recorded" not in found.text
+    assert "no command is recorded" in reader.text
+    assert "prefect deployment run" not in reader.text
+
+
+def test_a_step_of_an_unknown_kind_is_drawn_listed_and_reported(artifact: Artifact) -> None:
+    masks = artifact.store.require(artifact.manifest.parents["masks/masks-pretrain"].ref)
+    spec = StepSpec(step="polish", revision=1, params={"shine": 7}, inputs={"masks": masks.ref.id})
+    ref = ArtifactRef(kind="polished", name="pretrain", id=spec.id())
+    staging = Staging(artifact.store, ref, spec, 0, {"masks": masks})
+    staging.write_bytes("masks.bin", b"shiny")
+    made = staging.publish(Counts(unit="gloss", rows_in=5, rows_out=4, rejected={"dull": 1}))
+    run = collect("miniature", ("age_vlm",), {"masks/masks-pretrain": masks, "polished/polish-pretrain": made})
+    page, _ = make_page(run, "f" * 64, datetime(2020, 1, 1, tzinfo=UTC), {})
+    found = Reader(page)
+    assert "step-polish-pretrain" in found.ids
+    assert 'class="node c-other"' in page
+    assert "dull\u00a01" in page
+    assert "shine: 7" in page
+    assert '<span class="pill c-other">other</span>' in page
 
 
 @pytest.mark.parametrize(
@@ -236,7 +261,7 @@ def test_one_variant_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
 
 
 def test_miniature_teachers_on_photographs_are_called_unfit(tmp_path: Path) -> None:
-    from pipeline.fingerprints import Fingerprints
+    from pipeline.plan.fingerprints import Fingerprints
 
     made = Fabric(tmp_path, load_recipe("photos"), scenes=12)
     shipped = Fingerprints(tmp_path / "cache").weights("sam", "miniature")

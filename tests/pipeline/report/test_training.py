@@ -1,24 +1,22 @@
-"""Sentences and curves about training: what counts how much, and what is not said."""
+"""Curves and sentences about training."""
 
 import math
 
 import pytest
 
-from pipeline.report.comparison import signed
-from pipeline.report.findings import grade, guidance_finding
-from pipeline.report.training import Stage, guidance_charts, loss_charts, mass_charts
+from pipeline.report.formatting import signed
+from pipeline.report.training import StageCurves, guidance_charts, loss_charts, mass_charts
 
 NAN = math.nan
 
 
-def stage(mass: tuple[tuple[float, ...], ...], guided: tuple[int, ...]) -> Stage:
+def stage(mass: tuple[tuple[float, ...], ...], guided: tuple[int, ...]) -> StageCurves:
     steps = tuple(float(i) for i in range(len(guided)))
-    return Stage(
+    return StageCurves(
         view=None,  # type: ignore[arg-type]
         row="stage3",
-        number=3,
+        stage="Stage 3",
         label="AGE-VLM",
-        names="AGE-VLM",
         colour="c-age_vlm",
         steps=steps,
         lm_loss=tuple(1.0 for _ in guided),
@@ -34,8 +32,8 @@ def test_the_thirds_weigh_records_by_their_guided_rows() -> None:
     found = stage(((0.1, 0.5, 0.3, 0.3, 0.8, 0.6),), (1, 3, 9, 9, 1, 3))
     assert found.first_and_last_mass == [(pytest.approx(0.4), pytest.approx(0.65))]
     assert found.guided_rows == 26
-    assert "layer 0 from 40 to 65" in guidance_finding(found)
-    assert "of 26 guided rows" in guidance_finding(found)
+    assert "layer 0 from 40 to 65" in found.finding
+    assert "of 26 guided rows" in found.finding
 
 
 def test_records_without_guided_rows_do_not_count() -> None:
@@ -50,18 +48,11 @@ def test_too_little_guidance_is_no_finding_and_no_chart(
     mass: tuple[tuple[float, ...], ...], guided: tuple[int, ...]
 ) -> None:
     found = stage(mass, guided)
-    assert guidance_finding(found) == ""
+    assert found.finding == ""
     if not any(guided):
         assert guidance_charts([found]) == mass_charts([found]) == []
     assert [title for title, _ in loss_charts([found])] == ["Stage 3"]
 
 
-@pytest.mark.parametrize(
-    ("iou", "word"), [(0.95, "good"), (0.75, "good"), (0.6, "usable"), (0.3, "poor"), (0.1, "bad"), (0.0, "bad")]
-)
-def test_grades_are_plain_words(iou: float, word: str) -> None:
-    assert grade(iou) == word
-
-
-def test_what_rounds_to_zero_has_no_sign() -> None:
+def test_a_difference_that_rounds_to_zero_has_no_sign() -> None:
     assert [signed(v) for v in (0.126, -0.126, -0.004, 0.0)] == ["+0.13", "\u22120.13", "0.00", "0.00"]

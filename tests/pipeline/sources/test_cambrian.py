@@ -1,4 +1,4 @@
-"""Reading Cambrian's JSON Lines: its real spellings, and the lines that are broken."""
+"""Reading Cambrian's JSON Lines: variants in its own files, and broken lines."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from pipeline.sources.records import Record, Rejected, Truth, Turn
 CHAT = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A dog."}]
 TALK = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello! <image> is a token."}]
 NO_IMAGE = ("", "None", "none", "nan", None)
-# In the form of Cambrian's own files: './' paths, further keys, a 'system prompt' inside the human turn, text only.
+# As in Cambrian's own files: './' paths, further keys, a 'system prompt' inside the human turn, text only.
 GOLDEN = [
     {"id": "000000125860", "image": "000000125860.jpg", "conversations": CHAT},
     {"id": "sa_1", "image": "./sam/images/sa_1.jpg", "conversations": CHAT, "source": "sharegpt4v"},
@@ -61,7 +61,7 @@ def test_golden_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("image", [{}, *({"image": spelling} for spelling in NO_IMAGE)])
-def test_a_question_about_an_image_that_is_not_named_is_no_text_only_record(image: dict[str, Any]) -> None:
+def test_a_question_about_an_image_that_is_not_named_is_rejected(image: dict[str, Any]) -> None:
     later = [*TALK, {"from": "human", "value": "And here?\n<image>"}, {"from": "gpt", "value": "Yes."}]
     for conversations in (CHAT, later):
         entry = parse_line(json.dumps({"id": 1, **image, "conversations": conversations}).encode(), "line 7")
@@ -70,7 +70,7 @@ def test_a_question_about_an_image_that_is_not_named_is_no_text_only_record(imag
         assert entry.detail == f"line 7: asks about an image, but 'image' is {image.get('image')!r}"
 
 
-def test_ids_come_from_image_and_conversation_alone() -> None:
+def test_ids_depend_on_image_and_conversation_only() -> None:
     def sample(**changes: Any) -> str:
         return parse_line(json.dumps(GOLDEN[1] | changes).encode(), "line 1").sample_id
 
@@ -100,7 +100,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize(("line", "reason"), BROKEN.values(), ids=BROKEN.keys())
-def test_broken_lines_are_refused_by_name_and_number(line: bytes, reason: str) -> None:
+def test_broken_lines_are_rejected_with_reason_and_line_number(line: bytes, reason: str) -> None:
     entry = parse_line(line, "line 42")
     assert isinstance(entry, Rejected)
     assert entry.reason == reason
@@ -108,7 +108,7 @@ def test_broken_lines_are_refused_by_name_and_number(line: bytes, reason: str) -
     assert len(entry.sample_id) == 64
 
 
-def test_one_bad_line_costs_no_other(tmp_path: Path) -> None:
+def test_one_bad_line_does_not_affect_others(tmp_path: Path) -> None:
     good = json.dumps(GOLDEN[0])
     entries = list(dataset(tmp_path, [good, "{", "", "   ", good]).entries())
     assert [type(entry) for entry in entries] == [Record, Rejected, Record]
@@ -123,14 +123,14 @@ def test_any_depth_of_nesting_is_a_record_or_a_rejection() -> None:
             assert isinstance(parse_line(line.encode(), "line 1"), Record | Rejected)
 
 
-def test_a_byte_order_mark_and_crlf_are_harmless(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_crlf_are_accepted(tmp_path: Path) -> None:
     reader = dataset(tmp_path, [])
     line = json.dumps(GOLDEN[0]).encode()
     (tmp_path / "records.jsonl").write_bytes(b"\xef\xbb\xbf" + line + b"\r\n" + line)
     assert len(records_of(reader)) == 2
 
 
-def test_a_line_that_is_too_long_is_skipped_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_too_long_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "MAX_LINE", 300)
     good = json.dumps(GOLDEN[0])
     reader = dataset(tmp_path, [good, json.dumps({"id": "x" * 2000}), good])
@@ -148,7 +148,7 @@ def test_missing_and_wrong_files_are_named(tmp_path: Path) -> None:
         CambrianReader(tmp_path / "array.json", tmp_path)
 
 
-def test_truth_stands_beside_its_line(tmp_path: Path) -> None:
+def test_each_line_of_truth_belongs_to_the_record_on_that_line(tmp_path: Path) -> None:
     dataset(tmp_path, [json.dumps(GOLDEN[0]), "{", json.dumps(GOLDEN[2])])
     there = {"present": True, "height": 4, "width": 5, "rle": "04"}
     rows = [{"turns": [there]}, {"turns": []}, {"turns": [None, there | {"present": False, "rle": None}]}]

@@ -1,4 +1,4 @@
-"""COCO's instance annotations, as strangers write them."""
+"""COCO's instance annotations, also malformed ones."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def opened(folder: Path, annotations: dict[str, Any]) -> Instances:
     return Instances(folder / "instances.json")
 
 
-def test_an_image_knows_its_categories_and_their_pixels(tmp_path: Path, annotations: dict[str, Any]) -> None:
+def test_the_categories_and_masks_of_an_image(tmp_path: Path, annotations: dict[str, Any]) -> None:
     instances = opened(tmp_path, annotations)
     assert (instances.files, instances.present("0.jpg"), instances.present("1.jpg")) == (["0.jpg"], ["dog"], [])
     truth = instances.truth("0.jpg", ["dog", "person"])
@@ -50,19 +50,19 @@ def test_another_spelling_of_a_name_is_the_same_image(tmp_path: Path, annotation
 BAD_INSTANCES: dict[str, tuple[str, str, Any]] = {
     "empty category": ("categories", "name", ""),
     "nameless category": ("categories", "name", None),
-    "category of no id": ("categories", "id", None),
-    "category of a NaN id": ("categories", "id", float("nan")),
-    "numbered image": ("images", "file_name", 5),
-    "image of no name": ("images", "file_name", ""),
-    "image of a listed id": ("images", "id", []),
-    "endless image": ("images", "height", float("inf")),
+    "category without id": ("categories", "id", None),
+    "category id is NaN": ("categories", "id", float("nan")),
+    "file name is a number": ("images", "file_name", 5),
+    "file name is empty": ("images", "file_name", ""),
+    "image id is a list": ("images", "id", []),
+    "infinite height": ("images", "height", float("inf")),
     "unknown category": ("annotations", "category_id", 12345),
     "unknown image": ("annotations", "image_id", [1]),
 }
 
 
 @pytest.mark.parametrize(("table", "field", "value"), BAD_INSTANCES.values(), ids=BAD_INSTANCES.keys())
-def test_instances_that_cannot_be_meant_are_an_error_that_names_file_and_remedy(
+def test_malformed_instances_are_an_error_that_names_file_and_remedy(
     tmp_path: Path, annotations: dict[str, Any], table: str, field: str, value: Any
 ) -> None:
     annotations[table][0][field] = value
@@ -91,7 +91,9 @@ BAD_MASKS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("mask", BAD_MASKS.values(), ids=BAD_MASKS.keys())
-def test_bad_masks_are_named_before_they_reach_c_code(tmp_path: Path, annotations: dict[str, Any], mask: Any) -> None:
+def test_bad_masks_are_an_error_before_they_reach_c_code(
+    tmp_path: Path, annotations: dict[str, Any], mask: Any
+) -> None:
     annotations["annotations"][0]["segmentation"] = mask
     instances = opened(tmp_path, annotations)
     with pytest.raises(DataError, match=r"instances\.json, image 0\.jpg: a segmentation .*correct the file"):

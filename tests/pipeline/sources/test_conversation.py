@@ -1,4 +1,4 @@
-"""Cleaning conversations, and the text that queries are cut from."""
+"""Cleaning conversations, and the character ranges of queries."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def test_image_tokens_are_removed(value: str) -> None:
     assert clean(value) == "Hi"
 
 
-def test_a_leading_turn_of_someone_else_is_dropped() -> None:
+def test_a_first_turn_that_is_not_from_the_human_is_dropped() -> None:
     body = (("human", "Q"), ("gpt", "A"))
     for role in ("system", "gpt"):
         assert read_turns(said((role, "You are helpful."), *body)) == (Turn("Q", "A"),)
@@ -55,7 +55,7 @@ BAD: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("raw", "reason"), BAD.values(), ids=BAD.keys())
-def test_bad_conversations_are_refused_by_name(raw: Any, reason: str) -> None:
+def test_bad_conversations_are_refused_with_a_reason(raw: Any, reason: str) -> None:
     with pytest.raises(BadConversation) as caught:
         read_turns(raw)
     assert caught.value.reason == reason

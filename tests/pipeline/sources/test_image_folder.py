@@ -72,7 +72,7 @@ def pixels(truth: Truth) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.usefixtures("annotations")
-def test_captions_know_the_masks_of_what_they_mention(tmp_path: Path) -> None:
+def test_captions_have_the_masks_of_the_categories_that_they_mention(tmp_path: Path) -> None:
     both, nothing, people, empty = list(open_image_folder(source(tmp_path)).entries())
     assert isinstance(empty, Rejected)
     assert empty.reason == "empty_answer"
@@ -119,7 +119,7 @@ def test_existence_questions_are_balanced_true_and_well_worded(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("annotations")
-def test_splits_share_no_image_and_lose_none(tmp_path: Path) -> None:
+def test_splits_share_no_image_and_cover_all(tmp_path: Path) -> None:
     images = {}
     for split in ("all", "train", "test"):
         entries = open_image_folder(source(tmp_path, records="existence", split=split)).entries()
@@ -152,7 +152,7 @@ def test_captions_as_csv_and_json_lines(tmp_path: Path) -> None:
     )
 
 
-def test_what_is_missing_or_wrong_is_named(tmp_path: Path, annotations: dict[str, Any]) -> None:
+def test_missing_or_malformed_files_are_named(tmp_path: Path, annotations: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="needs 'instances'"):
         open_image_folder(source(tmp_path, records="existence", instances=None))
     with pytest.raises(ConfigError, match="needs 'captions'"):
@@ -184,7 +184,7 @@ LOST: dict[str, Any] = {"null": None, "empty": "", "nan": "nan", "None": "None"}
 
 
 @pytest.mark.parametrize("image", LOST.values(), ids=LOST.keys())
-def test_a_caption_of_no_image_is_rejected_by_name(tmp_path: Path, annotations: dict[str, Any], image: Any) -> None:
+def test_a_caption_without_an_image_is_rejected(tmp_path: Path, annotations: dict[str, Any], image: Any) -> None:
     (tmp_path / "c.csv").write_text(f"caption,image\nA dog.,{'' if image is None else image}\n")
     (tmp_path / "c.jsonl").write_text(json.dumps({"image": image, "caption": "A dog."}) + '\n{"caption": "A dog."}\n')
     for name in ("c.csv", "c.jsonl"):
@@ -193,17 +193,17 @@ def test_a_caption_of_no_image_is_rejected_by_name(tmp_path: Path, annotations: 
             assert entry.reason == "no_image_reference"
 
 
-def test_one_bad_caption_costs_no_other(tmp_path: Path, annotations: dict[str, Any]) -> None:
-    """In a COCO file too, which Python writes with NaN and infinity in it."""
+def test_one_bad_caption_does_not_affect_others(tmp_path: Path, annotations: dict[str, Any]) -> None:
+    """In a COCO file, which may hold NaN and infinity when Python wrote it."""
     images = [*annotations["images"], {"id": 77, "file_name": "\ud800.jpg"}]
     bad: list[dict[str, Any]] = [
         {"image_id": 1, "id": 0, "caption": float("nan")},
         {"image_id": 1, "id": "\ud800", "caption": "\ud800"},
         {"image_id": 1, "id": 1, "caption": 5},
         {"image_id": 1, "id": 2},
-        {"image_id": 99, "id": 3, "caption": "Of an image that is not listed."},
-        {"image_id": [], "id": 4, "caption": "Of no image."},
-        {"id": 5, "caption": "Of no image either."},
+        {"image_id": 99, "id": 3, "caption": "The image is not listed."},
+        {"image_id": [], "id": 4, "caption": "The image id is a list."},
+        {"id": 5, "caption": "There is no image id."},
     ]
     rows = [*bad, {"image_id": 1, "id": 6, "caption": "Good."}]
     (tmp_path / "captions.json").write_text(json.dumps({"images": images, "annotations": rows}))
@@ -214,7 +214,9 @@ def test_one_bad_caption_costs_no_other(tmp_path: Path, annotations: dict[str, A
     ]
 
 
-def test_json_lines_have_the_limits_of_cambrians(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_lines_of_captions_have_the_same_limits_as_cambrians(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "images").mkdir()
     good = '{"image": "0.jpg", "caption": "A dog."}'
     bad = ['{"image": NaN, "caption": "x"}', '{"image": 1e999, "caption": "x"}', '{"image": "x", "caption": NaN}']
@@ -225,7 +227,7 @@ def test_json_lines_have_the_limits_of_cambrians(tmp_path: Path, monkeypatch: py
     assert [getattr(entry, "reason", "") for entry in found] == [*["malformed_json"] * 3, "line_too_long", ""]
 
 
-def test_a_broken_csv_is_named_with_its_line_and_remedy(tmp_path: Path) -> None:
+def test_a_broken_csv_is_an_error_with_line_and_remedy(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "c.csv").write_text('image,caption\n0.jpg,"' + "x" * 200_000)
     with pytest.raises(DataError, match=r"c\.csv, line \d+: field larger than .*quote"):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.images import ImageError
 from pipeline.sources.images import inspect_image, read_image, resolve
-from tests.pipeline.sources.pictures import bomb, encoded, halves, rotated_by_exif
+from tests.pipeline.sources.fixtures_pictures import bomb, encoded, halves, rotated_by_exif
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_unsafe_paths_are_refused(root: Path, reference: str) -> None:
     assert reason_of(root, reference) == "unsafe_path"
 
 
-def test_links_may_lead_elsewhere_below_the_folder_only(root: Path) -> None:
+def test_links_must_not_leave_the_folder(root: Path) -> None:
     (root / "inside").symlink_to(root / "coco")
     (root / "outside").symlink_to(root.parent)
     (root / "secret.jpg").symlink_to(root.parent / "secret.jpg")
@@ -77,7 +77,7 @@ def test_the_folder_itself_may_be_a_link(root: Path) -> None:
     assert read_image(link, "coco/1.jpg") == (root / "coco" / "1.jpg").read_bytes()
 
 
-def test_what_is_no_file_is_refused_without_opening_it(root: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused_without_opening_it(root: Path) -> None:
     os.mkfifo(root / "pipe.jpg")
     assert reason_of(root, "pipe.jpg") == "not_a_file"
     assert reason_of(root, "coco") == "not_a_file"
@@ -87,7 +87,7 @@ def test_what_is_no_file_is_refused_without_opening_it(root: Path) -> None:
 
 def test_a_huge_file_is_not_read(root: Path) -> None:
     with open(root / "huge.jpg", "wb") as stream:
-        stream.truncate(10 << 30)  # sparse: ten gigabytes that take no room
+        stream.truncate(10 << 30)  # a sparse file: takes no disk space
     assert reason_of(root, "huge.jpg") == "too_large"
 
 
@@ -106,7 +106,7 @@ def test_facts_of_good_and_bad_images(root: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.sampled_from(["..", ".", "coco", "1.jpg", "/", "\\", "~", "%2e%2e", "", "C:"]), max_size=6))
-def test_nothing_outside_is_ever_named(tmp_path_factory: pytest.TempPathFactory, parts: list[str]) -> None:
+def test_no_path_resolves_outside_the_folder(tmp_path_factory: pytest.TempPathFactory, parts: list[str]) -> None:
     root = tmp_path_factory.getbasetemp() / "fixed"
     root.mkdir(exist_ok=True)
     (root / "1.jpg").touch()

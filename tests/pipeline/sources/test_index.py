@@ -14,7 +14,7 @@ from pipeline.sources.records import Entry, Record, Rejected, Turn, canonical_id
 
 
 class Listed:
-    """A source of given entries."""
+    """A source with these entries."""
 
     images = Path("images")
     knows_truth = False
@@ -66,22 +66,24 @@ def test_a_limit_is_a_nested_choice_in_file_order(
 
 
 @given(names, names, st.one_of(st.none(), st.integers(1, 30)))
-def test_an_index_is_good_for_its_own_records_only(first: list[int], second: list[int], limit: int | None) -> None:
+def test_walking_other_records_than_those_indexed_is_an_error(
+    first: list[int], second: list[int], limit: int | None
+) -> None:
     index = build_index(Listed([record(n) for n in first]), 0, limit)
     other = Listed([record(n) for n in second])
     if first == second:
         assert len(list(index.walk(other))) == index.taken
     else:
-        with pytest.raises(DataError, match="it was changed meanwhile"):
+        with pytest.raises(DataError, match="changed while it was read"):
             list(index.walk(other))
 
 
-def test_another_seed_is_another_choice() -> None:
+def test_another_seed_gives_another_choice() -> None:
     entries: list[Entry] = [record(n) for n in range(200)]
     assert set(ids(entries, 0, 50)) != set(ids(entries, 1, 50))
 
 
-def test_bad_records_take_part_in_the_limit() -> None:
+def test_a_limit_counts_bad_records_too() -> None:
     entries: list[Entry] = [record(n) for n in range(100)]
     entries += [Rejected(canonical_id(None, f"bad{n}"), "malformed_json", "line") for n in range(100)]
     source = Listed(entries)

@@ -1,4 +1,4 @@
-"""JSON Lines from strangers."""
+"""Untrusted JSON Lines."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,16 @@ from pipeline.sources.lines import parse_object, read_lines
 from pipeline.sources.records import Rejected
 
 
-def test_lines_keep_their_numbers_and_lose_their_ends(tmp_path: Path) -> None:
+def test_lines_are_numbered_and_stripped(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"\xef\xbb\xbfone\r\n\n  \n two \nthree")
     assert list(read_lines(path)) == [(1, b"one"), (4, b"two"), (5, b"three")]
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6))
-def test_a_long_line_costs_no_other_and_no_memory(tmp_path_factory: pytest.TempPathFactory, sizes: list[int]) -> None:
+def test_a_long_line_is_cut_and_does_not_affect_others(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
+) -> None:
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"
     path.write_bytes(b"\n".join(b"x" * size for size in sizes))
     with pytest.MonkeyPatch.context() as patch:
@@ -37,7 +39,7 @@ BAD = [b"{", b"[1]", b"3", b'{"a": NaN}', b'{"a": [-Infinity]}', b'{"a": 1e999}'
 
 
 @pytest.mark.parametrize("line", BAD, ids=range(len(BAD)))
-def test_what_is_no_json_object_is_rejected(line: bytes) -> None:
+def test_a_line_that_is_not_a_json_object_is_rejected(line: bytes) -> None:
     rejected = parse_object(line, "line 3")
     assert isinstance(rejected, Rejected)
     assert rejected.reason == "malformed_json"
@@ -49,5 +51,5 @@ finite = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, 
 
 
 @given(st.dictionaries(st.text(), finite | st.lists(finite)))
-def test_an_object_is_read_as_it_was_written(value: dict[str, Any]) -> None:
+def test_an_object_round_trips(value: dict[str, Any]) -> None:
     assert parse_object(json.dumps(value).encode(), "here") == value

@@ -1,4 +1,4 @@
-"""Which categories a caption mentions."""
+"""Finding the categories that a caption mentions."""
 
 import pytest
 
@@ -25,11 +25,11 @@ def test_mentions(text: str, found: set[str]) -> None:
     assert Mentions(COCO).find(text) == found
 
 
-def test_no_category_is_never_mentioned() -> None:
+def test_without_categories_nothing_is_found() -> None:
     assert Mentions([]).find("a dog") == set()
 
 
-def test_no_word_stands_for_two_categories() -> None:
+def test_no_synonym_belongs_to_two_categories() -> None:
     words = [word for group in SYNONYMS.values() for word in group]
     assert len(words) == len(set(words))
 

@@ -1,4 +1,4 @@
-"""The rendered world as a raw data set."""
+"""The miniature world as a raw data set."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def records_of(kind: str, scratch: Path) -> list[Record]:
     return [entry for entry in entries if isinstance(entry, Record)]
 
 
-def test_captions_are_one_record_a_scene_with_masks_of_what_they_name(scratch: Path) -> None:
+def test_captions_are_one_record_per_scene_with_the_masks_of_the_named_objects(scratch: Path) -> None:
     records = records_of("captions", scratch)
     assert len(records) == SCENES
     for number, record in enumerate(records):
@@ -42,7 +42,7 @@ def test_captions_are_one_record_a_scene_with_masks_of_what_they_name(scratch: P
         assert np.array_equal(found.astype(bool), masks[named].any(axis=0))
 
 
-def test_questions_lose_nothing_and_some_records_have_several_turns(scratch: Path) -> None:
+def test_all_questions_are_in_the_records_and_some_records_have_several_turns(scratch: Path) -> None:
     records = records_of("questions", scratch)
     turns = [(r.image, t.question, t.answer) for r in records for t in r.turns]
     expected = [
@@ -57,7 +57,7 @@ def test_questions_lose_nothing_and_some_records_have_several_turns(scratch: Pat
     assert all("no " in answer for (_, _, answer), truth in zip(turns, truths, strict=True) if truth in absent)
 
 
-def test_images_show_the_scene_under_its_mask(scratch: Path) -> None:
+def test_images_have_each_objects_colour_under_its_mask(scratch: Path) -> None:
     source = MiniatureSource(records="captions", scenes=SCENES, seed=SEED)
     reader = open_miniature(source, scratch)
     for number in range(3):
@@ -68,7 +68,9 @@ def test_images_show_the_scene_under_its_mask(scratch: Path) -> None:
             assert np.abs(pixels[mask].mean(axis=0) - COLOURS[item.colour]).max() < 45
 
 
-def test_it_is_rendered_once_and_whole(scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_rendered_once_and_never_left_incomplete(
+    scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = MiniatureSource(records="captions", scenes=3, seed=SEED)
     records = open_miniature(source, tmp_path)
     folders = list((tmp_path / "miniature").iterdir())

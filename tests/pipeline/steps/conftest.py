@@ -1,4 +1,4 @@
-"""What several tests of steps share. Imports the model only when a test asks for it: most steps do without."""
+"""Fixtures of the tests of steps. The model is imported only when a test needs it; most do not."""
 
 import pytest
 
@@ -6,6 +6,6 @@ import pytest
 @pytest.fixture(scope="session")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Folders of random text and vision backbones."""
-    from tests.pipeline.training.world import make_backbones
+    from tests.pipeline.training.fixtures_tiny_training import make_backbones
 
     return make_backbones(tmp_path_factory.mktemp("backbones"))

@@ -1,4 +1,4 @@
-"""The step evaluate on a small untrained student: every question is accounted for, and what is written is whole."""
+"""The step evaluate on a small untrained student: every question is scored or rejected, and all files are written."""
 
 import io
 import shutil
@@ -15,11 +15,10 @@ from model.errors import ConfigError, DataError
 from pipeline.artifacts.store import Artifact
 from pipeline.evaluation.attention import ATTENTION
 from pipeline.evaluation.existence import PREDICTIONS
-from pipeline.steps.context import run_job
-from pipeline.training.build import join_backbones
-from pipeline.training.checkpoint import save_student
+from pipeline.steps.runner import run_job
 from pipeline.training.config import StudentConfig
-from tests.pipeline.steps.stores import Bench, read_json
+from pipeline.training.student import join_backbones, save_student
+from tests.pipeline.steps.fixtures_store import Bench, read_json
 
 SCENES = 6
 
@@ -55,7 +54,7 @@ def table(artifact: Artifact, file: str) -> Any:
     return pq.read_table(artifact.local() / file)
 
 
-def test_every_question_is_scored_or_rejected_by_name(made: Artifact) -> None:
+def test_every_question_is_scored_or_rejected_with_a_reason(made: Artifact) -> None:
     counts = made.manifest.counts
     assert counts.unit == "question"
     assert counts.rejected == {"text_only": 1}
@@ -77,7 +76,7 @@ def test_the_attention_of_an_untrained_student_is_near_chance(made: Artifact) ->
     assert max(attention["padding"].to_pylist()) == 0
 
 
-def test_scores_have_errors_and_names_that_the_report_reads(made: Artifact) -> None:
+def test_scores_have_intervals_and_the_names_that_the_report_reads(made: Artifact) -> None:
     scores = read_json(made.local() / "scores.json")["scores"]
     assert {"accuracy", "in_mask", "pointing"} <= {s["metric"] for s in scores}
     for score in scores:
@@ -120,7 +119,7 @@ def test_batches_do_not_change_answers_or_attention(bench: Bench, inputs: dict[s
 
 @contextmanager
 def away(path: Path) -> Iterator[None]:
-    """Without this file or folder for a while."""
+    """Hide this file or folder for a `with` block."""
     hidden = path.with_name(f"{path.name}.away")
     path.rename(hidden)
     try:
@@ -129,7 +128,7 @@ def away(path: Path) -> Iterator[None]:
         hidden.rename(path)
 
 
-def test_questions_that_cannot_be_asked_cost_only_themselves(bench: Bench, inputs: dict[str, Any]) -> None:
+def test_questions_that_cannot_be_asked_do_not_affect_others(bench: Bench, inputs: dict[str, Any]) -> None:
     images = bench.root / "images"
     whole = (images / "0.jpg").read_bytes()
     (images / "0.jpg").write_bytes(b"other")
@@ -160,10 +159,10 @@ def test_without_a_question_about_a_picture_there_is_no_evaluation(inputs: dict[
         evaluate(bench, {"checkpoint": checkpoint, "inventory": nothing})
 
 
-def test_benchmarks_that_nothing_is_known_for_are_refused(bench: Bench, inputs: dict[str, Any]) -> None:
+def test_benchmarks_without_a_question_to_score_are_refused(bench: Bench, inputs: dict[str, Any]) -> None:
     folder = bench.root / "unknown"
     shutil.copytree(bench.root / "inventory", folder)
     shutil.rmtree(folder / "truth")
-    ignorant = bench.publish("inventory", "evaluation", folder)
+    without_truth = bench.publish("inventory", "evaluation", folder)
     with pytest.raises(ConfigError, match=r"\['attention'\]: no question .* add 'existence'"):
-        evaluate(bench, {**inputs, "inventory": ignorant}, benchmarks=["attention"])
+        evaluate(bench, {**inputs, "inventory": without_truth}, benchmarks=["attention"])

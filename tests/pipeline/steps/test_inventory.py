@@ -1,4 +1,4 @@
-"""inventory: every record is accounted for, whatever is in it."""
+"""inventory: every record becomes a row or a reject."""
 
 import hashlib
 import json
@@ -11,15 +11,15 @@ import pipeline.steps.inventory as inventory
 from model.errors import DataError
 from pipeline.schemas import RECORDS, TRUTH
 from pipeline.sources.config import FolderSource, MiniatureSource
-from pipeline.sources.opening import open_source
-from tests.pipeline.sources.pictures import animated, bomb, encoded, halves, rotated_by_exif
-from tests.pipeline.steps.workshop import Workshop, cambrian, chat, rejects, table
+from pipeline.sources.table import open_source
+from tests.pipeline.sources.fixtures_pictures import animated, bomb, encoded, halves, rotated_by_exif
+from tests.pipeline.steps.fixtures_single_step import Workshop, cambrian, chat, rejects, table
 
 CHAT = chat(("<image>\nWhat is it?", "Two halves."))
 
 
 def messy(folder: Path) -> Workshop:
-    """Good records, and one of each bad kind."""
+    """Good records, and bad ones of each kind."""
     images = folder / "images"
     images.mkdir(parents=True)
     files: dict[str, bytes] = {
@@ -116,12 +116,12 @@ def test_an_empty_data_set_is_an_error(tmp_path: Path) -> None:
         Workshop(tmp_path, cambrian(tmp_path, [])).inventory()
 
 
-def test_a_data_set_without_a_good_record_is_an_error_whatever_is_allowed(tmp_path: Path) -> None:
+def test_a_data_set_without_a_good_record_is_an_error_at_any_reject_limit(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"2 of 2 records .* nothing would be left:\n  malformed_json: 2"):
         Workshop(tmp_path, cambrian(tmp_path, ["{", "{"])).inventory(max_reject_share=1.0)
 
 
-def test_details_that_utf8_cannot_write_are_spelled_out_and_cut(tmp_path: Path) -> None:
+def test_details_that_are_not_valid_utf8_are_escaped_and_cut(tmp_path: Path) -> None:
     talk = [{"from": "\ud800" * 5000, "value": "Q"}, {"from": "gpt", "value": "A"}]
     good: dict[str, Any] = {"conversations": chat(("Q", "A"))}
     (tmp_path / "images").mkdir()
@@ -132,7 +132,7 @@ def test_details_that_utf8_cannot_write_are_spelled_out_and_cut(tmp_path: Path) 
         cambrian(tmp_path, [{"conversations": [{"from": "human", "value": "Q"}, *talk]}, good]),
         FolderSource(images=str(tmp_path / "images"), captions=str(tmp_path / "captions.json")),
     ):
-        shard = inventory.Shard()
+        shard = inventory.ShardRows()
         for entry in open_source(source, tmp_path).entries():
             shard.add(entry, None)
         details = [detail for _, _, detail in shard.rejects]
@@ -153,12 +153,12 @@ def many(folder: Path) -> Workshop:
     return Workshop(folder, cambrian(folder, lines))
 
 
-def test_the_counts_are_those_of_the_rows(tmp_path: Path) -> None:
+def test_the_counts_match_the_number_of_rows(tmp_path: Path) -> None:
     artifact = many(tmp_path).inventory()
     assert artifact.manifest.counts.rows_out == table(artifact, "records/").num_rows == 34
 
 
-def test_truth_of_the_rendered_world(tmp_path: Path) -> None:
+def test_truth_of_the_miniature_world(tmp_path: Path) -> None:
     source = MiniatureSource(records="questions", scenes=4, seed=5_000_000)
     artifact = Workshop(tmp_path, source).inventory()
     records, truth = table(artifact, "records/"), table(artifact, "truth/")
@@ -171,7 +171,7 @@ def test_truth_of_the_rendered_world(tmp_path: Path) -> None:
         assert row["present"] == (row["rle"] is not None)
 
 
-def test_a_mask_for_a_frame_of_another_size_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_a_mask_for_an_image_of_another_size_is_left_out_and_counted(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "1.jpg").write_bytes(rotated_by_exif(6))  # stored 40 x 20, shown 20 x 40
     marks = [{"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 9, 0, 9, 9, 0, 9]], "iscrowd": 0}]

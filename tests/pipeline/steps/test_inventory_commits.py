@@ -1,4 +1,4 @@
-"""inventory's commits: killed, damaged, repaired or changed, it ends as an undisturbed one, or says why not."""
+"""inventory's commits: after kills and damage the result is the same; data that changed is an error."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,18 +10,20 @@ import pytest
 import pipeline.sources.inspection as inspection
 import pipeline.steps.inventory as inventory
 from model.errors import DataError
+from pipeline.artifacts.shards import Seal, Shards
 from pipeline.artifacts.store import Artifact
 from pipeline.schemas import RECORDS
+from pipeline.sources.config import identity
 from pipeline.sources.images import ImageFacts
 from pipeline.sources.index import build_index
-from pipeline.sources.opening import open_source
+from pipeline.sources.table import open_source
+from tests.pipeline.steps.fixtures_single_step import Workshop, cambrian, chat, shards_of
 from tests.pipeline.steps.test_inventory import CHAT, many
-from tests.pipeline.steps.workshop import Workshop, cambrian, chat
 
 
-def work(workshop: Workshop) -> Path:
-    """The work folder of the only step that is under way."""
-    (folder,) = (workshop.folder / "store" / "staging").glob("*/*")
+def data(workshop: Workshop) -> Path:
+    """The data folder of the only step that was started."""
+    (folder,) = (workshop.folder / "store" / "inventory").glob("*/*/data-*")
     return folder
 
 
@@ -53,8 +55,7 @@ def test_a_killed_inventory_continues_and_ends_the_same(tmp_path: Path, monkeypa
     monkeypatch.setattr(inspection, "inspect_images", dies_later)
     with pytest.raises(KeyboardInterrupt):
         workshop.inventory()
-    left = work(workshop)
-    assert 0 < len(list((left / "notes").iterdir())) < 7
+    assert 0 < len(list((data(workshop) / "_seals").iterdir())) < 7
     again: list[str] = []
 
     def counts(root: Path, references: list[str]) -> list[ImageFacts]:
@@ -67,7 +68,6 @@ def test_a_killed_inventory_continues_and_ends_the_same(tmp_path: Path, monkeypa
     assert resumed.manifest.counts == undisturbed.manifest.counts
     assert resumed.manifest.statistics == undisturbed.manifest.statistics
     assert len(again) == len(set(again))
-    assert not left.exists()
 
 
 @pytest.mark.usefixtures("small_shards")
@@ -85,15 +85,15 @@ def test_an_image_is_opened_once_over_all_shards(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_hopeless_data_stops_early(tmp_path: Path) -> None:
+def test_too_many_rejects_stop_the_step_early(tmp_path: Path) -> None:
     lines: list[dict[str, Any] | str] = [{"image": f"{n}.jpg", "conversations": CHAT} for n in range(60)]
     with pytest.raises(DataError, match=r"12 of 60 records of data\.pretrain \(stopped after 12\) were rejected"):
         Workshop(tmp_path, cambrian(tmp_path, lines)).inventory(max_reject_share=0.1)
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_repaired_data_pass_though_they_failed_before(tmp_path: Path) -> None:
-    """An image of the same size changes no fingerprint, so the inventory has the same id and the same work folder."""
+def test_data_that_was_repaired_after_a_failure_is_read_again(tmp_path: Path) -> None:
+    """An image of the same size changes no fingerprint, so the inventory has the same id and the same shards."""
     workshop = many(tmp_path / "a")
     expected = workshop.inventory(max_reject_share=0.2)
     broken = many(tmp_path / "b")
@@ -111,7 +111,7 @@ def test_repaired_data_pass_though_they_failed_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_rejects_that_are_allowed_are_not_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_with_few_rejects_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workshop, written = many(tmp_path), killed_at(monkeypatch, 3)
     with pytest.raises(KeyboardInterrupt):
         workshop.inventory()
@@ -120,15 +120,14 @@ def test_rejects_that_are_allowed_are_not_looked_at_again(tmp_path: Path, monkey
     assert written == [0, 1, 2, 3, 4, 5, 6], "9.jpg is missing in shard 1, which is kept"
 
 
-DAMAGE = {
-    "empty note": lambda left: (left / "notes" / "00000-of-00007.json").write_bytes(b""),
-    "half a note": lambda left: cut(left / "notes" / "00000-of-00007.json"),
-    "empty table": lambda left: (left / "records" / "part-00000-of-00007.parquet").write_bytes(b""),
-    "half a table": lambda left: cut(left / "records" / "part-00000-of-00007.parquet"),
-    "no table": lambda left: (left / "records" / "part-00000-of-00007.parquet").unlink(),
-    "another table": lambda left: pq.write_table(
-        RECORDS.empty_table(), left / "records" / "part-00000-of-00007.parquet"
-    ),
+SEAL, TABLE = "_seals/00000.json", "records/part-00000-of-00007.parquet"
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "empty seal": lambda left: (left / SEAL).write_bytes(b""),
+    "half a seal": lambda left: cut(left / SEAL),
+    "empty table": lambda left: (left / TABLE).write_bytes(b""),
+    "half a table": lambda left: cut(left / TABLE),
+    "no table": lambda left: (left / TABLE).unlink(),
+    "another table": lambda left: pq.write_table(RECORDS.empty_table(), left / TABLE),
 }
 
 
@@ -137,24 +136,24 @@ def cut(path: Path) -> None:
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, shard: int) -> list[int]:
-    """Make one inventory die before it commits this shard. The list fills with the shards that are committed."""
+    """Make the first inventory die before it commits this shard. The list records the shards that are committed."""
     written: list[int] = []
-    really, alive = inventory.Commits.write, [False]
+    really, alive = inventory.Layout.commit, [False]
 
-    def write(self: inventory.Commits, number: int, rows: inventory.Shard) -> inventory.Note:
+    def commit(self: inventory.Layout, shards: Shards, number: int, rows: inventory.ShardRows) -> Seal:
         if number == shard and not alive[0]:
             alive[0] = True
             raise KeyboardInterrupt
         written.append(number)
-        return really(self, number, rows)
+        return really(self, shards, number, rows)
 
-    monkeypatch.setattr(inventory.Commits, "write", write)
+    monkeypatch.setattr(inventory.Layout, "commit", commit)
     return written
 
 
 @pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_commit_that_cannot_be_read_whole_is_made_again(
+def test_a_damaged_commit_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object]
 ) -> None:
     expected = many(tmp_path / "a").inventory()
@@ -162,22 +161,24 @@ def test_a_commit_that_cannot_be_read_whole_is_made_again(
     written = killed_at(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         workshop.inventory()
-    damage(work(workshop))
+    damage(data(workshop))
     again = workshop.inventory()
     assert written == [0, 1, 0, 2, 3, 4, 5, 6]
     assert content(again) == content(expected)
     assert again.manifest.counts == expected.manifest.counts
 
 
-def test_commits_are_of_the_raw_data_that_they_were_made_of(tmp_path: Path) -> None:
+def test_commits_of_other_raw_data_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of other records have another folder, even under the same fingerprint."""
+    workshop = many(tmp_path)
+    job = workshop.job("inventory", {"source": identity(workshop.source), "limit": None, "seed": 0, "fingerprint": "x"})
     first, second = (
         build_index(open_source(cambrian(tmp_path / name, [{"conversations": chat((name, "A"))}]), tmp_path), 0)
         for name in ("a", "b")
     )
-    inventory.Commits(tmp_path / "work", first, False).write(0, inventory.Shard())
-    assert list(inventory.Commits(tmp_path / "work", first, False).notes()) == [0]
-    assert not inventory.Commits(tmp_path / "work", second, False).notes()
-    assert not inventory.Commits(tmp_path / "work", first, True).notes(), "there is no truth"
+    inventory.Layout(first, False).commit(shards_of(job, first.digest), 0, inventory.ShardRows())
+    assert list(shards_of(job, first.digest).committed()) == ["00000"]
+    assert shards_of(job, second.digest).committed() == {}
 
 
 CHANGES: dict[str, Callable[[list[str]], list[str]]] = {

@@ -1,4 +1,4 @@
-"""The step masks: evidence in, one row out for every row, and the counts that say so."""
+"""The step masks: one row of masks for every row of evidence, and the counts."""
 
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact
 from pipeline.masks.config import MaskGates
 from pipeline.schemas import EVIDENCE, part_name
-from pipeline.steps.context import run_job
-from tests.pipeline.masks.dataset import NAME, Dataset, make_dataset, parts, read
+from pipeline.steps.runner import run_job
+from tests.pipeline.masks.fixtures_dataset import NAME, Dataset, make_dataset, parts, read
 
 OPEN = MaskGates(min_sam_iou=0, min_agreement_iou=0, min_area=0, max_area=1)
 
@@ -28,7 +28,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def publish_segments(dataset: Dataset, change: dict[int, dict[str, Any]], parts: int = 3) -> Artifact:
-    """Evidence as perfect teachers would give it, some rows changed by position."""
+    """Evidence of perfect teachers, with some rows changed by position."""
     rows = []
     for position, query in enumerate(dataset.queries.to_pylist()):
         scene = make_scene(int(query["sample_id"].split("-")[1]))
@@ -56,7 +56,7 @@ def publish_segments(dataset: Dataset, change: dict[int, dict[str, Any]], parts:
     return staging.publish(Counts(unit="query", rows_in=len(rows), rows_out=len(rows)))
 
 
-def test_every_row_is_accounted_for_by_name(dataset: Dataset) -> None:
+def test_every_row_is_accepted_or_counted_by_reason(dataset: Dataset) -> None:
     error = {"status": "error", "reason": "image_changed: gone: x", "polygon_score": None, "instances": []}
     segments = publish_segments(dataset, {0: error})
     artifact = run_job(dataset.masks_job(segments, MaskGates()))
@@ -75,7 +75,7 @@ def test_every_row_is_accounted_for_by_name(dataset: Dataset) -> None:
     assert (truth["present"], truth["absent"], truth["accepted_absent"]) == (objects, 6, 0.0)
 
 
-def test_changing_a_gate_makes_another_artifact_without_another_segment(dataset: Dataset) -> None:
+def test_a_changed_gate_makes_another_artifact_from_the_same_segments(dataset: Dataset) -> None:
     segments = publish_segments(dataset, {})
     open_masks = run_job(dataset.masks_job(segments, OPEN))
     strict = run_job(dataset.masks_job(segments, MaskGates(min_sam_iou=0.81)))

@@ -1,4 +1,4 @@
-"""Ray tasks make what threads make, byte for byte."""
+"""Ray tasks and threads make the same bytes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +7,9 @@ import pytest
 
 import pipeline.steps.inventory as inventory
 import pipeline.steps.pack as pack
-from pipeline import ray_session
 from pipeline.artifacts.store import Artifact
-from pipeline.workers import RayWorkers, ordered
+from pipeline.compute import session as ray_session
+from pipeline.compute.workers import RayWorkers, ordered
 from tests.pipeline.steps import test_inventory, test_pack
 
 pytestmark = pytest.mark.system
@@ -25,13 +25,13 @@ def content(artifact: Artifact) -> dict[str, str]:
     return {entry.path: entry.sha256 for entry in artifact.manifest.files}
 
 
-def test_the_same_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inventory_on_ray_is_the_same_as_on_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = test_inventory.many(tmp_path / "threads").inventory()
     monkeypatch.setattr(inventory, "RAY_FROM", 0)
     assert content(test_inventory.many(tmp_path / "ray").inventory()) == content(threads)
 
 
-def test_the_same_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_on_ray_is_the_same_as_on_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = test_pack.make(*test_pack.prepare(tmp_path / "threads", test_pack.lines()))
     monkeypatch.setattr(pack, "RAY_FROM", 0)
     assert content(test_pack.make(*test_pack.prepare(tmp_path / "ray", test_pack.lines()))) == content(threads)
@@ -43,6 +43,6 @@ def fail(number: int) -> int:
     return number
 
 
-def test_an_error_in_a_task_is_the_functions_own() -> None:
+def test_an_error_in_a_task_is_raised_as_the_functions_error() -> None:
     with pytest.raises(KeyError, match="three"):
         list(ordered(RayWorkers(), fail, ((n,) for n in range(9))))

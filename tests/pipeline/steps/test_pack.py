@@ -1,4 +1,4 @@
-"""pack: rows in a seeded order, images unchanged, every record accounted for."""
+"""pack: rows in a seeded order, images unchanged, every record a row or a reject."""
 
 import hashlib
 import random
@@ -15,21 +15,22 @@ import pytest
 import pipeline.packing.shards as packing
 import pipeline.steps.pack as pack
 from model.errors import ConfigError, DataError, StepError
+from pipeline.artifacts.shards import Seal
 from pipeline.artifacts.store import Artifact
 from pipeline.packing.chat import ChatFormat
 from pipeline.schemas import PACK
 from pipeline.sources.records import Turn, order_key
 from pipeline.steps.context import work_folder
-from tests.pipeline.packing.backbone import write_backbone
-from tests.pipeline.sources.pictures import encoded, halves
-from tests.pipeline.steps.workshop import Workshop, cambrian, chat, committed, rejects, table
+from tests.pipeline.packing.fixtures_tokenizer import write_backbone
+from tests.pipeline.sources.fixtures_pictures import encoded, halves
+from tests.pipeline.steps.fixtures_single_step import Workshop, cambrian, chat, damaged, rejects, shards_of, table
 
 CONFIG = {"max_tokens": 160, "shard_rows": 8, "row_group_rows": 3}
 RECORDS = 30
 
 
 def lines() -> list[dict[str, Any] | str]:
-    """Thirty records; every fifth is text only; one is too long, one loses turns, one forges a turn."""
+    """Thirty records; every fifth is text only; one is too long, one loses turns, one has a control token."""
     made: list[dict[str, Any] | str] = []
     for n in range(RECORDS - 3):
         shown, image = ("", {}) if n % 5 == 4 else ("<image>\n", {"image": f"{n % 4}.png"})
@@ -46,7 +47,7 @@ def prepare(folder: Path, raw: list[dict[str, Any] | str]) -> tuple[Workshop, Ar
     for n in range(4):
         (folder / "images" / f"{n}.png").write_bytes(encoded(halves(20 + 2 * n, 10)))
     backbone = write_backbone(folder / "backbone")
-    (backbone / "model.safetensors").write_bytes(b"")  # a pack reads no weights, but a plan wants them there
+    (backbone / "model.safetensors").write_bytes(b"")  # a pack reads no weights, but their fingerprint is taken
     workshop = Workshop(folder, source, {"text": str(backbone)})
     return workshop, workshop.inventory()
 
@@ -95,7 +96,7 @@ def test_every_record_is_a_row_or_a_reject(packed: Artifact, inventory: Artifact
     assert statistics["tokens"] == sum(len(ids) for ids in rows.column("input_ids").to_pylist())
 
 
-def test_rows_hold_the_very_image_and_conversation_of_their_record(
+def test_rows_have_the_exact_image_and_conversation_of_their_record(
     workshop: Workshop, packed: Artifact, inventory: Artifact
 ) -> None:
     records = {row["sample_id"]: row for row in table(inventory, "records/").to_pylist()}
@@ -140,7 +141,7 @@ def test_shards_and_row_groups_have_their_sizes_and_order(packed: Artifact, inve
         assert image.statistics.has_null_count
 
 
-def test_the_file_order_changes_nothing_and_the_seed_does(
+def test_the_order_depends_on_the_seed_and_not_on_the_file(
     workshop: Workshop, inventory: Artifact, packed: Artifact, tmp_path: Path
 ) -> None:
     shuffled = lines()
@@ -162,7 +163,7 @@ def test_a_killed_pack_continues_and_ends_the_same(
     built: list[int] = []
     really = packing.build_shard
 
-    def dies_later(job: packing.ShardJob, index: int, records: pa.Table) -> dict[str, Any]:
+    def dies_later(job: packing.PackJob, index: int, records: pa.Table) -> Seal:
         built.append(index)
         if index == 2:
             raise KeyboardInterrupt
@@ -172,11 +173,10 @@ def test_a_killed_pack_continues_and_ends_the_same(
     with pytest.raises(KeyboardInterrupt):
         make(other, other_inventory)
     job = other.job("pack", _params(), inventory=other_inventory)
-    names = {path.name for path in (committed(job) / "shards").iterdir()}
-    assert {"part-00000-of-00004.parquet", "part-00001-of-00004.parquet"} <= names
+    assert {"part-00000-of-00004", "part-00001-of-00004"} <= shards_of(job).committed().keys()
     again: list[int] = []
 
-    def counts(job: packing.ShardJob, index: int, records: pa.Table) -> dict[str, Any]:
+    def counts(job: packing.PackJob, index: int, records: pa.Table) -> Seal:
         again.append(index)
         return really(job, index, records)
 
@@ -194,8 +194,8 @@ def test_a_killed_pack_continues_and_ends_the_same(
 def test_an_image_that_changed_since_the_inventory_stops_the_pack(tmp_path: Path) -> None:
     workshop, inventory = prepare(tmp_path, lines())
     (tmp_path / "images" / "1.png").write_bytes(encoded(halves(50, 50)))
-    remedy = r"; put it back as it was, or .* force = \[\"inventory-pretrain\"\]"
-    with pytest.raises(StepError, match=r"image '1\.png' is not the file that the inventory saw" + remedy):
+    remedy = r", but the inventory has it; restore it, or .* force = \[\"inventory-pretrain\"\]"
+    with pytest.raises(StepError, match=r"image '1\.png' changed since the inventory: sha256 \w+, not \w+" + remedy):
         make(workshop, inventory)
     (tmp_path / "images" / "1.png").unlink()
     with pytest.raises(StepError, match=r"image '1\.png': No such file or directory, but the inventory has it"):
@@ -228,7 +228,7 @@ def test_a_pack_that_rejects_too_much_fails_with_reasons_and_remedy(
     built: list[int] = []
     really = packing.build_shard
 
-    def build_shard(job: packing.ShardJob, index: int, records: pa.Table) -> packing.Note:
+    def build_shard(job: packing.PackJob, index: int, records: pa.Table) -> Seal:
         built.append(index)
         return really(job, index, records)
 
@@ -239,48 +239,45 @@ def test_a_pack_that_rejects_too_much_fails_with_reasons_and_remedy(
     for _ in range(2):
         with pytest.raises(DataError, match=message + r"\nThe first: the first turn alone takes .*\nCorrect"):
             make(workshop, inventory)
-    assert built.count(0) == 1, "what is committed is not made again"
+    assert built.count(0) == 1, "committed shards are not made again"
 
 
-def test_a_pack_of_no_row_is_not_published(tmp_path: Path) -> None:
+def test_a_pack_without_rows_is_not_published(tmp_path: Path) -> None:
     workshop, inventory = prepare(tmp_path, too_long(4))
     params = _params() | {"max_reject_share": 1.0}
     with pytest.raises(DataError, match=r"4 of 4 records .* nothing would be left"):
         workshop.run("pack", params, inventory=inventory)
 
 
-def half(content: bytes) -> bytes:
-    return content[: len(content) // 2]
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "torn": lambda content: content[: len(content) // 2],
+    "flipped": lambda content: content[:40] + bytes([content[40] ^ 1]) + content[41:],
+}
 
 
-def emptied(content: bytes) -> bytes:
-    """The same note, but no rows."""
-    table = pq.read_table(pa.BufferReader(content))
-    sink = pa.BufferOutputStream()
-    pq.write_table(table.slice(0, 0), sink)
-    return sink.getvalue().to_pybytes()
-
-
-def plain(content: bytes) -> bytes:
-    """The same rows, but no note."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(pq.read_table(pa.BufferReader(content)).replace_schema_metadata(None), sink)
-    return sink.getvalue().to_pybytes()
-
-
-@pytest.mark.parametrize("damage", [lambda _: b"", half, emptied, plain], ids=["nothing", "half", "no rows", "no note"])
-def test_a_commit_that_is_not_whole_is_made_again(
-    packed: Artifact, tmp_path: Path, damage: Callable[[bytes], bytes]
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+@pytest.mark.parametrize("file", ["part-00001-of-00004.parquet", "_seals/part-00001-of-00004.json"])
+def test_a_damaged_commit_is_made_again(
+    packed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes], file: str
 ) -> None:
     workshop, inventory = prepare(tmp_path, lines())
-    commits = committed(workshop.job("pack", _params(), inventory=inventory)) / "shards"
-    commits.mkdir(parents=True)
-    for name in packed.matching("part-"):
-        content = Path(packed.path(name)).read_bytes()
-        (commits / name).write_bytes(damage(content) if name.startswith("part-00001") else content)
+    with monkeypatch.context() as patch:
+        patch.setattr(pack, "_outcome", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(workshop, inventory)
+    damaged(shards_of(workshop.job("pack", _params(), inventory=inventory)), file, damage)
+    built: list[int] = []
+    really = packing.build_shard
+    monkeypatch.setattr(pack, "build_shard", lambda job, index, table: built.append(index) or really(job, index, table))
     again = make(workshop, inventory)
+    assert built == [1]
     assert {e.path: e.sha256 for e in again.manifest.files} == {e.path: e.sha256 for e in packed.manifest.files}
     assert again.manifest.counts == packed.manifest.counts
+
+
+def killed(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_system_prompt_is_in_every_row(workshop: Workshop, inventory: Artifact) -> None:

@@ -1,12 +1,12 @@
-"""The step segment: shard by shard, resumable, the same bytes whoever computes them.
+"""The step segment: it works shard by shard, can be resumed, and always makes the same bytes.
 
-Most of it is tested without Ray: the actor's own code runs in this process, on the blocks that the reading tasks give.
-One test runs the whole through Ray and compares the bytes.
+Most tests run without Ray: the actor's code runs in this process, on the blocks of the read tasks. One test runs the
+whole step on Ray and compares the bytes.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,20 +17,22 @@ import pytest
 
 from model.errors import DataError, StepError
 from model.miniature.world import make_scene
-from pipeline.artifacts.store import Artifact
+from pipeline.artifacts.shards import Seal, Shards
+from pipeline.artifacts.store import Artifact, ArtifactStore
+from pipeline.compute.resources import Resources
+from pipeline.compute.session import session
 from pipeline.masks import stream
-from pipeline.masks.config import TeacherConfig
+from pipeline.masks.config import TeacherConfig, TeacherSetup
+from pipeline.masks.parts import cut, facts_of
 from pipeline.masks.pictures import read_pictures
-from pipeline.masks.setup import TeacherSetup
-from pipeline.masks.shards import Commits, cut, facts_of, seal_commit
-from pipeline.ray_session import session
-from pipeline.recipe import Resources
 from pipeline.schemas import EVIDENCE, QUERIES
+from pipeline.sources.table import ImageFolder
 from pipeline.steps import segment
-from pipeline.steps.context import run_job, work_folder
-from tests.model.teachers.tiny import LOCATIONS, write_florence, write_sam
-from tests.pipeline.masks.dataset import Dataset, break_image, make_dataset, parts, read
-from tests.pipeline.steps.workshop import committed
+from pipeline.steps.context import work_folder
+from pipeline.steps.runner import run_job
+from tests.model.teachers.fixtures_tiny_teachers import LOCATIONS, write_florence, write_sam
+from tests.pipeline.masks.fixtures_dataset import Dataset, break_image, make_dataset, parts, read
+from tests.pipeline.steps.fixtures_single_step import damaged, shards_of
 
 SCENES = 8
 TEACHER = TeacherConfig(max_new_tokens=LOCATIONS, shard_images=3, batch_queries=4)
@@ -48,27 +50,34 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def local_stream(computed: list[int], stop_after: int | None = None) -> Callable[..., Iterator[stream.ShardDone]]:
-    """`segment_missing` in this process: the same reading, actor and commits, one shard after the other."""
+    """`segment_shards` in this process: the same reading, actor and commits, one shard after the other."""
 
-    def segment_missing(
-        commits: Commits, shards: Sequence[pa.Table], root: Path, setup: TeacherSetup, resources: Resources
+    def segment_shards(
+        shards: Shards,
+        missing: Mapping[int, pa.Table],
+        count: int,
+        images: ImageFolder,
+        setup: TeacherSetup,
+        resources: Resources,
     ) -> Iterator[stream.ShardDone]:
-        missing = [index for index in commits.missing() if len(shards[index])]
-        actor = stream.TeacherActor(setup, {index: str(commits.path(index)) for index in missing})
-        for number, index in enumerate(missing):
+        actor = stream.TeacherActor(setup, shards, count)
+        for number, (index, queries) in enumerate(missing.items()):
             if number == stop_after:
                 raise KeyboardInterrupt
             computed.append(index)
-            yield stream.ShardDone(**actor(read_pictures(root, index, shards[index])).to_pylist()[0])
+            row = actor(read_pictures(images.path(), index, queries)).to_pylist()[0]
+            seal = Seal.from_bytes(row["seal"])
+            assert seal is not None
+            yield stream.ShardDone(index, seal, row["seconds"])
 
-    return segment_missing
+    return segment_shards
 
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Run without Ray; the list fills with the shards that were computed."""
+    """Run without Ray; the list records the shards that are computed."""
     shards: list[int] = []
-    monkeypatch.setattr(stream, "segment_missing", local_stream(shards))
+    monkeypatch.setattr(stream, "segment_shards", local_stream(shards))
     monkeypatch.setattr(segment, "session", _no_session)
     return shards
 
@@ -96,22 +105,21 @@ def test_every_query_has_evidence_and_parts_follow_the_subset(
     assert sum(facts["queries"]) == sum(len(make_scene(s).objects) + 1 for s in range(3))
 
 
-def test_a_killed_run_is_continued_where_it_stopped_and_ends_in_the_same_bytes(
+def test_a_killed_run_continues_and_ends_with_the_same_bytes(
     dataset: Dataset, weights: tuple[Path, Path], computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run_job(dataset.segment_job(*weights, TEACHER))
     assert computed == [0, 1, 2]
     job = dataset.segment_job(*weights, TEACHER, attempt=1)
     first: list[int] = []
-    monkeypatch.setattr(stream, "segment_missing", local_stream(first, stop_after=2))
+    monkeypatch.setattr(stream, "segment_shards", local_stream(first, stop_after=2))
     with pytest.raises(KeyboardInterrupt):
         run_job(job)
     assert first == [0, 1]
-    left = committed(job) / "shards"
-    assert sorted(file.name for file in left.glob("*.parquet")) == [f"part-0000{i}-of-00003.parquet" for i in (0, 1)]
-    (left / "part-00000-of-00003.parquet").write_bytes(b"torn")
+    assert list(shards_of(job).committed()) == [f"part-0000{i}-of-00003" for i in (0, 1)]
+    damaged(shards_of(job), "part-00000-of-00003.parquet", lambda _: b"torn")
     rest: list[int] = []
-    monkeypatch.setattr(stream, "segment_missing", local_stream(rest))
+    monkeypatch.setattr(stream, "segment_shards", local_stream(rest))
     resumed = run_job(job)
     assert rest == [0, 2]
     assert parts(resumed) == parts(whole)
@@ -127,7 +135,7 @@ def test_the_same_input_twice_gives_the_same_bytes(
     )
 
 
-def test_a_picture_that_changed_is_an_error_of_its_own_rows(
+def test_a_picture_that_changed_fails_its_own_rows_only(
     tmp_path: Path, weights: tuple[Path, Path], computed: list[int]
 ) -> None:
     dataset = make_dataset(tmp_path, scenes=24)
@@ -141,12 +149,12 @@ def test_a_picture_that_changed_is_an_error_of_its_own_rows(
     for a, b in zip(good, found, strict=True):
         if a["sample_id"] == "sample-005":
             assert (b["status"], b["instances"]) == ("error", [])
-            assert b["reason"].startswith("image_changed: sha256 is")
+            assert b["reason"].startswith("image_changed: image '5.jpg' changed since the inventory: sha256")
         else:
             assert [i["polygons"] for i in a["instances"]] == [i["polygons"] for i in b["instances"]]
 
 
-def test_too_many_errors_fail_loudly_and_are_tried_again(
+def test_too_many_errors_fail_the_step_and_are_tried_again(
     dataset: Dataset, weights: tuple[Path, Path], computed: list[int]
 ) -> None:
     hidden = dataset.images / "4.jpg"
@@ -173,18 +181,18 @@ def test_errors_that_are_allowed_are_kept_after_a_crash(
     dataset = make_dataset(tmp_path, scenes=24)
     break_image(dataset.images / "1.jpg")
     job = dataset.segment_job(*weights, TEACHER)
-    monkeypatch.setattr(stream, "segment_missing", local_stream(computed, stop_after=4))
+    monkeypatch.setattr(stream, "segment_shards", local_stream(computed, stop_after=4))
     with pytest.raises(KeyboardInterrupt):
         run_job(job)
-    monkeypatch.setattr(stream, "segment_missing", local_stream(computed))
+    monkeypatch.setattr(stream, "segment_shards", local_stream(computed))
     assert run_job(job).manifest.counts.rejected == {"image_changed": len(make_scene(1).objects) + 1}
     assert computed == list(range(8))
 
 
-def test_a_subset_of_which_every_query_fails_is_not_published(
+def test_a_step_in_which_every_query_fails_is_not_published(
     tmp_path: Path, weights: tuple[Path, Path], computed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.pipeline.masks.dataset.MAX_REJECT_SHARE", 1.0)
+    monkeypatch.setattr("tests.pipeline.masks.fixtures_dataset.MAX_REJECT_SHARE", 1.0)
     dataset = make_dataset(tmp_path, scenes=2)
     for file in dataset.images.glob("*.jpg"):
         break_image(file)
@@ -192,15 +200,17 @@ def test_a_subset_of_which_every_query_fails_is_not_published(
         run_job(dataset.segment_job(*weights, TEACHER))
 
 
-@pytest.mark.parametrize("damage", [b"", b"PAR1", b"x" * 400])
-def test_a_damaged_commit_is_computed_again(
-    dataset: Dataset, weights: tuple[Path, Path], computed: list[int], damage: bytes
+@pytest.mark.parametrize("left", [b"", b"PAR1", b"x" * 400])
+def test_a_file_that_a_killed_writer_left_is_replaced(
+    dataset: Dataset, weights: tuple[Path, Path], computed: list[int], left: bytes
 ) -> None:
     job = dataset.segment_job(*weights, TEACHER)
-    commits = committed(job) / "shards"
-    commits.mkdir(parents=True)
-    (commits / "part-00001-of-00003.parquet").write_bytes(damage)
-    assert run_job(job).manifest.counts.rows_out == len(dataset.queries)
+    file = Path(shards_of(job).path("part-00001-of-00003.parquet"))
+    file.parent.mkdir(parents=True)
+    file.write_bytes(left)
+    artifact = run_job(job)
+    assert artifact.manifest.counts.rows_out == len(dataset.queries)
+    assert artifact.verify() == []
     assert computed == [0, 1, 2]
 
 
@@ -227,46 +237,47 @@ def test_a_block_that_is_not_a_whole_shard_is_refused(
     dataset: Dataset, weights: tuple[Path, Path], tmp_path: Path
 ) -> None:
     setup = TeacherSetup(str(weights[0]), str(weights[1]), "t", TEACHER, "cpu", 1)
-    actor = stream.TeacherActor(setup, {0: str(tmp_path / "0"), 1: str(tmp_path / "1")})
+    actor = stream.TeacherActor(setup, Shards(ArtifactStore(str(tmp_path / "other")), "segments", "inputs"), 2)
     one, two = (read_pictures(dataset.images, i, shard) for i, shard in enumerate(cut(dataset.queries, 3)[:2]))
     for block in (one.slice(0, 2), pa.concat_tables([one, two])):
         with pytest.raises(StepError, match="regrouped"):
             actor(block)
 
 
-def test_a_blocks_size_is_bounded_from_what_the_inventory_saw(dataset: Dataset) -> None:
+def test_a_blocks_size_is_bounded_by_the_sizes_in_the_inventory(dataset: Dataset) -> None:
     for index, shard in enumerate(cut(dataset.queries, 3)):
         assert read_pictures(dataset.images, index, shard).nbytes < stream.block_bytes(shard)
 
 
 def expected_parts(dataset: Dataset, weights: tuple[Path, Path], teacher: TeacherConfig) -> dict[str, bytes]:
-    """What an undisturbed run without Ray publishes."""
+    """The parts that an undisturbed run without Ray publishes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "segment_missing", local_stream([]))
+        patch.setattr(stream, "segment_shards", local_stream([]))
         patch.setattr(segment, "session", _no_session)
         return parts(run_job(dataset.segment_job(*weights, teacher)))
 
 
-def test_through_ray_the_bytes_are_the_same_and_commits_are_kept(
+def test_a_run_on_ray_makes_the_same_bytes_and_keeps_earlier_commits(
     dataset: Dataset, weights: tuple[Path, Path], tmp_path: Path
 ) -> None:
     expected = expected_parts(dataset, weights, TEACHER)
     other = make_dataset(tmp_path / "ray", SCENES)
     job = other.segment_job(*weights, TEACHER)
-    commits = committed(job) / "shards"
-    commits.mkdir(parents=True)
-    name = "part-00001-of-00003.parquet"
-    seal_commit(commits / name, expected[name])  # as if committed before a crash
+    name = "part-00001-of-00003"
+    earlier = shards_of(job).commit(  # as before a crash
+        name, {f"{name}.parquet": expected[f"{name}.parquet"]}, 1, {"rejects": [], "device": "cpu"}
+    )
     with session(cpus=2):
         through_ray: Artifact = run_job(job)
-        greedy = other.segment_job(*weights, TEACHER, attempt=1)
+        too_large = other.segment_job(*weights, TEACHER, attempt=1)
         with pytest.raises(StepError, match=r"needs 64\.5 CPUs.*lower resources\.segment"):
-            run_job(greedy.model_copy(update={"resources": Resources(cpus=64)}))
+            run_job(too_large.model_copy(update={"resources": Resources(cpus=64)}))
     assert parts(through_ray) == expected
+    assert shards_of(job).committed()[name] == earlier
 
 
 @pytest.mark.system
-def test_a_killed_actor_costs_time_only_and_lost_weights_are_named(
+def test_a_killed_actor_changes_no_bytes_and_damaged_weights_are_named(
     dataset: Dataset, weights: tuple[Path, Path], tmp_path: Path
 ) -> None:
     single = TEACHER.model_copy(update={"shard_images": 1})
@@ -276,7 +287,7 @@ def test_a_killed_actor_costs_time_only_and_lost_weights_are_named(
     killed: list[int] = []
 
     def kill_once() -> None:
-        while not list(work_folder(job).glob("*/shards/part-*.parquet")):
+        while not shards_of(job).committed():
             time.sleep(0.01)
         for process in psutil.Process().children(recursive=True):
             if process.name().startswith("ray::MapWorker") or "MapWorker" in " ".join(process.cmdline()):

@@ -1,4 +1,4 @@
-"""subset: a choice that depends on seed and ids alone."""
+"""subset: a choice that depends on the seed and the ids only."""
 
 import itertools
 import random
@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 import pipeline.steps.subset as subset
 from model.errors import DataError
 from pipeline.artifacts.store import Artifact
+from pipeline.plan.parameters import SubsetParams
 from pipeline.schemas import QUERIES
 from pipeline.sources.conversation import turn_text
 from pipeline.sources.records import Turn
-from pipeline.steps.params import SubsetParams
 from pipeline.steps.subset import choose, pick_turns, place
-from tests.pipeline.sources.pictures import encoded, halves
-from tests.pipeline.steps.workshop import Workshop, cambrian, chat, table
+from tests.pipeline.sources.fixtures_pictures import encoded, halves
+from tests.pipeline.steps.fixtures_single_step import Workshop, cambrian, chat, table
 
 RECORDS = 60
 
 
 def lines() -> list[dict[str, Any] | str]:
-    """Records with one to three turns; every sixth is text only, every tenth asks nothing; images repeat."""
+    """Records with one to three turns; every sixth is text only, every tenth has no question; images repeat."""
     made: list[dict[str, Any] | str] = []
     for n in range(RECORDS):
         shown, image = ("", {}) if n % 6 == 5 else ("<image>", {"image": f"{n % 7}.jpg"})
@@ -77,10 +77,10 @@ def test_queries_are_cut_from_their_turn(workshop: Workshop, inventory: Artifact
         assert number == (len(able) if turns == "all" else 1)
 
 
-def test_records_are_conserved_and_left_out_by_name(workshop: Workshop, inventory: Artifact) -> None:
+def test_every_record_is_chosen_or_counted_by_reason(workshop: Workshop, inventory: Artifact) -> None:
     artifact = make(workshop, inventory, query="question", size=None)
     counts, statistics = artifact.manifest.counts, artifact.manifest.statistics
-    # No image: 10. With an image but without a question: n = 0, 10, ..., 50 with n % 3 == 0 turns more, not n % 6 == 5.
+    # No image: 10 records (n % 6 == 5). Of those with an image, n = 0 and n = 30 have a single turn without a question.
     assert statistics["text_only"] == 10
     assert statistics["empty_question"] == 2
     assert (counts.rows_in, counts.rows_out, counts.not_selected) == (60, 48, 12)
@@ -89,7 +89,7 @@ def test_records_are_conserved_and_left_out_by_name(workshop: Workshop, inventor
     assert not statistics["fewer_than_requested"]
 
 
-def test_more_than_there_is_takes_all_and_says_so(workshop: Workshop, inventory: Artifact) -> None:
+def test_a_size_above_the_available_records_takes_all_and_is_reported(workshop: Workshop, inventory: Artifact) -> None:
     artifact = make(workshop, inventory, size=1000)
     assert artifact.manifest.counts.rows_out == 50
     assert artifact.manifest.statistics["requested"] == 1000
@@ -97,7 +97,7 @@ def test_more_than_there_is_takes_all_and_says_so(workshop: Workshop, inventory:
     assert artifact.manifest.statistics["fewer_than_requested"] is True
 
 
-def test_queries_of_an_image_stand_together_in_a_seeded_order(
+def test_queries_of_an_image_are_adjacent_in_a_seeded_order(
     workshop: Workshop, inventory: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(subset, "QUERIES_PER_SHARD", 7)
@@ -132,7 +132,7 @@ ids = st.lists(st.text(alphabet="0123456789abcdef", min_size=4, max_size=8), uni
 
 @settings(max_examples=80)
 @given(ids, st.integers(0, 3), st.integers(1, 40), st.integers(1, 40), st.randoms())
-def test_choices_are_nested_stable_and_of_the_size_asked(
+def test_choices_are_nested_stable_and_of_the_right_size(
     names: list[str], seed: int, first: int, second: int, shuffler: random.Random
 ) -> None:
     small, large = sorted((first, second))
@@ -143,7 +143,7 @@ def test_choices_are_nested_stable_and_of_the_size_asked(
     shuffler.shuffle(shuffled)
     assert choose(iter(shuffled), small, seed) == few
     without = names[1:]
-    if small <= len(without):  # one record less changes at most one choice
+    if small <= len(without):  # removing one record changes at most one choice
         assert len(choose(iter(without), small, seed) - few) <= 1
 
 
@@ -156,7 +156,7 @@ def test_one_turn_is_chosen_among_those_with_a_question(sample_id: str, asked: l
     assert pick_turns(sample_id, turns, params) == [number]
 
 
-def test_every_turn_has_its_chance() -> None:
+def test_every_turn_is_chosen_about_equally_often() -> None:
     turns = [Turn("Q", "A")] * 3
     params = SubsetParams(size=None, query="caption", turns="one", seed=0)
     chosen = Counter(pick_turns(f"sample {n}", turns, params)[0] for n in range(600))
@@ -164,7 +164,7 @@ def test_every_turn_has_its_chance() -> None:
 
 
 @pytest.mark.parametrize(("kind", "reason"), [("caption", "text_only: 2"), ("question", "empty_question: 3")])
-def test_records_of_which_none_can_be_asked_about_are_an_error(tmp_path: Path, kind: str, reason: str) -> None:
+def test_a_data_set_without_a_usable_record_is_an_error(tmp_path: Path, kind: str, reason: str) -> None:
     made: list[dict[str, Any] | str] = [{"conversations": chat((f"Q{n}", "A"))} for n in range(2)]
     if kind == "question":
         made += [{"image": "0.jpg", "conversations": chat(("<image>", f"A{n}"))} for n in range(3)]

@@ -1,6 +1,7 @@
-"""The step train: what is refused before any worker starts, and a whole stage with Ray Train (system tier)."""
+"""The step train: errors before any worker starts, and whole stages with Ray Train (system tier)."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,15 @@ import torch
 
 from model.errors import ConfigError, DataError, StepError
 from pipeline.artifacts.spec import ArtifactRef
-from pipeline.recipe import Resources
-from pipeline.steps.context import run_job
+from pipeline.compute.resources import Resources
+from pipeline.steps import train
+from pipeline.steps.runner import run_job
 from pipeline.steps.train import _explained, _row
-from pipeline.training.build import build_student, join_backbones
-from pipeline.training.checkpoint import load_student
 from pipeline.training.config import StageConfig, StudentConfig
 from pipeline.training.metrics import METRICS, SPEED
-from tests.pipeline.steps.stores import Bench, read_json
-from tests.pipeline.training.world import ExactGuide, make_pack
+from pipeline.training.student import build_student, join_backbones, load_student
+from tests.pipeline.steps.fixtures_store import Bench, read_json
+from tests.pipeline.training.fixtures_tiny_training import ExactGuide, make_pack
 
 STUDENT = StudentConfig(cross_attention_layers=(1, 4))
 CONFIG = StageConfig(global_batch=6, learning_rate=1e-3, precision="fp32", log_every=1, max_steps=2)
@@ -66,10 +67,10 @@ def test_too_small_a_pack_is_refused_before_any_worker_starts(
     assert bench.store.get(job.ref) is None
 
 
-def test_masks_of_which_none_was_accepted_are_refused(
+def test_an_artifact_without_accepted_masks_is_refused(
     bench: Bench, pack: tuple[ArtifactRef, ExactGuide], backbones: dict[str, str]
 ) -> None:
-    from pipeline.training.checkpoint import save_student
+    from pipeline.training.student import save_student
 
     model, processor = join_backbones(STUDENT, backbones["text"], backbones["vision"], 0)
     save_student(model, processor, bench.root / "parent" / "model")
@@ -79,7 +80,35 @@ def test_masks_of_which_none_was_accepted_are_refused(
         run_job(bench.job("stage3", "checkpoint", params("stage3"), inputs))
 
 
-def test_an_error_that_a_worker_raised_on_purpose_comes_back_as_itself() -> None:
+def test_masks_that_were_made_again_are_used(
+    bench: Bench,
+    pack: tuple[ArtifactRef, ExactGuide],
+    backbones: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run that fails leaves its table of cells. The masks are made again, under their id: the table must be too."""
+    from pipeline.training.student import save_student
+
+    model, processor = join_backbones(STUDENT, backbones["text"], backbones["vision"], 0)
+    save_student(model, processor, bench.root / "parent" / "model")
+    parent = bench.publish("checkpoint", "stage2", bench.root / "parent")
+    masks = bench.masks(pack[1], status="no_region")
+    job = bench.job("stage3", "checkpoint", params("stage3"), {"pack": pack[0], "parent": parent, "masks": masks})
+    with pytest.raises(DataError, match="has no accepted mask"):
+        run_job(job)
+    shutil.rmtree(bench.store.join(masks.path))
+    assert bench.masks(pack[1]) == masks
+
+    def fit(context: Any, params: Any, shards: Any, cells: Any) -> None:
+        raise StepError(f"trained with {cells[1].rows} cells")
+
+    monkeypatch.setattr(train, "_fit", fit)
+    monkeypatch.setattr(train, "session", lambda **_: nullcontext())
+    with pytest.raises(StepError, match=f"trained with {len(pack[1].table)} cells"):
+        run_job(job)
+
+
+def test_an_agevlm_error_of_a_worker_is_raised_unchanged() -> None:
     class Failed(Exception):
         def __init__(self, failures: dict[int, Exception]) -> None:
             super().__init__("training failed")
@@ -109,7 +138,7 @@ def test_more_workers_than_samples_of_a_batch_are_refused(bench: Bench, pack: tu
 
 @pytest.mark.system
 def test_two_stages_with_ray_train(bench: Bench, pack: tuple[ArtifactRef, ExactGuide]) -> None:
-    """Stage 1 on one worker, then a guided row on two: artifacts, counts, metrics, and who was trained."""
+    """Stage 1 on one worker, then a guided row on two: artifacts, counts, metrics, and the trained parameters."""
     first = run_job(bench.job("stage1", "checkpoint", params("stage1", True), {"pack": pack[0]}))
     counts = first.manifest.counts
     assert (counts.rows_in, counts.rows_out, counts.rejected, counts.not_selected) == (20, 12, {"text_only": 3}, 5)
@@ -122,7 +151,7 @@ def test_two_stages_with_ray_train(bench: Bench, pack: tuple[ArtifactRef, ExactG
     assert pq.read_table(first.local() / "provenance" / "speed.parquet").schema.equals(SPEED)
     assert metrics["step"].to_pylist() == [1, 2]
 
-    # Made again, it is the same parent to whatever was made from it, though it took another time.
+    # Made again it has the same content, so artifacts that were made from it do not become stale.
     shutil.rmtree(Path(first.path()).parent)
     manifest = first.manifest
     first = run_job(bench.job("stage1", "checkpoint", params("stage1", True), {"pack": pack[0]}))

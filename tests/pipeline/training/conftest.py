@@ -1,11 +1,11 @@
-"""What several tests of training share."""
+"""Fixtures of the tests of training."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.pipeline.training.world import make_backbones
+from tests.pipeline.training.fixtures_tiny_training import make_backbones
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""From rows to tensors: padding, labels, which tokens are the query's, and what is left out of the guidance."""
+"""Turning rows into tensors: padding, labels, the tokens of the query, and masks that are left out of the guidance."""
 
 import threading
 from collections.abc import Iterator
@@ -15,9 +15,9 @@ from model.miniature.world import make_scene, render
 from pipeline.masks.cells import Entry
 from pipeline.training.batches import Collator, prefetched, query_tokens
 from pipeline.training.pack_reader import PackRow, Span
-from tests.pipeline.training.world import SIDE, STRIDE, ExactGuide, jpeg
+from tests.pipeline.training.fixtures_tiny_training import SIDE, STRIDE, ExactGuide, jpeg
 
-# "<u>Is it red?<a>It is.": template marks of three characters, one token per word or mark.
+# "<u>Is it red?<a>It is.": template tokens of three characters, then one token per word or punctuation mark.
 TEXT = "<u>Is it red?<a>It is."
 TOKENS = [(0, 3), (3, 5), (5, 8), (8, 12), (12, 13), (13, 16), (16, 18), (18, 21), (21, 22)]
 SPAN = Span(turn=0, question_start=3, question_end=13, answer_start=16, answer_end=22)
@@ -42,14 +42,14 @@ def collator(guide: ExactGuide | None = None) -> Collator:
     ("start", "end", "words"),
     [
         (0, 10, ["Is", " it", " red", "?"]),  # the question
-        (11, 17, ["It", " is", "."]),  # the answer, which begins behind one space
+        (11, 17, ["It", " is", "."]),  # the answer, which begins after one space
         (0, 17, ["Is", " it", " red", "?", "It", " is", "."]),
         (6, 9, [" red"]),
         (10, 11, []),  # the space between them is in no token
         (9, 12, ["?", "It"]),
     ],
 )
-def test_query_tokens_are_those_of_the_very_text(start: int, end: int, words: list[str]) -> None:
+def test_query_tokens_cover_exactly_the_characters(start: int, end: int, words: list[str]) -> None:
     marked = query_tokens(row(None), SPAN, start, end)
     assert [TEXT[a:b] for (a, b), m in zip(TOKENS, marked, strict=True) if m] == words
 
@@ -95,7 +95,7 @@ def turn(cells: list[int], number: int = 0, start: int = 0, end: int = 10) -> En
     return Entry(number, "question", start, end, mask.reshape(SIDE // STRIDE, -1))
 
 
-def test_a_guided_row_carries_its_mask_and_its_query(picture: bytes) -> None:
+def test_a_guided_row_has_its_mask_and_its_query_tokens(picture: bytes) -> None:
     batch = guided([turn([5, 6])], row(picture, "other"), row(picture))
     assert batch.guided.tolist() == [False, True]
     assert batch.guided_rows == 1
@@ -105,14 +105,14 @@ def test_a_guided_row_carries_its_mask_and_its_query(picture: bytes) -> None:
     assert not batch.notes
 
 
-def test_what_cannot_guide_is_counted_by_reason(picture: bytes) -> None:
+def test_masks_that_cannot_guide_are_counted_by_reason(picture: bytes) -> None:
     assert guided([turn([5]), turn([6], end=17)], row(picture)).notes == {"further_turn": 1}
     assert guided([turn([5], number=3)], row(picture)).notes == {"turn_cut_off": 1}
     assert guided([turn([5], start=10, end=11)], row(picture)).notes == {"no_query_token": 1}
     assert guided([turn([])], row(picture)).notes == {"empty_mask": 1}
     assert guided([turn([])], row(picture)).guided is None
     assert guided([turn([5])], row(None)).guided is None
-    # A useless first turn does not keep the second from guiding.
+    # If the first turn cannot guide, the second does.
     batch = guided([turn([]), turn([6])], row(picture))
     assert batch.notes == {"empty_mask": 1}
     assert batch.guidance_mask[0].nonzero().flatten().tolist() == [6]
@@ -123,7 +123,7 @@ def test_a_broken_image_is_named() -> None:
         collator()([row(b"no image")])
 
 
-def test_prefetching_keeps_order_and_hands_errors_on() -> None:
+def test_prefetching_keeps_order_and_raises_errors_of_its_thread() -> None:
     def source() -> Iterator[int]:
         yield from range(5)
         raise DataError("broken")
@@ -141,7 +141,7 @@ def test_prefetching_stops_with_its_consumer(tmp_path: Path) -> None:
     assert "prefetch" not in {t.name for t in threading.enumerate()}
 
 
-def test_a_batch_moves_whole(picture: bytes) -> None:
+def test_all_tensors_of_a_batch_move_to_the_device(picture: bytes) -> None:
     batch = guided([turn([5, 6])], row(picture))
     moved = batch.to(torch.device("meta"))
     assert all(value.device.type == "meta" for value in moved.inputs().values())

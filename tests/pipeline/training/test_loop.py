@@ -1,4 +1,4 @@
-"""The loop: how a global batch is cut changes nothing, and only what the stage table says is trained."""
+"""The loop: dividing a global batch in another way changes nothing, and it trains exactly the stage's parameters."""
 
 import copy
 from dataclasses import replace
@@ -14,12 +14,12 @@ from model.errors import StepError
 from model.stage_table import STAGES
 from model.stages import apply_stage
 from pipeline.training.batches import Collator
-from pipeline.training.build import join_backbones
 from pipeline.training.config import StageConfig, StudentConfig
 from pipeline.training.loop import StageTrainer
 from pipeline.training.metrics import METRICS, SPEED
 from pipeline.training.samples import open_samples
-from tests.pipeline.training.world import ExactGuide, make_pack
+from pipeline.training.student import join_backbones
+from tests.pipeline.training.fixtures_tiny_training import ExactGuide, make_pack
 
 CONFIG = StageConfig(
     epochs=2,
@@ -71,8 +71,10 @@ def _worker(rank: int, world: dict[str, Any], stage: str, store: str, out: str) 
 
 
 @pytest.mark.parametrize("stage", ["stage3", "stage4_lm"])
-def test_how_a_global_batch_is_cut_changes_nothing(world: dict[str, Any], stage: str, tmp_path: Path) -> None:
-    """One process, four micro-batches, and two processes with two unequal micro-batches each: the same updates."""
+def test_dividing_a_global_batch_in_another_way_changes_nothing(
+    world: dict[str, Any], stage: str, tmp_path: Path
+) -> None:
+    """One micro-batch, four, and two processes with two unequal ones each make the same updates."""
     whole, whole_rows = trained(world, stage, micro_batch=8)
     cut, cut_rows = trained(world, stage, micro_batch=2)
     mp.spawn(_worker, (world, stage, str(tmp_path / "store"), str(tmp_path / "out")), nprocs=2)
@@ -83,7 +85,7 @@ def test_how_a_global_batch_is_cut_changes_nothing(world: dict[str, Any], stage:
     for other in (cut, ranks[0]["weights"], ranks[1]["weights"]):
         for name, value in whole.items():
             # Adam divides a gradient by its own size, so a rounding error of a tiny gradient can move a weight by a
-            # visible share of the learning rate: compare with what three steps can move, 3 x 3e-3.
+            # visible share of the learning rate. Three steps can move a weight by 3 x 3e-3: the tolerance is far below.
             torch.testing.assert_close(other[name], value, rtol=1e-4, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
     for a, b in zip(ranks[0]["weights"].values(), ranks[1]["weights"].values(), strict=True):
         assert torch.equal(a, b)
@@ -95,7 +97,7 @@ def test_how_a_global_batch_is_cut_changes_nothing(world: dict[str, Any], stage:
 
 
 def test_gradients_of_one_step_agree_to_rounding(world: dict[str, Any]) -> None:
-    """The exact statement behind the test above, without Adam in between."""
+    """As the test above, but without Adam, so that the tolerance can be tight."""
     gradients = []
     for micro_batch in (8, 1):
         trainer = trainer_of(world, "stage4_lm", CONFIG, micro_batch)
@@ -109,7 +111,7 @@ def test_gradients_of_one_step_agree_to_rounding(world: dict[str, Any]) -> None:
 
 
 def test_the_loss_is_the_mean_of_eq_3_over_guided_rows_of_the_global_batch(world: dict[str, Any]) -> None:
-    """Scaled by hand: L_LM over all target tokens plus the mean over layers of the mean over guided rows."""
+    """Computed here: L_LM over all target tokens plus the mean over layers of the mean over guided rows."""
     trainer = trainer_of(world, "stage3", CONFIG, micro_batch=3)
     parts = next(trainer.micro_batches())
     reference = copy.deepcopy(trainer.model)
@@ -125,7 +127,7 @@ def test_the_loss_is_the_mean_of_eq_3_over_guided_rows_of_the_global_batch(world
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
-def test_only_what_the_table_says_is_trained(world: dict[str, Any], stage: str) -> None:
+def test_exactly_the_stages_trainable_parameters_change(world: dict[str, Any], stage: str) -> None:
     trainer = trainer_of(world, stage, CONFIG.model_copy(update={"max_steps": 4, "epochs": 2}), micro_batch=8)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     buffers = {name: b.detach().clone() for name, b in trainer.model.named_buffers()}
@@ -152,7 +154,7 @@ def test_text_only_rows_are_dropped_and_counted_where_the_language_model_is_froz
     assert (whole.order.rows, whole.dropped) == (24, [])
 
 
-def test_the_run_is_the_same_again_and_reports_every_step(world: dict[str, Any]) -> None:
+def test_a_run_is_reproducible_and_reports_every_step(world: dict[str, Any]) -> None:
     reports: list[tuple[int, bool]] = []
     trainer = trainer_of(world, "stage3", CONFIG, 4)
     trainer.run(lambda done, row: reports.append((done, row is not None)))
@@ -182,7 +184,7 @@ def replace_precision(config: StageConfig) -> StageConfig:
     return config.model_copy(update={"precision": "fp32", "activation_checkpointing": False})
 
 
-def test_a_loss_that_is_no_number_stops_the_stage_by_name(world: dict[str, Any]) -> None:
+def test_a_loss_that_is_nan_stops_the_stage(world: dict[str, Any]) -> None:
     trainer = trainer_of(world, "stage1", CONFIG, 8)
     with torch.no_grad():
         trainer.model.model.adapter.linear_1.weight.fill_(float("nan"))
@@ -190,7 +192,7 @@ def test_a_loss_that_is_no_number_stops_the_stage_by_name(world: dict[str, Any])
         trainer.run(lambda done, row: None)
 
 
-def test_a_row_of_ones_own_may_train_the_last_block_only(world: dict[str, Any]) -> None:
+def test_a_custom_row_may_train_the_last_block_only(world: dict[str, Any]) -> None:
     model, _ = join_backbones(STUDENT, world["text"], world["vision"], seed=0)
     report = apply_stage(model, replace(STAGES["stage2"], vision_encoder="last block"))
     assert 0 < report.trainable["vision encoder"] < report.total["vision encoder"]

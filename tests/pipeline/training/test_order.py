@@ -1,4 +1,4 @@
-"""The order of samples: each row once an epoch, the same samples at any world size."""
+"""The order of samples: each row once per epoch, the same samples with any number of workers."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def order_of(sizes: list[int], **options: int) -> SampleOrder:
 
 @settings(deadline=None)
 @given(SHARDS, st.integers(0, 3), st.integers(1, 3))
-def test_each_row_once_an_epoch(sizes: list[int], seed: int, epochs: int) -> None:
+def test_each_row_is_seen_once_per_epoch(sizes: list[int], seed: int, epochs: int) -> None:
     order = order_of(sizes, seed=seed, epochs=epochs)
     everything = {(s, r) for s, n in enumerate(sizes) for r in range(n)}
     for epoch in range(epochs):
@@ -47,7 +47,7 @@ def test_first_epoch_is_the_packs_order_and_later_ones_are_permuted_by_the_seed(
     assert order_of([6, 6], epochs=3, global_batch=12, seed=1).batch(1) != order.batch(1)
 
 
-def test_an_incomplete_batch_goes_on_in_the_next_epoch_and_only_the_last_rest_is_left_out() -> None:
+def test_an_incomplete_batch_is_filled_from_the_next_epoch_and_only_the_last_rows_are_left_out() -> None:
     order = order_of([5], epochs=2, global_batch=4)
     assert order.steps == 2  # of 10 rows
     second = order.batch(1)

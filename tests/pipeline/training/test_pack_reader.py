@@ -14,7 +14,7 @@ from pipeline.training.pack_reader import PackReader
 
 
 def write_pack(folder: Path, shards: list[list[bytes | None]], group: int = 2) -> None:
-    """A pack of rows that are told apart by their tokens: row r of shard s has r + 1 tokens of value 100 s + r."""
+    """A pack in which row r of shard s has r + 1 tokens of value 100 s + r."""
     folder.mkdir(parents=True, exist_ok=True)
     for s, images in enumerate(shards):
         rows = [
@@ -57,7 +57,7 @@ def test_rows_with_an_image_are_known_from_statistics_or_by_reading(tmp_path: Pa
     assert PackReader(tmp_path).with_image(0).tolist() == [i is not None for i in images]
 
 
-def test_a_folder_that_is_no_pack_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_pack_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no part-\*.parquet"):
         PackReader(tmp_path)
     pq.write_table(pa.table({"sample_id": ["a"]}), tmp_path / part_name(0, 1))

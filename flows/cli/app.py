@@ -1,0 +1,34 @@
+"""The `agevlm` command. `--help` answers at once, because each command imports slow modules only when it runs."""
+
+import sys
+
+import typer
+
+from flows.cli.commands import artifacts, plan, recipes, run, stack, student
+from infra.local.stack_file import StackError
+from model.errors import AgevlmError
+
+app = typer.Typer(
+    name="agevlm",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="AGE-VLM as a pipeline: from raw image-text data to a trained, evaluated model.\n\n"
+    "Start with 'agevlm demo'. Artifacts lie in $AGEVLM_STORE, the local stack's state in $AGEVLM_HOME "
+    "(by default .agevlm in the project's folder).",
+)
+for group in (stack, run, plan, artifacts, recipes, student):
+    group.register(app)
+
+
+def main() -> None:
+    """Run the command line. Errors that are meant for users are printed as one message, with exit code 1."""
+    try:
+        app(prog_name="agevlm")
+    except BrokenPipeError:  # the reader of a pipe ('| head') has closed it
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    except (AgevlmError, StackError, OSError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None

@@ -1,0 +1,148 @@
+"""agevlm artifacts, show, lineage, verify."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.terminal import console, duration, size_text
+from pipeline.artifacts.manifest import plural
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="an artifact's id, or as many of its first digits as are unique")]
+
+BAD_REMEDY = """
+To repair a bad artifact, move its folder out of the store and run its recipe again: it is made again under the same id.
+Until then, the artifacts that were made from it are listed as stale. After that, they are stale only if the new files
+differ from the old ones. The folders to move:"""
+STALE_REMEDY = """
+To replace a stale artifact whose input exists again, give its step, as 'agevlm plan RECIPE' lists it, in the
+parameter force: agevlm run agevlm/full-recipe -p recipe=RECIPE -p 'force=["STEP"]'
+(add the run's other parameters, if it had any). The new artifact gets a new id and the old one stays. Everything that
+follows from it is made again too."""
+
+
+def artifacts(
+    kind: Annotated[str | None, typer.Option(help="only this kind: inventory, masks, checkpoint, ...")] = None,
+) -> None:
+    """List the artifacts of the store."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from flows.cli.surroundings import open_store
+    from model.errors import ArtifactError
+    from pipeline.artifacts.spec import short
+
+    store = open_store()
+    damaged: list[ArtifactError] = []
+    found = [a for a in store.artifacts(damaged) if kind in (None, a.ref.kind)]
+    table = Table("kind", "name", "id", "rows", "size", "made (UTC)", "took", box=None, pad_edge=False)
+    for artifact in found:
+        counts, provenance = artifact.manifest.counts, artifact.manifest.provenance
+        table.add_row(
+            artifact.ref.kind,
+            artifact.ref.name,
+            short(artifact.ref.id) + (f" (attempt {artifact.manifest.attempt})" if artifact.manifest.attempt else ""),
+            f"{counts.rows_out} {plural(counts.unit)}",
+            size_text(artifact.manifest.bytes),
+            provenance.started[:16].replace("T", " "),
+            duration(provenance.seconds),
+        )
+    console().print(table)
+    total = sum(artifact.manifest.bytes for artifact in found)
+    console().print(f"\n{len(found)} artifacts, {size_text(total)}   (store: {store.root})", highlight=False)
+    for error in damaged:
+        console().print(f"[red]not listed[/]: {escape(str(error))}", highlight=False)
+
+
+def show(
+    id: Id,
+    rejects: Annotated[int, typer.Option(help="number of rejected rows to show")] = 5,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="print manifest.json as it is, and nothing else")
+    ] = False,
+) -> None:
+    """Show an artifact in full.
+
+    Parameters, inputs, counts, rejects, statistics, files, and the time and machine of its making.
+    """
+    from flows.cli.artifact_view import artifact_details
+    from flows.cli.surroundings import open_store
+    from pipeline.artifacts.lineage import stale_reason
+
+    artifact = open_store().find(id)
+    if manifest:
+        print(artifact.manifest.to_bytes().decode("ascii"), end="")
+        return
+    out = console()
+    for part in artifact_details(artifact, rejects):
+        out.print(part)
+    reason = stale_reason(artifact.store, artifact)
+    if reason:
+        out.print(f"[yellow]stale[/]: {reason}", highlight=False)
+
+
+def lineage(id: Id) -> None:
+    """Show the ancestors of an artifact, back to the raw data.
+
+    They are drawn as a tree; the pretrained weights are included.
+    """
+    from flows.cli.artifact_view import lineage_tree
+    from flows.cli.surroundings import open_store
+
+    store = open_store()
+    console().print(lineage_tree(store, store.find(id)))
+
+
+def verify(
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="an artifact's id; or use --all")] = None,
+    all: Annotated[bool, typer.Option("--all", help="every artifact of the store")] = False,
+) -> None:
+    """Hash every file again and list the files that changed.
+
+    Exit code 1 if a file changed. A stale artifact (its input was replaced) is listed too, but is no error.
+    """
+    from flows.cli.surroundings import open_store
+    from model.errors import ArtifactError, ConfigError
+    from pipeline.artifacts.lineage import stale_reason
+    from pipeline.artifacts.manifest import MANIFEST
+    from pipeline.artifacts.store import Problem
+
+    if (id is None) == (not all):
+        raise ConfigError("give either an artifact's id or --all")
+    store = open_store()
+    refs = list(store.refs()) if id is None else [store.find_ref(id)]
+    problems: list[Problem] = []
+    files = size = stale = 0
+    for ref in refs:
+        try:
+            artifact = store.require(ref)
+        except ArtifactError as error:
+            problems.append(Problem(ref, MANIFEST, str(error)))
+            print(f"BAD    {ref}: {MANIFEST}: {error}", flush=True)
+            continue
+        bad = artifact.verify()
+        problems += bad
+        files, size = files + len(artifact.files), size + artifact.manifest.bytes
+        for problem in bad:
+            print(f"BAD    {ref}: {problem.file} {problem.what}  ({artifact.location(problem.file)})", flush=True)
+        reason = stale_reason(store, artifact) if not bad else ""
+        if reason:
+            stale += 1
+            print(f"stale  {ref}: {reason}", flush=True)
+        elif not bad:
+            print(f"ok     {ref}", flush=True)
+    note = f", {stale} stale" if stale else ""
+    print(f"\n{len(refs)} artifacts, {files} files, {size:,} bytes: {len(problems)} bad files{note}", flush=True)
+    if problems:
+        print(BAD_REMEDY)
+        for folder in dict.fromkeys(store.join(problem.ref.path) for problem in problems):
+            print(f"  {folder}")
+    if stale:
+        print(STALE_REMEDY)
+    if problems:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command in (artifacts, show, lineage, verify):
+        app.command(rich_help_panel="Artifacts")(command)

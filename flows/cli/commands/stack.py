@@ -1,0 +1,74 @@
+"""agevlm up, status, down, env."""
+
+import typer
+
+from flows.cli.terminal import console, progress_lines
+
+
+def up() -> None:
+    """Start the local stack: Prefect, Ray and a worker, on loopback.
+
+    Free ports are chosen and recorded. If it runs already, only the parts that are missing are started.
+    """
+    from flows.cli.surroundings import local_stack
+
+    stack = local_stack()
+    state = stack.up(progress_lines())
+    prefect, ray = state.url("prefect"), state.url("ray_dashboard")
+    console().print(
+        f"\nPrefect  {prefect}\nRay      {ray}   ({stack.token_hint()})\nstore    {state.store}",
+        highlight=False,
+        markup=False,
+    )
+    console().print('Another shell: eval "$(agevlm env)"     To end it: agevlm down', highlight=False)
+
+
+def status() -> None:
+    """Show the stack's processes and addresses. Exit code 1 if any does not work."""
+    from rich.table import Table
+
+    from flows.cli.surroundings import local_stack
+
+    stack = local_stack()
+    rows = stack.status()
+    if not rows:
+        console().print(
+            f"the local stack in {stack.folders.home} is not up; start it with 'agevlm up'", highlight=False
+        )
+        raise typer.Exit(1)
+    table = Table("process", "pid", "state", "address", "log", box=None, pad_edge=False)
+    for row in rows:
+        colour = "green" if row.state == "ready" else "red"
+        table.add_row(row.name, str(row.pid or "-"), f"[{colour}]{row.state}[/]", row.url or "-", row.log or "-")
+    console().print(table)
+    console().print(f"Ray's page {stack.token_hint()}", highlight=False, markup=False)
+    if any(row.state != "ready" for row in rows):
+        raise typer.Exit(1)
+
+
+def down() -> None:
+    """End exactly the processes that 'up' started.
+
+    Their descendants are ended too, also after a crash. Artifacts, flow runs and logs stay; a later 'up' finds them.
+    """
+    from flows.cli.surroundings import local_stack
+
+    if local_stack().down(progress_lines()) == 0:
+        console().print("nothing to end: the local stack is not up")
+
+
+def env() -> None:
+    """Print the stack's variables for a shell: eval "$(agevlm env)".
+
+    After that 'prefect deployment run agevlm/full-recipe' and every other 'prefect' and 'ray job' command of this
+    project's environment talk to the local stack.
+    """
+    from flows.cli.surroundings import local_stack
+
+    print(local_stack().shell_lines())
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    for command in (up, status, down, env):
+        app.command(rich_help_panel="Local stack")(command)

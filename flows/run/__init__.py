@@ -1,0 +1,1 @@
+"""One flow run: from the recipe to the last step."""

@@ -1,0 +1,93 @@
+"""Hooks that Prefect runs in another process when a flow run is cancelled or its process dies."""
+
+from typing import Any, Literal
+from uuid import UUID
+
+import httpx
+from prefect import Flow, State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.exceptions import PrefectException
+from prefect.logging import get_logger
+from prefect.states import Crashed
+
+from flows.run.ray_jobs import RayJobs
+from flows.run.run_file import OPEN, RunRecord, closed, read_run, write_run
+from flows.run.settings import read_settings
+from flows.run.shared_jobs import jobs_of, stop_job
+from model.errors import AgevlmError, ConfigError
+from pipeline.artifacts.store import ArtifactStore
+
+
+def stop_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Cancellation hook: stop every living Ray job of the flow run, even if its process is gone already.
+
+    Prefect calls hooks by keyword, so the three names are fixed.
+    """
+    log = get_logger("agevlm.cancellation")
+    flow_run_id = str(flow_run.id)
+    try:
+        settings = read_settings()
+        store = ArtifactStore(settings.store)
+        record = _record(store, flow_run_id, log)
+        if record is not None and record.state not in OPEN:
+            return  # the flow's own process stopped its jobs, or the run is over
+        if record is not None:
+            write_run(store, record.model_copy(update={"state": "cancelling"}))
+        client = RayJobs(settings.jobs_url)
+        for job in jobs_of(client, record, flow_run_id):
+            stop_job(client, store, job, flow_run_id, log.info)
+        if record is not None:
+            close_run_file(store, flow_run_id, "cancelled", "the flow run was cancelled")
+    except AgevlmError as error:
+        log.error("the jobs of flow run %s could not be stopped: %s", flow_run_id, error)
+
+
+def _record(store: ArtifactStore, flow_run_id: str, log: Any) -> RunRecord | None:
+    """The run's record; None if it has none or a damaged one: the jobs' metadata in Ray still names their run."""
+    try:
+        return read_run(store, flow_run_id)
+    except ConfigError as error:
+        log.warning("%s", error)
+        return None
+
+
+def note_crash(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Crash hook: mark the run file and the task runs as crashed. The jobs go on, and the next run joins them."""
+    log = get_logger("agevlm.cancellation")
+    message = state.message or "the flow process died"
+    try:
+        close_run_file(ArtifactStore(read_settings().store), str(flow_run.id), "crashed", message)
+    except AgevlmError as error:
+        log.error("the run file of %s could not be closed: %s", flow_run.id, error)
+    try:
+        close_task_runs(flow_run.id, message)
+    except (httpx.HTTPError, PrefectException) as error:
+        log.error("the task runs of %s could not be closed: %s", flow_run.id, error)
+
+
+def close_task_runs(flow_run_id: UUID, message: str) -> None:
+    """Mark the unfinished task runs of a dead flow process as crashed; Prefect would show them as running forever."""
+    unfinished = TaskRunFilter(
+        state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
+    )
+    with get_client(sync_client=True) as client:
+        mine = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+        for run in client.read_task_runs(flow_run_filter=mine, task_run_filter=unfinished):
+            client.set_task_run_state(run.id, Crashed(message=message), force=True)
+
+
+def close_run_file(
+    store: ArtifactStore, flow_run_id: str, state: Literal["cancelled", "crashed"], message: str
+) -> None:
+    """Give the run file of a dead flow process its final state, if it has none."""
+    record = read_run(store, flow_run_id)
+    if record is not None:
+        write_run(store, closed(record, state, message))

@@ -1,0 +1,172 @@
+"""A run's artifacts in the Prefect UI: a note per step, a table of all steps, progress bars of long steps."""
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import PrefectException
+
+from flows.run.run_file import RunRecord
+from flows.run.settings import Settings
+from flows.run.step_run import Log, StepResult
+from pipeline.artifacts.manifest import Manifest, plural
+from pipeline.artifacts.spec import short
+from pipeline.plan.planner import PlannedStep
+
+PROGRESS_SECONDS = 5.0
+
+
+def attempt_note(leave: Callable[[], None], log: Log) -> None:
+    """Leave a note; if the Prefect server refuses it, log that: a note must not fail a step."""
+    try:
+        leave()
+    except (httpx.HTTPError, PrefectException) as error:
+        log(f"a note could not be left in the Prefect UI: {type(error).__name__}: {error}")
+
+
+def artifact_key(*parts: str) -> str:
+    """A key that Prefect accepts: lowercase letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def step_note(step: PlannedStep, result: StepResult, settings: Settings) -> str:
+    """The note of one step as Markdown: its artifact, its rows in, out and rejected, and its duration."""
+    lines = [f"## {step.key}: {result.ending}", "", step.step.summary, ""]
+    rows: list[tuple[str, str]] = [("artifact", f"`{step.ref}`"), ("id", f"`{step.id}`")]
+    if step.attempt:
+        rows.append(("attempt", str(step.attempt)))
+    if result.artifact is not None:
+        rows += _manifest_rows(result.artifact.manifest)
+    else:
+        rows.append(("what happened", _cell(result.message)))
+    if result.job:
+        rows.append(("Ray job", f"[{result.job}]({settings.job_page(result.job)})"))
+    lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+    if result.artifact is not None:
+        lines += _details(result.artifact.manifest)
+    return "\n".join(lines) + "\n"
+
+
+def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
+    counts, made = manifest.counts, manifest.provenance
+    units = plural(counts.unit)
+    rows = [("in", f"{counts.rows_in} {units}"), ("out", f"{counts.rows_out} {units}")]
+    rows.append(("rejected", f"{counts.total_rejected} {units}"))
+    if counts.not_selected:
+        rows.append(("not selected", f"{counts.not_selected} {units}"))
+    return [
+        *rows,
+        ("seconds", f"{made.seconds:.1f}"),
+        ("made", f"{made.started} on {made.host or 'an unnamed host'} ({made.device})"),
+        ("files", f"{len(manifest.files)}, {manifest.bytes / 1e6:.2f} MB"),
+    ]
+
+
+def _details(manifest: Manifest) -> list[str]:
+    lines: list[str] = []
+    if manifest.counts.rejected:
+        lines += ["", "### Rejected", "", f"| reason | {plural(manifest.counts.unit)} |", "|---|---|"]
+        by_count = sorted(manifest.counts.rejected.items(), key=lambda item: (-item[1], item[0]))
+        lines += [f"| {_cell(reason)} | {number} |" for reason, number in by_count]
+    shown = {name: text for name, value in manifest.statistics.items() if (text := _statistic(value))}
+    if shown:
+        lines += ["", "### Statistics", "", "| | |", "|---|---|"]
+        lines += [f"| {_cell(name)} | {text} |" for name, text in shown.items()]
+    if manifest.parents:
+        lines += ["", "### Made from", "", "| input | artifact |", "|---|---|"]
+        lines += [f"| {name} | `{parent.ref}` |" for name, parent in sorted(manifest.parents.items())]
+    return lines
+
+
+def _statistic(value: Any) -> str:
+    """A statistic as text, if it is small enough for a table; '' if not."""
+    if isinstance(value, bool) or value is None:
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, int | str):
+        return _cell(str(value))[:200]
+    if isinstance(value, dict) and 0 < len(value) <= 8:
+        parts = {name: _statistic(item) for name, item in value.items() if not isinstance(item, dict | list)}
+        return ", ".join(f"{_cell(str(name))} {text}" for name, text in parts.items())
+    return ""
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def steps_table(record: RunRecord) -> list[dict[str, Any]]:
+    """One row per step of a run."""
+    return [
+        {
+            "step": step.key,
+            "state": step.state,
+            "artifact": f"{step.kind}/{step.name}/{short(step.id)}",
+            "in": step.rows_in,
+            "out": step.rows_out,
+            "unit": step.unit,
+            "rejected": sum(step.rejected.values()),
+            "seconds": step.seconds,
+            "job": step.job,
+            "message": step.message if step.state in ("failed", "skipped", "cancelled", "crashed") else "",
+        }
+        for step in record.steps
+    ]
+
+
+def leave_step_note(recipe: str, step: PlannedStep, result: StepResult, settings: Settings) -> None:
+    """Put the note of a step into the Prefect UI; the notes of all runs have one key, and the UI lists them there."""
+    create_markdown_artifact(
+        step_note(step, result, settings),
+        key=artifact_key(recipe, step.key),
+        description=f"{step.key} of {recipe}: {result.ending} ({step.ref})",
+    )
+
+
+def leave_summary(record: RunRecord) -> None:
+    """Put the table of steps and the location of the report into the Prefect UI."""
+    create_table_artifact(
+        steps_table(record), key=artifact_key(record.recipe, "steps"), description=f"Steps of {record.recipe}"
+    )
+    if record.report is not None:
+        create_markdown_artifact(
+            f"## Report of {record.recipe}\n\nOpen this file in a browser:\n\n`{record.report}`\n",
+            key=artifact_key(record.recipe, "report-page"),
+            description=f"Location of the report of {record.recipe}",
+        )
+
+
+class ProgressBar:
+    """A progress artifact of a long step: made at its first progress, updated every few seconds at most."""
+
+    def __init__(self, recipe: str, key: str) -> None:
+        self._key, self._name = artifact_key(recipe, key, "progress"), key
+        self._artifact: Any = None
+        self._since = time.monotonic()
+
+    def show(self, done: int, total: int, line: str) -> None:
+        """Show the step's progress, unless the bar was updated a moment ago."""
+        now = time.monotonic()
+        if now - self._since < PROGRESS_SECONDS:
+            return
+        self._since = now
+        percent = round(100 * min(done, total) / total, 1) if total else 0.0
+        text = f"{self._name}: {line}"
+        if self._artifact is None:
+            self._artifact = create_progress_artifact(percent, key=self._key, description=text)
+        else:
+            update_progress_artifact(self._artifact, percent, description=text)
+
+    def close(self) -> None:
+        """Fill the bar of a step that is done, if it has one."""
+        if self._artifact is not None:
+            update_progress_artifact(self._artifact, 100.0, description=f"{self._name}: done")

@@ -1,0 +1,216 @@
+"""One step in its thread: join or submit its Ray job, follow it, and return how it ended.
+
+Nothing here uses Prefect: the log and the progress handler are arguments, so that tests need no server.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Literal
+
+from flows.run.launch import Launch, join_or_submit
+from flows.run.preparation import Prepared
+from flows.run.ray_jobs import Job, JobClient
+from flows.run.run_file import RunFile
+from flows.run.shared_jobs import stop_job
+from model.errors import AgevlmError, StepError
+from pipeline.artifacts.progress import progress_text, read_progress
+from pipeline.artifacts.spec import short
+from pipeline.artifacts.store import Artifact
+from pipeline.plan.planner import PlannedStep
+
+POLL_SECONDS = 0.3
+REMOTE_POLL_SECONDS = 2.0
+LOST_SECONDS = 30.0
+TEARDOWN_SECONDS = 120.0
+JOINS = 3
+"""Jobs of one step, at most, if each was started and then stopped by another flow run."""
+ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+ERROR_LINE = re.compile(r"^(?:[\w.]*\.)?\w*(?:Error|Exception|Killed)\b:? ?")
+
+Ending = Literal["cached", "completed", "failed", "cancelled"]
+Log = Callable[[str], None]
+ProgressHandler = Callable[[int, int, str], None]
+"""Called with done, total and a line of text."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The end of a step, with its artifact if there is one."""
+
+    ending: Ending
+    message: str
+    artifact: Artifact | None = None
+    job: str | None = None
+
+    @property
+    def made(self) -> bool:
+        """True if its artifact exists."""
+        return self.ending in ("cached", "completed")
+
+
+class Stop:
+    """Tells the threads of an execution to end; `cancelled`: their jobs are stopped too."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Wake every thread, so that it ends."""
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """True once the threads should end."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but wake up at once when set."""
+        self._event.wait(seconds)
+
+
+class StepRun:
+    """One step of one flow run."""
+
+    def __init__(
+        self,
+        step: PlannedStep,
+        prepared: Prepared,
+        client: JobClient,
+        launch: Launch,
+        run: RunFile,
+        stop: Stop,
+    ) -> None:
+        self._step, self._prepared, self._client = step, prepared, client
+        self._launch, self._run, self._stop = launch, run, stop
+        self.job: str | None = None
+        """Submission id once the job is known; the main thread stops it on cancel."""
+        self.tail: LogTail | None = None
+        """Forwards the job's log. It may lag behind the job's end; the next step does not wait for it."""
+
+    def follow(self, log: Log, progress: ProgressHandler) -> StepResult:
+        """Make the artifact with a Ray job and wait for it. An AgevlmError becomes a failed result."""
+        try:
+            for _ in range(JOINS):
+                if self._stop.cancelled or self._stop.is_set():
+                    return StepResult("cancelled", "the flow run was cancelled before this step started")
+                job, joined = self._attach(log, progress)
+                if not (joined and job is not None and job.state == "stopped") or self._stop.cancelled:
+                    break
+                log(f"Ray job {job.id} was stopped by the flow run that started it; starting anew")
+            return self._result(job)
+        except AgevlmError as error:
+            return StepResult("failed", f"{type(error).__name__}: {error}", job=self.job)
+
+    def _attach(self, log: Log, progress: ProgressHandler) -> tuple[Job | None, bool]:
+        """Join or submit the job and wait for it. Returns the job as it ended, and True if another run started it."""
+        self.job, joined = join_or_submit(self._client, self._launch, self._prepared.job(self._step))
+        self._run.step(self._step.key, job=self.job)
+        if self._stop.cancelled:  # the cancel came while the job was being submitted
+            stop_job(self._client, self._prepared.store, self.job, self._launch.flow_run_id, log)
+        page = self._launch.settings.job_page(self.job)
+        log(f"{'joined the living' if joined else 'started'} Ray job {self.job}  {page}")
+        self.tail = LogTail(self._client, self.job, log)
+        return self._wait(progress), joined
+
+    def _wait(self, progress: ProgressHandler) -> Job | None:
+        """Wait until the job is over or the flow run is cancelled (then None)."""
+        assert self.job is not None
+        lost_since = published_since = None
+        shown: object = read_progress(self._prepared.store, self._step.id)  # perhaps of an earlier try
+        while not self._stop.is_set():
+            job = self._client.job(self.job)
+            now = time.monotonic()
+            if job is None:
+                lost_since = lost_since or now
+                if now - lost_since > LOST_SECONDS:
+                    raise StepError(f"Ray no longer knows job {self.job}; was the cluster restarted? Run again")
+            elif not job.alive:
+                return job
+            else:
+                lost_since = None
+                if self._prepared.store.get(self._step.ref) is not None:
+                    published_since = published_since or now
+                    if now - published_since > TEARDOWN_SECONDS:
+                        return job  # the artifact is published; the job hangs in its teardown
+            state = read_progress(self._prepared.store, self._step.id)
+            if state is not None and state != shown:
+                shown = state
+                progress(int(state["done"]), int(state["total"]), progress_text(state))
+            self._stop.wait(POLL_SECONDS if self._prepared.store.is_local else REMOTE_POLL_SECONDS)
+        return None
+
+    def _result(self, job: Job | None) -> StepResult:
+        artifact = self._prepared.store.get(self._step.ref)
+        if artifact is not None:
+            message = f"{artifact.ref}: {artifact.manifest.counts.summary}"
+            return StepResult("completed", message, artifact, self.job)
+        if job is None or (job.state == "stopped" and self._stop.cancelled):
+            fate = "was stopped" if self._stop.cancelled else "goes on; run again to join it"
+            return StepResult("cancelled", f"the flow run was ended; its Ray job {self.job} {fate}", None, self.job)
+        page = self._launch.settings.job_page(job.id)
+        if job.state == "succeeded":
+            what = f"its job ended without publishing {self._step.ref}"
+        elif job.state == "stopped":
+            what = "its Ray job was stopped from outside; run again to continue"
+        else:
+            what = error_text(job.message) or " ".join(job.message.split())[:300] or "its Ray job failed"
+        return StepResult("failed", f"{what}  (log: {page})", None, self.job)
+
+
+class LogTail:
+    """Forwards a job's output to the step's log in batches, in a background thread."""
+
+    def __init__(self, client: JobClient, job: str, log: Log) -> None:
+        self._client, self._job, self._log = client, job, log
+        self._thread = threading.Thread(target=self._pump, name=f"log of {job}", daemon=True)
+        self._thread.start()
+
+    def _pump(self) -> None:
+        forwarded = 0
+        for attempt in range(5):  # a dropped connection costs no line: the next one skips what was forwarded
+            seen = 0
+            try:
+                for piece in self._client.tail(self._job):
+                    fresh = piece[max(0, forwarded - seen) :]
+                    seen += len(piece)
+                    if fresh:
+                        forwarded += len(fresh)
+                        self._forward(fresh)
+                return
+            except Exception as error:  # of many types; a lost log must not fail the step
+                if attempt == 4:
+                    self._log(f"the log of {self._job} can no longer be followed ({error}); see its page")
+                time.sleep(1.0)
+
+    def _forward(self, text: str) -> None:
+        clean = ANSI.sub("", text).rstrip("\n")
+        if clean.strip():
+            self._log(clean)
+
+    def close(self, seconds: float) -> None:
+        """Wait a little for the last lines."""
+        self._thread.join(seconds)
+
+
+def error_text(message: str) -> str:
+    """The last error in the message of a failed job, with its indented lines; '' if there is none.
+
+    Ray's message ends with the last lines of the job's log.
+    """
+    lines = ANSI.sub("", message).split("\n")
+    for number in range(len(lines) - 1, -1, -1):
+        if ERROR_LINE.match(lines[number]):
+            rest = list(takewhile(lambda line: line[:1].isspace(), lines[number + 1 :]))
+            return "\n".join([lines[number].strip(), *rest])[:2000]
+    return ""
+
+
+def cached(artifact: Artifact) -> StepResult:
+    """The result of a step whose artifact exists."""
+    manifest = artifact.manifest
+    message = f"{artifact.ref} exists (manifest {short(manifest.sha256)}): {manifest.counts.summary}"
+    return StepResult("cached", message, artifact, manifest.provenance.job)

@@ -1,0 +1,1 @@
+"""Deployment of the project. Imports nothing of flows, pipeline and model."""

@@ -1,0 +1,76 @@
+"""The environment of every process of the stack, of flows, and of a shell that talks to them."""
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+
+from infra.local.folders import Folders
+from infra.local.stack_file import StackState
+
+HOME, STORE = "AGEVLM_HOME", "AGEVLM_STORE"
+"""Variables that tell a process of the stack its home folder and its artifact store."""
+
+PREFIXES = ("PREFECT_", "RAY_", "AGEVLM_")
+"""Variables with these prefixes can lead a process to another server, database or cluster, or change how it works. So
+those that the user has set are not handed on, except for KEPT."""
+
+KEPT = frozenset(
+    {
+        "PREFECT_LOGGING_LEVEL",  # the amount of log output
+        "RAY_BACKEND_LOG_LEVEL",
+        "RAY_memory_monitor_refresh_ms",  # when Ray kills workers because memory is short: depends on the machine
+        "RAY_memory_usage_threshold",
+    }
+)
+"""Variables with these prefixes that the user may set."""
+
+
+def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
+    """Variables with which a process talks to the stack; without a stack, those that need a port are left out."""
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    programs = str(folders.project / ".venv" / "bin")
+    variables = {
+        HOME: str(folders.home),
+        STORE: (state.store if state is not None else "") or folders.store,
+        "PREFECT_HOME": str(folders.prefect),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # without an address: an error, not a second server
+        "PREFECT_CLIENT_MAX_RETRIES": "12",  # the default of 5 is over before a server has restarted
+        "PREFECT_WORKER_QUERY_SECONDS": "2",  # a run starts within seconds
+        "DO_NOT_TRACK": "1",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folders.ray_token),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # never let Ray run uv, which needs the network
+        "PATH": os.pathsep.join([programs, *(p for p in path if p != programs)]),
+        "PYTHONPATH": str(folders.project),
+    }
+    if state is not None and "prefect" in state.ports:
+        variables["PREFECT_API_URL"] = state.url("prefect") + "/api"
+    if state is not None and "ray_dashboard" in state.ports:
+        variables["AGEVLM_RAY_JOBS_URL"] = state.url("ray_dashboard")
+        variables["RAY_API_SERVER_ADDRESS"] = state.url("ray_dashboard")  # for 'ray job list' and similar commands
+    return variables
+
+
+def not_handed_on() -> list[str]:
+    """Names of this process's variables that no process of the stack gets, sorted."""
+    return sorted(name for name in os.environ if name.startswith(PREFIXES) and name not in KEPT)
+
+
+def process_environment(folders: Folders, state: StackState | None, extra: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment for a new process: this process's without `not_handed_on`, the stack's, and `extra`."""
+    dropped = {*not_handed_on(), "VIRTUAL_ENV"}
+    handed_on = {name: value for name, value in os.environ.items() if name not in dropped}
+    return {**handed_on, **environment(folders, state), **extra}
+
+
+def shell_lines(folders: Folders, state: StackState) -> str:
+    """Lines for `eval "$(agevlm env)"`: they set the stack's variables and unset those that lead elsewhere."""
+    variables = environment(folders, state)
+    # A name that a shell does not accept cannot be unset there, and must not be evaluated.
+    names = [name for name in not_handed_on() if re.fullmatch(r"\w+", name, re.ASCII)]
+    unset = [f"unset {name}" for name in names if name not in variables]
+    return "\n".join([*unset, *(f"export {name}={shlex.quote(value)}" for name, value in variables.items())])

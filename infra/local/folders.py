@@ -1,0 +1,52 @@
+"""The folders and files of the local stack. The command line reads the environment and hands them in."""
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+SOCKET_FOLDER_LENGTH = 40
+"""Longest temporary folder for Ray, in bytes: Ray creates unix sockets there, and the path of a socket is limited to
+107 bytes, of which '/session_<date>_<time>_<pid>/sockets/plasma_store' takes the rest."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Paths that the stack works with. All of them are absolute."""
+
+    project: Path
+    """The project's own folder: `prefect.yaml`, `.venv` and the sources."""
+    home: Path
+    """State, logs and databases of the stack. There is one stack per home."""
+    store: str
+    """Root of the artifact store, a path or an fsspec URL: the flows of the stack work on it."""
+
+    @property
+    def state_file(self) -> Path:
+        """`stack.json`: the processes and ports of the running stack."""
+        return self.home / "stack.json"
+
+    @property
+    def logs(self) -> Path:
+        """Log files, one per process."""
+        return self.home / "logs"
+
+    @property
+    def prefect(self) -> Path:
+        """Prefect's folder: its SQLite database and profiles."""
+        return self.home / "prefect"
+
+    @property
+    def ray_token(self) -> Path:
+        """File with the token that Ray's servers ask for. Only its owner can read it."""
+        return self.home / "ray_token"
+
+    @property
+    def ray(self) -> Path:
+        """Ray's temporary folder: in the home folder, in `$TMPDIR` or in /tmp, the first that is short enough."""
+        digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:8]  # two homes never share Ray's folder
+        name = f"agevlm-ray-{os.getuid()}-{digest}"
+        last = Path("/tmp") / name
+        choices = (self.home / "ray", Path(tempfile.gettempdir()) / name, last)
+        return next((folder for folder in choices if len(os.fsencode(folder)) <= SOCKET_FOLDER_LENGTH), last)

@@ -1,0 +1,62 @@
+"""Flow runs whose process is gone: after a power cut or kill -9 Prefect would list them as running for ever."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+
+from infra.local.processes import environment_of
+from infra.local.stack_file import StackError, StackState
+from infra.local.web import answers, insist
+
+UNFINISHED = ["RUNNING", "CANCELLING", "PENDING"]
+RUN_ID = "PREFECT__FLOW_RUN_ID"
+"""Prefect's worker gives a flow's process the id of its run in this variable."""
+MESSAGE = "Its process ended together with the local stack."
+CRASHED = {"state": {"type": "CRASHED", "name": "Crashed", "message": MESSAGE}, "force": True}
+
+CloseRun = Callable[[str, str, str], str]
+"""(artifact store, flow run id, message) -> problem, or ''. Records in the project's own notes that a run crashed."""
+
+
+def crash_lost_runs(state: StackState, close_run: CloseRun) -> list[str]:
+    """Mark unfinished runs of deployments as crashed if no process on this machine works on them.
+
+    Call it only while there is no worker: then the process of a run is either alive on this machine or gone. Ray jobs
+    go on, and the next run joins them. Returns the names of the marked runs, each with the problem that `close_run`
+    reported. Raises StackError if Prefect does not list its runs.
+    """
+    api = state.url("prefect") + "/api"
+    body = {"flow_runs": {"state": {"type": {"any_": UNFINISHED}}}, "limit": 200}
+    try:
+        runs: Any = insist(f"{api}/flow_runs/filter", body, timeout=30)
+    except OSError as error:
+        raise StackError(f"Prefect does not list its flow runs ({error}); see 'agevlm status'") from error
+    # A run without a deployment was started by hand, maybe on another machine.
+    started = [run for run in runs if run.get("deployment_id") is not None]
+    alive = {flow_run_of(process) for process in psutil.process_iter()} if started else set()
+    marked = []
+    for run in started:
+        if run["id"] in alive:
+            continue
+        # The run itself comes last: if this is interrupted, the next call finds the run again.
+        _crash_tasks(api, run["id"])
+        problem = close_run(state.store, run["id"], MESSAGE)
+        if answers(f"{api}/flow_runs/{run['id']}/set_state", body=CRASHED) is not None:
+            marked.append(f"{run['name']} ({problem})" if problem else run["name"])
+    return marked
+
+
+def _crash_tasks(api: str, flow_run_id: str) -> None:
+    body = {
+        "flow_runs": {"id": {"any_": [flow_run_id]}},
+        "task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
+        "limit": 200,
+    }
+    for task in answers(f"{api}/task_runs/filter", body=body, timeout=30) or []:
+        answers(f"{api}/task_runs/{task['id']}/set_state", body=CRASHED)
+
+
+def flow_run_of(process: psutil.Process) -> str:
+    """Id of the flow run that a process works on, or ''."""
+    return environment_of(process).get(RUN_ID, "")

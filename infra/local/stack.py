@@ -1,0 +1,259 @@
+"""The local stack as a whole: starts it, ends it, and reports its state.
+
+folders.py      the paths that everything below works with
+stack_file.py   stack.json: the processes and ports that were recorded
+services.py     start and readiness of each process; ports.py finds free ports, web.py asks the servers
+processes.py    starts, recognises and ends processes; environment.py gives them their variables
+deployments.py  deploys prefect.yaml
+lost_runs.py    closes flow runs whose process is gone
+ending.py       ends roles, or everything
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+
+from infra.local import environment, services
+from infra.local.deployments import deploy
+from infra.local.ending import end_everything, end_orphans, end_roles, prune_sessions
+from infra.local.folders import Folders
+from infra.local.lost_runs import CloseRun, crash_lost_runs
+from infra.local.processes import family, log_tail, own_niceness, process_of, set_priority, stacks_of_home
+from infra.local.stack_file import ROLES, StackError, StackFile, StackState
+
+Say = Callable[[str], None]
+"""Prints one line of progress."""
+NAMES = {"prefect": "Prefect server", "ray": "Ray head", "worker": "Prefect worker"}
+START_SECONDS = {"prefect": 240.0, "ray": 180.0, "worker": 120.0}
+ATTEMPTS = {"prefect": 2, "ray": 5}
+"""Another process may take a server's port before the server starts: a second attempt uses another port. Ray's raylet
+also gives up if its agents take more than 15 s to start, a constant in its code (ray-project/ray#65983); that happens
+on a busy machine. So Ray starts with a higher priority where that is allowed, and gets more attempts."""
+POLL_SECONDS = 0.5
+HURRY = 10
+"""Ray's niceness is lowered by this much while it starts."""
+
+
+@dataclass(frozen=True)
+class RoleStatus:
+    """The state of one role, for `agevlm status`."""
+
+    role: str
+    name: str
+    pid: int | None
+    state: str
+    url: str
+    log: str
+
+
+@dataclass(frozen=True)
+class LocalStack:
+    """The stack of one home folder: Prefect's server, Ray's head and a Prefect worker."""
+
+    folders: Folders
+    file: StackFile
+    close_run: CloseRun
+
+    def up(self, say: Say) -> StackState:
+        """Start the processes that are not running, and deploy. If everything runs, nothing changes.
+
+        If this fails or is interrupted, the processes that it started are ended again. Raises StackError.
+        """
+        with self.file.lock():
+            before = self.file.load() or StackState(id=secrets.token_hex(16), cpus=services.logical_cpus())
+            self._refuse_unrecorded(before.id)
+            missing = [role for role in ROLES if living(before, role) is None]
+            if len(missing) < len(ROLES):
+                self._refuse_other_project(before)
+                if before.store != self.folders.store:
+                    raise StackError(
+                        f"the stack is up and works on the store {before.store}, but here the store is "
+                        f"{self.folders.store}: set AGEVLM_STORE as it was, or end the stack with 'agevlm down' first"
+                    )
+                broken = [r for r in ROLES if r not in missing and services.must_restart(r, before)]
+                end_roles(before, broken)
+                missing += broken
+                if missing:
+                    say(f"not running: {', '.join(NAMES[role] for role in missing)}")
+            state = before.model_copy(update={"root": str(self.folders.project), "store": self.folders.store})
+            try:
+                return self._start(state, missing, say)
+            except BaseException:
+                say("ending the processes that were started")
+                now = self.file.load() or state  # the file has every process that was started
+                end_roles(now, [role for role in ROLES if now.processes.get(role) != before.processes.get(role)])
+                if len(missing) == len(ROLES):
+                    end_everything(now)
+                    self.file.forget()
+                raise
+
+    def down(self, say: Say) -> int:
+        """End every process of this home's stack, also of one whose record is lost. Returns how many there were."""
+        with self.file.lock():
+            try:
+                state = self.file.load()
+            except StackError as error:
+                say(str(error))
+                state = None
+            known = {state.id: state} if state is not None else {}
+            lost = {id: StackState(id=id) for id in stacks_of_home(self.folders.home) - known.keys()}
+            count = sum(end_everything(found) for found in (known | lost).values())
+            if known or lost:
+                prune_sessions(self.folders.ray)
+            self.file.forget()
+            if count:
+                say(f"ended {count} processes")
+            return count
+
+    def status(self) -> list[RoleStatus]:
+        """The state of each role; [] if there is no stack. Raises StackError if there is one that is not recorded."""
+        state = self.file.load()
+        if state is None:
+            self._refuse_unrecorded("")
+            return []
+        rows = []
+        for role in ROLES:
+            record, process = state.processes.get(role), living(state, role)
+            if process is None:
+                condition = "dead" if record else "not started"
+            else:
+                condition = "ready" if services.ready(self.folders, role, state) else "not answering"
+            pid, url = (process.pid, services.url(role, state)) if process else (None, "")
+            rows.append(RoleStatus(role, NAMES[role], pid, condition, url, record.log if record else ""))
+        return rows
+
+    def require(self) -> StackState:
+        """The state of this project's stack, with all roles alive. Raises StackError with the remedy otherwise."""
+        state = self.file.load()
+        dead = list(ROLES) if state is None else [role for role in ROLES if living(state, role) is None]
+        if state is None or dead:
+            problem = "is not up" if state is None else "lacks its " + ", ".join(NAMES[role] for role in dead)
+            raise StackError(f"the local stack in {self.folders.home} {problem}; start it with 'agevlm up'")
+        self._refuse_other_project(state)
+        return state
+
+    def process_environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        """The environment of a new process that uses this project, and the stack where one is recorded."""
+        return environment.process_environment(self.folders, self.file.load(), extra)
+
+    def shell_lines(self) -> str:
+        """The lines of `agevlm env`. Raises StackError if the stack is not up."""
+        return environment.shell_lines(self.folders, self.require())
+
+    def token_hint(self) -> str:
+        """A few words on how to read the token that Ray's page asks for."""
+        return services.token_hint(self.folders)
+
+    # -- refusals
+
+    def _refuse_unrecorded(self, recorded_id: str) -> None:
+        """Raise StackError if another stack lives in this home: both would use the same database."""
+        if stacks_of_home(self.folders.home) - {recorded_id}:
+            raise StackError(
+                f"processes of a stack live in {self.folders.home}, but no file records them; "
+                "end them with 'agevlm down'"
+            )
+
+    def _refuse_other_project(self, state: StackState) -> None:
+        """Raise StackError if another project started this stack: its worker imports that project's flows."""
+        project = str(self.folders.project)
+        if state.root not in ("", project):
+            raise StackError(
+                f"the stack in {self.folders.home} belongs to the project in {state.root}, but this is {project}: "
+                "'unset AGEVLM_HOME AGEVLM_STORE' to have a separate stack here, or end that one with 'agevlm down'"
+            )
+
+    # -- starting
+
+    def _start(self, state: StackState, missing: list[str], say: Say) -> StackState:
+        """Start the missing roles and deploy. Returns the new state.
+
+        Both servers start at the same time, and Prefect is set up while Ray is still starting. The worker comes last:
+        it gives the addresses of the servers to its flows, so it is also restarted if one of them has changed.
+        """
+        before = state.ports
+        for role in missing:
+            state = services.with_ports(state, role)
+        self.file.save(state)
+        servers = [role for role in ("ray", "prefect") if role in missing]
+        self._clear(state, servers)
+        for role in servers:
+            state = self._launch(state, role, say)
+        if "prefect" in missing:
+            state = self._await_server(state, "prefect", say)
+        services.make_pool(state)
+        say(f"deployed: {', '.join(deploy(self.folders, state))}")
+        if "ray" in missing:
+            state = self._await_server(state, "ray", say)
+            set_priority(family(state, ["ray"]), own_niceness())
+        if any(state.ports[name] != port for name, port in before.items()):
+            end_roles(state, ["worker"])
+        if living(state, "worker") is None:
+            lost = crash_lost_runs(state, self.close_run)
+            if lost:
+                say(f"marked as crashed, because their processes are gone: {', '.join(lost)}")
+            state = state.model_copy(update={"worker": f"agevlm-{secrets.token_hex(4)}"})
+            state = self._launch(state, "worker", say)
+            self._await(state, "worker", say)
+        return state
+
+    def _clear(self, state: StackState, servers: Sequence[str]) -> None:
+        """End the orphans of these servers and delete the remains of Ray's ended sessions."""
+        if servers:
+            end_orphans(state, servers)
+        if "ray" in servers:
+            prune_sessions(self.folders.ray)
+
+    def _launch(self, state: StackState, role: str, say: Say) -> StackState:
+        record = services.start(self.folders, role, state)
+        state = state.with_process(record)
+        self.file.save(state)
+        say(f"starting {NAMES[role]} (pid {record.pid}, log {record.log})")
+        if role == "ray":
+            set_priority(family(state, ["ray"]), own_niceness() - HURRY)
+        return state
+
+    def _await(self, state: StackState, role: str, say: Say) -> None:
+        """Wait until a role works. Raises StackError if its process ends or takes too long."""
+        record = state.processes[role]
+        started, told = time.monotonic(), 0.0
+        while not services.ready(self.folders, role, state):
+            waited = time.monotonic() - started
+            if living(state, role) is None:
+                raise StackError(f"{NAMES[role]} ended during its start ({record.log}):\n{log_tail(record.log)}")
+            if waited > START_SECONDS[role]:
+                raise StackError(
+                    f"{NAMES[role]} did not answer within {START_SECONDS[role]:.0f} s ({record.log}):\n"
+                    + log_tail(record.log)
+                )
+            if waited - told >= 15:
+                say(f"waiting for {NAMES[role]} ({waited:.0f} s)")
+                told = waited
+            time.sleep(POLL_SECONDS)
+        say(f"{NAMES[role]} is ready {services.url(role, state)}".rstrip())
+
+    def _await_server(self, state: StackState, role: str, say: Say) -> StackState:
+        """Wait until a server works; start it again if it ends. Raises StackError after the last attempt."""
+        attempt = 1
+        while True:
+            try:
+                self._await(state, role, say)
+                return state
+            except StackError as error:
+                if attempt == ATTEMPTS[role]:
+                    raise
+                attempt += 1
+                reason = str(error).splitlines()[0]
+                say(f"{NAMES[role]} did not start, attempt {attempt} of {ATTEMPTS[role]}: {reason}")
+            end_roles(state, [role])
+            self._clear(state, [role])
+            state = self._launch(services.with_ports(state, role), role, say)
+
+
+def living(state: StackState, role: str) -> psutil.Process | None:
+    """The living process of a role, or None."""
+    record = state.processes.get(role)
+    return process_of(record, state.id) if record else None

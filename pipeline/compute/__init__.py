@@ -1,0 +1,1 @@
+"""The Ray session, parallel workers, and weights fetched from a hub."""

@@ -1,0 +1,22 @@
+"""The resources that a step asks Ray for."""
+
+import os
+
+from pydantic import Field
+
+from pipeline.config import Config
+
+
+class Resources(Config):
+    """CPUs, GPUs and processes of a step. Never part of an id."""
+
+    cpus: float = Field(default=1, ge=0, description="CPUs of each worker or actor")
+    gpus: float = Field(default=0, ge=0, description="GPUs of each worker or actor")
+    workers: int = Field(default=1, ge=1, description="Ray Train workers or teacher actors")
+    threads: int = Field(default=1, ge=1, description="CPU threads of torch in each worker")
+    micro_batch: int = Field(default=16, ge=1, description="samples of one forward pass in training")
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may run on; the machine's CPUs where the operating system does not tell."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,213 @@
+"""Fingerprints of external inputs: raw data and pretrained weights. Their checksums are part of artifact ids."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import Any
+
+from model.errors import ConfigError, DataError
+from pipeline.artifacts.atomic import write_text
+from pipeline.artifacts.paths import PROJECT
+from pipeline.artifacts.spec import digest
+from pipeline.artifacts.store import sha256_of
+from pipeline.compute import hub
+from pipeline.plan.recipe import Dataset, Recipe, Weights
+from pipeline.sources.config import LOCATIONS, CambrianSource, FolderSource, MiniatureSource, identity
+
+MODEL = PROJECT / "model"
+MINIATURE_WEIGHTS = MODEL / "miniature" / "weights"
+MINIATURE_FOLDERS = {"florence": "florence2", "sam": "sam", "text": "llama", "vision": "convnext"}
+WEIGHT_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".pth")
+SINGLE_FILES = frozenset({"sam"})
+"""Roles whose weights may be one file (.pth or .safetensors); the others need a folder."""
+RECENT_NS = 2_000_000_000
+"""Nanoseconds. Two changes of a file within this time can leave equal times: the coarsest file systems keep 2 s."""
+
+
+class Fingerprints:
+    """Computes fingerprints. Checksums of files are cached below `scratch` and reused while a file is unchanged."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._cache = scratch / "fingerprints"
+
+    def weights(self, role: str, name: str) -> str:
+        """Checksum of a weights file, or of all files of a weights folder; for hub weights their name with the commit.
+
+        Raises ConfigError if they are missing, cannot be read, or have a format that is never loaded.
+        """
+        if hub.is_hub_name(name):
+            if not hub.NAME.match(name):
+                raise ConfigError(f"weights.{role} = '{name}': write hub:ORG/NAME@COMMIT with the commit's 40 digits")
+            return name
+        try:
+            path = weights_path(role, name)
+            if not path.exists():
+                raise ConfigError(f"weights.{role} = '{name}': there is no {path}; give 'miniature', a path or hub:...")
+            if path.is_dir():
+                return digest({f.relative_to(path).as_posix(): self.file(f) for f in _weight_files(role, name, path)})
+            if role not in SINGLE_FILES:
+                raise ConfigError(f"weights.{role} = '{name}': {path} is a file; give the folder that contains it")
+            return self.file(path)
+        except OSError as error:
+            raise ConfigError(f"weights.{role} = '{name}': {_explained(error)}; correct that, or the recipe") from error
+
+    def source(self, dataset: str, source: CambrianSource | FolderSource | MiniatureSource) -> str:
+        """Checksum of a raw data set: its annotation files, and names and sizes of its images. Raises DataError."""
+        if isinstance(source, MiniatureSource):
+            code = {name: self.file(MODEL / "miniature" / name) for name in ("world.py", "language.py")}
+            return digest({**code, **identity(source)})
+        names = [name for name in LOCATIONS[source.kind] if name != "images" and getattr(source, name)]
+        annotations = {name: Path(getattr(source, name)) for name in names}
+        try:
+            for path in annotations.values():
+                if not path.is_file():
+                    raise DataError(f"data.{dataset}: annotation file {path} does not exist; correct it in the recipe")
+            if not Path(source.images).is_dir():
+                raise DataError(
+                    f"data.{dataset}: image folder {source.images} does not exist; correct it in the recipe"
+                )
+            files = {name: self.file(path) for name, path in annotations.items()}
+            return digest({"annotations": files, "images": listing(Path(source.images))})
+        except OSError as error:
+            raise DataError(f"data.{dataset}: {_explained(error)}; correct that, or the recipe") from error
+
+    def file(self, path: Path) -> str:
+        """SHA-256 of a file. Raises OSError.
+
+        It is cached under the file's path, size, inode, modification time and change time (ctime, which programs
+        cannot set). Not cached: a file that changed less than RECENT_NS ago, because it could change again under the
+        same times, and a file that changed while it was read.
+        """
+        path = path.resolve()
+        entry = self._cache / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
+        now = time.time_ns()
+        stamp, changed = _stamp(path)
+        known = _read_entry(entry)
+        if known.get("stamp") == stamp:
+            return str(known["sha256"])
+        with open(path, "rb") as stream:
+            checksum, _ = sha256_of(stream)
+        if now - changed >= RECENT_NS and _stamp(path)[0] == stamp:
+            write_text(entry, json.dumps({"stamp": stamp, "sha256": checksum}))
+        return checksum
+
+    def recipe(self, recipe: Recipe, wanted: Container[str]) -> dict[str, str]:
+        """The wanted fingerprints of a recipe, by 'data.NAME' and 'weights.ROLE'; for the others just that name."""
+        data: dict[str, Dataset] = dict(recipe.data)
+        roles: dict[str, str] = dict(Weights.model_validate(recipe.weights))
+        found = {name: name for name in outside_names(recipe)}
+        found |= {n: self.source(k, d.source) for k, d in data.items() if (n := f"data.{k}") in wanted}
+        found |= {n: self.weights(role, name) for role, name in roles.items() if (n := f"weights.{role}") in wanted}
+        return found
+
+
+def outside_names(recipe: Recipe) -> list[str]:
+    """A recipe's external inputs: 'data.NAME' for each data set, 'weights.ROLE' for each backbone and teacher."""
+    return [f"data.{name}" for name, _ in recipe.data] + [f"weights.{role}" for role, _ in recipe.weights]
+
+
+def weights_path(role: str, name: str) -> Path:
+    """Local path of weights given as 'miniature' or a path, whether it exists or not."""
+    return MINIATURE_WEIGHTS / MINIATURE_FOLDERS[role] if name == "miniature" else Path(name).resolve()
+
+
+def listing(folder: Path) -> str:
+    """Digest of the names below a folder and of the files' sizes, without opening the files. Raises OSError.
+
+    Not cached: a folder's timestamps do not change when a file in it is overwritten in place, so every file must be
+    looked at.
+    """
+    hasher = hashlib.sha256()
+    for entry in _entries(os.fsencode(folder)):
+        hasher.update(b"".join(part + b"\0" for part in entry))  # no name has a zero byte
+    return hasher.hexdigest()
+
+
+def _entries(root: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Path, kind, and size or link target of each entry below a folder, in an order that is the same on every system.
+
+    An unreadable entry has its own kind, so that the digest changes once it can be read.
+    """
+    # Depth first with a stack instead of recursion: folders may be nested deeper than Python's recursion limit. Sorted
+    # by the bytes of the names, because os.scandir's order differs between file systems.
+    real_root = os.path.realpath(root)
+    waiting = [b""]
+    while waiting:
+        prefix = waiting.pop()
+        try:
+            with os.scandir(os.path.join(root, prefix)) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except PermissionError:
+            if not prefix:
+                raise
+            yield prefix, b"unreadable", b""
+            continue
+        below = []
+        for entry in entries:
+            path = prefix + entry.name
+            try:
+                if entry.is_symlink():
+                    yield path, *_link(entry.path, real_root)
+                elif entry.is_dir(follow_symlinks=False):
+                    below.append(path + b"/")
+                elif entry.is_file(follow_symlinks=False):
+                    yield path, b"file", b"%d" % entry.stat(follow_symlinks=False).st_size
+                else:
+                    yield path, b"special", b""
+            except PermissionError:
+                yield path, b"unreadable", b""
+        waiting += reversed(below)
+
+
+def _link(path: bytes, real_root: bytes) -> tuple[bytes, bytes]:
+    """Kind and target of a link. As when images are read, only links below the root are followed.
+
+    The target is relative to the root, so that moving the whole folder changes nothing.
+    """
+    target = os.path.realpath(path)
+    if os.path.commonpath([real_root, target]) != real_root:
+        return b"link out", b""
+    return b"link", os.path.relpath(target, real_root)
+
+
+def _weight_files(role: str, name: str, folder: Path) -> list[Path]:
+    """The files of a folder of weights. Raises ConfigError if the models can load none of them, OSError."""
+    found = [Path(parent) / file for parent, _, files in os.walk(folder, onerror=_raise) for file in files]
+    beside = {file.suffix for file in found if file.parent == folder}
+    if ".safetensors" in beside:
+        return [file for file in found if file.suffix in WEIGHT_FILES]
+    if ".bin" in beside:
+        raise ConfigError(
+            f"weights.{role} = '{name}': {folder} holds weights as .bin only, which are pickles and never loaded; "
+            "convert them to safetensors (transformers' save_pretrained writes them), or get a revision that has them"
+        )
+    raise ConfigError(f"weights.{role} = '{name}': {folder} holds no .safetensors file; give a folder that does")
+
+
+def _stamp(path: Path) -> tuple[list[str | int], int]:
+    """A value that differs if the file may have changed, and the time of its last change (ns; content or metadata)."""
+    status = path.stat()
+    stamp: list[str | int] = [str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    return stamp, max(status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _read_entry(path: Path) -> dict[str, Any]:
+    """A cached checksum; empty if there is none or if its file is damaged."""
+    try:
+        entry = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _explained(error: OSError) -> str:
+    """'PATH cannot be read (REASON)', with bytes of the path that are not UTF-8 escaped."""
+    path = os.fsencode(error.filename or "a file").decode("utf-8", "backslashreplace")
+    return f"{path} cannot be read ({error.strerror or error})"

@@ -1,0 +1,86 @@
+"""One Ray job: a planned step with its inputs, locations and resources, as one JSON file in the store."""
+
+import json
+from typing import Any
+
+from pydantic import Field
+
+from model.errors import ConfigError
+from pipeline.artifacts.filesystem import open_filesystem
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, short
+from pipeline.compute.resources import Resources
+from pipeline.config import Config, validate
+from pipeline.plan.locations import Locations
+from pipeline.plan.planner import Plan, PlannedStep
+
+
+class JobSpec(Config):
+    """The content of SPEC.json for `python -m pipeline run SPEC.json`. Only `spec` and `attempt` make the id."""
+
+    key: str = Field(description="the step's key in its plan, e.g. 'segment-pretrain'")
+    spec: StepSpec
+    ref: ArtifactRef = Field(description="the artifact that the step makes")
+    attempt: int = 0
+    inputs: dict[str, ArtifactRef]
+    locations: Locations
+    resources: Resources
+    git_commit: str | None = None
+    submission_id: str | None = Field(default=None, description="submission id of the Ray job that runs it")
+    environment: dict[str, str] = Field(default_factory=dict, description="environment variables of its process")
+    command: dict[str, Any] | None = Field(
+        default=None, description="how the run was started: deployment, recipe and the other parameters; for the report"
+    )
+
+    def check(self) -> None:
+        """Raise ConfigError unless the ids of artifact and inputs are those of the spec.
+
+        An artifact that is published under the wrong id would later be used in place of the right one.
+        """
+        wrong = []
+        made = self.spec.id(self.attempt)
+        if made != self.ref.id:
+            wrong.append(f"its spec and attempt make {short(made)}, but its ref is {self.ref}")
+        given = {name: ref.id for name, ref in self.inputs.items()}
+        for name in sorted(given.keys() | self.spec.inputs.keys()):
+            asked, got = self.spec.inputs.get(name), given.get(name)
+            if asked != got:
+                wrong.append(f"input '{name}' is {short(got or 'none')}, but its spec has {short(asked or 'none')}")
+        if wrong:
+            raise ConfigError(
+                f"{self.key} is not a valid spec: {'; '.join(wrong)}. Do not edit specs: change the recipe, and "
+                "'agevlm plan RECIPE --json FOLDER' writes valid ones"
+            )
+
+
+def job_of(
+    planned: PlannedStep,
+    plan: Plan,
+    locations: Locations,
+    git_commit: str | None = None,
+    command: dict[str, Any] | None = None,
+) -> JobSpec:
+    """The job of one step of a plan."""
+    return JobSpec(
+        key=planned.key,
+        spec=planned.spec,
+        ref=planned.ref,
+        attempt=planned.attempt,
+        inputs={name: plan[key].ref for name, key in planned.inputs.items()},
+        locations=locations,
+        resources=planned.resources,
+        git_commit=git_commit,
+        command=command,
+    )
+
+
+def read_job(location: str) -> JobSpec:
+    """Read SPEC.json at a local path or fsspec URL. Raises ConfigError if it is missing or wrong."""
+    try:
+        fs, path = open_filesystem(location)
+        return validate(JobSpec, json.loads(fs.cat_file(path)), location)
+    except OSError as error:
+        raise ConfigError(
+            f"{location} cannot be read ({error}); 'agevlm plan --json' writes the specs of a recipe"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"{location} is not JSON: {error}") from error

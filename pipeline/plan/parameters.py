@@ -1,0 +1,76 @@
+"""The parameters of each step. With the revision and the inputs they make the id of its artifact."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline.config import Config
+from pipeline.evaluation.config import EvaluationConfig
+from pipeline.masks.config import MaskGates, TeacherConfig
+from pipeline.packing.config import PackConfig
+from pipeline.sources.conversation import QueryKind
+from pipeline.training.config import StageConfig, StudentConfig
+
+
+class InventoryParams(Config):
+    """inventory: read every record, resolve, open and hash every image once."""
+
+    source: dict[str, Any] = Field(description="the source's settings, without its locations")
+    fingerprint: str = Field(description="checksum of the raw data")
+    limit: int | None = Field(description="only the first N records of the seeded hash order")
+    seed: int
+
+
+class SubsetParams(Config):
+    """subset: choose the records whose text is sent to the teachers, and that text."""
+
+    size: int | None = Field(description="records; None takes all that have an image")
+    query: QueryKind
+    turns: Literal["one", "all"]
+    seed: int
+
+
+class SegmentParams(Config):
+    """segment: run Florence-2 and SAM and keep their raw evidence."""
+
+    teacher: TeacherConfig
+    florence: str = Field(description="checksum of Florence-2's weights")
+    sam: str = Field(description="checksum of SAM's weights")
+
+
+class MasksParams(Config):
+    """masks: gate the evidence and publish the accepted masks."""
+
+    gates: MaskGates
+
+
+class PackParams(Config):
+    """pack: tokenize conversations and put images and tokens into shards in a random order."""
+
+    pack: PackConfig
+    tokenizer: str = Field(description="checksum of the backbone's folder")
+    seed: int
+
+
+class StageParams(Config):
+    """stage1..stage4: one row of the stage table, trained on one pack."""
+
+    row: str = Field(description="row of the stage table, e.g. 'stage4_lm'")
+    config: StageConfig
+    student: StudentConfig | None = Field(description="stage 1 only: the student's architecture")
+    text: str | None = Field(description="stage 1 only: checksum of the language backbone")
+    vision: str | None = Field(description="stage 1 only: checksum of the vision backbone")
+    seed: int
+
+
+class EvaluateParams(Config):
+    """evaluate: a checkpoint's answers and attention on held-out questions."""
+
+    evaluation: EvaluationConfig
+
+
+class ReportParams(Config):
+    """report: one HTML file about a run."""
+
+    recipe: str
+    variants: tuple[str, ...]

@@ -1,0 +1,225 @@
+"""The step table: one row per step. A new step is one module and one row.
+
+Rows name their code as a string, so that reading the table imports neither Ray nor torch.
+"""
+
+from dataclasses import dataclass, field
+
+from model.stage_table import STAGE_STEPS
+from pipeline.compute.resources import Resources
+from pipeline.config import Config
+from pipeline.plan.parameters import (
+    EvaluateParams,
+    InventoryParams,
+    MasksParams,
+    PackParams,
+    ReportParams,
+    SegmentParams,
+    StageParams,
+    SubsetParams,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One row of the step table: a step's parameters, inputs, resources and code."""
+
+    name: str
+    summary: str
+    kind: str
+    """Kind of the artifact that it makes: the first folder below the store's root."""
+    unit: str
+    """Unit of its counts, e.g. 'record'."""
+    params: type[Config]
+    entry: str
+    """Its code, as 'module:function'; called with a StepContext."""
+    inputs: dict[str, str] = field(default_factory=dict)
+    """Input name -> kind of artifact."""
+    takes_all: bool = False
+    """True if it reads all other artifacts of the run, each as the input '<kind>/<key of the step that made it>'."""
+    optional: frozenset[str] = frozenset()
+    """Inputs that some plans leave out."""
+    revision: int = 1
+    resources: Resources = field(default_factory=Resources)
+    sources: tuple[str, ...] = ()
+    """Files and folders whose change can change results; a test asks for a new revision when they change."""
+    group: str = "data"
+    """Its group in diagrams: 'data', 'teachers', 'training' or 'evaluation'."""
+
+    def input_kind(self, name: str) -> str | None:
+        """Kind of the artifact that an input must be; None if the step has no such input."""
+        return name.split("/")[0] if self.takes_all else self.inputs.get(name)
+
+
+_READING = ("pipeline/schemas.py", "pipeline/sources", "model/images.py", "model/agevlm/upright.py")
+"""Files that decide which records and pictures a step sees."""
+
+STEPS: dict[str, Step] = {
+    step.name: step
+    for step in (
+        Step(
+            name="inventory",
+            summary="read records, resolve, open and hash every image",
+            kind="inventory",
+            unit="record",
+            params=InventoryParams,
+            entry="pipeline.steps.inventory:run",
+            sources=("pipeline/steps/inventory.py", *_READING),
+        ),
+        Step(
+            name="subset",
+            summary="choose the records and the texts that the teachers see",
+            kind="subset",
+            unit="record",
+            params=SubsetParams,
+            entry="pipeline.steps.subset:run",
+            inputs={"inventory": "inventory"},
+            sources=(
+                "pipeline/steps/subset.py",
+                "pipeline/schemas.py",
+                "pipeline/sources/conversation.py",
+                "pipeline/sources/index.py",
+                "pipeline/sources/records.py",
+            ),
+        ),
+        Step(
+            name="segment",
+            group="teachers",
+            summary="Florence-2 + SAM on every query; raw evidence, ungated",
+            kind="segments",
+            unit="query",
+            params=SegmentParams,
+            entry="pipeline.steps.segment:run",
+            inputs={"subset": "subset", "inventory": "inventory"},
+            resources=Resources(cpus=1, workers=1, threads=2),
+            sources=(
+                "pipeline/steps/segment.py",
+                "pipeline/masks/evidence.py",
+                "pipeline/masks/pictures.py",
+                "pipeline/masks/parts.py",
+                "pipeline/masks/statistics.py",
+                "pipeline/masks/stream.py",
+                "model/agevlm/loading.py",
+                "model/miniature/sam.py",
+                "model/teachers",
+                *_READING,
+            ),
+        ),
+        Step(
+            name="masks",
+            group="teachers",
+            summary="apply the gates, merge instances, publish masks",
+            kind="masks",
+            unit="query",
+            params=MasksParams,
+            entry="pipeline.steps.masks:run",
+            inputs={"segments": "segments"},
+            sources=(
+                "pipeline/steps/masks.py",
+                "pipeline/masks/gates.py",
+                "pipeline/masks/quality.py",
+                "pipeline/masks/parts.py",
+                "pipeline/masks/statistics.py",
+                "pipeline/schemas.py",
+                "model/teachers/rle.py",
+            ),
+        ),
+        Step(
+            name="pack",
+            summary="tokenize conversations; images and tokens into shards in random order",
+            kind="pack",
+            unit="record",
+            params=PackParams,
+            entry="pipeline.steps.pack:run",
+            inputs={"inventory": "inventory"},
+            sources=(
+                "pipeline/steps/pack.py",
+                "pipeline/packing",
+                "model/agevlm/chat_templates.py",
+                "model/agevlm/chat_text.py",
+                *_READING,
+            ),
+        ),
+        *(
+            Step(
+                name=step,
+                group="training",
+                summary=summary,
+                kind="checkpoint",
+                unit="sample",
+                params=StageParams,
+                entry="pipeline.steps.train:run",
+                inputs={"pack": "pack", "masks": "masks"}
+                | ({"parent": "checkpoint"} if step != STAGE_STEPS[0] else {}),
+                optional=frozenset({"masks"}),
+                resources=Resources(cpus=1, workers=1, threads=2),
+                sources=(
+                    "pipeline/steps/train.py",
+                    "pipeline/training",
+                    "pipeline/masks/cells.py",
+                    "pipeline/masks/parts.py",
+                    "pipeline/masks/statistics.py",
+                    "pipeline/schemas.py",
+                    "model/agevlm",
+                    "model/images.py",
+                    "model/stage_table.py",
+                    "model/stages.py",
+                    "model/teachers/rle.py",
+                ),
+            )
+            for step, summary in zip(
+                STAGE_STEPS,
+                (
+                    "align: adapter and cross-attention",
+                    "adapt: and the last stage of the vision encoder",
+                    "ground: and the guidance loss",
+                    "instruct: the whole model",
+                ),
+                strict=True,
+            )
+        ),
+        Step(
+            name="evaluate",
+            group="evaluation",
+            summary="answers and attention on held-out questions",
+            kind="evaluation",
+            unit="question",
+            params=EvaluateParams,
+            entry="pipeline.steps.evaluate:run",
+            inputs={"checkpoint": "checkpoint", "inventory": "inventory"},
+            resources=Resources(cpus=1, threads=2),
+            sources=(
+                "pipeline/steps/evaluate.py",
+                "pipeline/evaluation",
+                "pipeline/training/student.py",
+                "model/agevlm",
+                "model/teachers/rle.py",
+                *_READING,
+            ),
+        ),
+        Step(
+            name="report",
+            summary="one self-contained HTML page about the run",
+            kind="report",
+            unit="artifact",
+            params=ReportParams,
+            entry="pipeline.steps.report:run",
+            takes_all=True,
+            group="evaluation",
+            sources=(
+                "pipeline/steps/report.py",
+                "pipeline/report",
+                "pipeline/evaluation/intervals.py",
+                "pipeline/masks/gates.py",
+                "pipeline/masks/quality.py",
+                "pipeline/masks/parts.py",
+                "pipeline/masks/statistics.py",
+                "pipeline/schemas.py",
+                "model/agevlm/upright.py",
+                "model/images.py",
+                "model/stage_table.py",
+                "model/teachers/rle.py",
+            ),
+        ),
+    )
+}

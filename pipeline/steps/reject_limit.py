@@ -1,0 +1,64 @@
+"""The reject limit: a step fails if it rejects a larger share of its rows than the recipe allows, or all of them."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from model.errors import DataError
+from pipeline.artifacts.shards import Seal, Shards
+
+
+def rejects_of(seals: Iterable[Seal]) -> Counter[str]:
+    """Rejects of committed shards, counted by reason. A seal's fact 'rejects' is a list of (id, reason, detail)."""
+    return Counter(reason for seal in seals for _, reason, _ in seal.facts["rejects"])
+
+
+def earlier_commits(
+    shards: Shards, names: Sequence[str], total: int, share: float, others: Mapping[str, int] | None = None
+) -> dict[int, Seal]:
+    """The shards that an earlier run committed: number -> seal.
+
+    Args:
+        shards: the shards of the artifact.
+        names: the name of each shard.
+        total, share: as in `check_reject_limit`.
+        others: reason -> rows that are rejected without being in a shard.
+
+    If the rejects exceed the limit, the shards with rejects are removed and made again, because their input may have
+    been repaired since.
+    """
+    found = shards.committed()
+    seals = {number: found[name] for number, name in enumerate(names) if name in found}
+    if exceeds(rejects_of(seals.values()) + Counter(others or {}), total, share):
+        for number in [number for number, seal in seals.items() if seal.facts["rejects"]]:
+            shards.drop(names[number])
+            del seals[number]
+    if seals:
+        print(f"{len(seals)} of {len(names)} shards were committed by an earlier run", flush=True)
+    return seals
+
+
+def exceeds(rejected: Mapping[str, int], total: int, share: float) -> bool:
+    """True if these rejects (reason -> rows) are more than `share` of `total` rows, or all of them."""
+    count = sum(rejected.values())
+    return count > 0 and (count >= total or count / total > share)
+
+
+def check_reject_limit(what: str, rejected: Mapping[str, int], total: int, share: float, remedy: str) -> None:
+    """Raise DataError if the rejects exceed the limit.
+
+    Args:
+        what: description of the rows, e.g. 'records of data.pretrain'.
+        rejected: reason -> rows.
+        total: number of all rows, also of those that are not read yet.
+        share: the recipe's `max_reject_share`. Rejecting all rows fails at any share.
+        remedy: end of the message: what the user can do.
+
+    The message lists the reasons, the most frequent first.
+    """
+    if not exceeds(rejected, total, share):
+        return
+    count = sum(rejected.values())
+    limit = "so nothing would be left" if count >= total else f"more than max_reject_share = {share:g} allows"
+    reasons = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f"  {reason}: {number}" for reason, number in reasons if number]
+    raise DataError("\n".join([f"{count} of {total} {what} were rejected, {limit}:", *lines, remedy]))

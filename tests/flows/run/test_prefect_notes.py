@@ -1,0 +1,72 @@
+"""A run's artifacts in the Prefect UI, as text."""
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows.run.prefect_notes import artifact_key, attempt_note, step_note, steps_table
+from flows.run.preparation import Prepared
+from flows.run.run_file import RunRecord, StepRecord
+from flows.run.step_run import StepResult, cached
+from pipeline.artifacts.store import ArtifactStore
+from pipeline.steps import runner
+from pipeline.steps.runner import run_job
+from tests.flows.fixtures_fake_ray import fake_settings
+from tests.pipeline.plan.fixtures_toy_steps import STEP, toy_locations, toy_plan
+
+
+@pytest.mark.parametrize(
+    ("parts", "key"),
+    [(("miniature", "stage4_lm"), "miniature-stage4-lm"), (("My.Recipe", "Evaluate/X_"), "my-recipe-evaluate-x")],
+)
+def test_keys_are_what_prefect_accepts(parts: tuple[str, ...], key: str) -> None:
+    assert artifact_key(*parts) == key
+
+
+def test_the_note_of_a_step_accounts_for_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(runner.STEPS, "toy", STEP)
+    plan = toy_plan({"a": ({}, ()), "b": ({}, ("a",))})
+    store = ArtifactStore(str(tmp_path))
+    prepared = Prepared("tiny", plan, toy_locations(tmp_path), store, None)
+    run_job(prepared.job(plan["a"]))
+    artifact = run_job(prepared.job(plan["b"]).model_copy(update={"submission_id": "tiny-b-r1"}))
+    note = step_note(plan["b"], cached(artifact), fake_settings(tmp_path))
+    for line in (
+        "## b: cached",
+        f"| id | `{plan['b'].id}` |",
+        "| in | 3 rows |",
+        "| out | 2 rows |",
+        "| rejected | 1 rows |",
+        "| odd | 1 |",
+        "| mean | 0.5 |",
+        f"| a | `{plan['a'].ref}` |",
+        "| Ray job | [tiny-b-r1](http://ray.test/#/jobs/tiny-b-r1) |",
+    ):
+        assert line in note.split("\n")
+
+
+def test_the_note_of_a_failure_says_what_happened_in_one_cell(tmp_path: Path) -> None:
+    plan = toy_plan({"a": ({}, ())})
+    note = step_note(plan["a"], StepResult("failed", "two\nlines | and a bar", None, "j-r1"), fake_settings(tmp_path))
+    assert "| what happened | two lines \\| and a bar |" in note.split("\n")
+    assert "#/jobs/j-r1" in note
+
+
+def test_the_table_has_a_row_per_step_and_messages_only_of_trouble() -> None:
+    steps = (
+        StepRecord(key="a", id="0" * 64, kind="toy", name="a", state="completed", message="fine", rejected={"x": 2}),
+        StepRecord(key="b", id="1" * 64, kind="toy", name="b", state="failed", message="bad"),
+    )
+    rows = steps_table(RunRecord(flow_run_id="r", recipe="tiny", steps=steps))
+    assert [(row["step"], row["rejected"], row["message"]) for row in rows] == [("a", 2, ""), ("b", 0, "bad")]
+
+
+def test_a_server_that_takes_no_note_costs_no_step() -> None:
+    said: list[str] = []
+
+    def leave() -> None:
+        raise httpx.ConnectError("refused")
+
+    attempt_note(leave, said.append)
+    assert said == ["a note could not be left in the Prefect UI: ConnectError: refused"]

@@ -1,0 +1,107 @@
+"""The final plan of a run: forced attempts, stale artifacts, and the data and weights that it needs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.run.preparation import Prepared, force_attempts, needed, planner
+from flows.run.run_file import RunFile
+from model.errors import ConfigError, DataError
+from pipeline.artifacts.spec import StepSpec
+from pipeline.artifacts.store import ArtifactStore
+from pipeline.plan.fingerprints import outside_names
+from pipeline.plan.planner import Plan
+from pipeline.plan.recipe import Recipe, load_recipe
+from pipeline.steps import runner
+from pipeline.steps.runner import run_job
+from tests.flows.fixtures_fake_ray import fake_settings
+from tests.pipeline.plan.fixtures_toy_steps import STEP, toy_locations, toy_plan
+
+CHAIN = {"a": ({}, ()), "b": ({}, ("a",)), "c": ({}, ("b",)), "free": ({}, ())}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ArtifactStore:
+    monkeypatch.setitem(runner.STEPS, "toy", STEP)
+    return ArtifactStore(str(tmp_path))
+
+
+def chain(attempts: Callable[[StepSpec], int]) -> Plan:
+    return toy_plan(CHAIN, attempts)
+
+
+def make(store: ArtifactStore, plan: Plan) -> Prepared:
+    prepared = Prepared("tiny", plan, toy_locations(Path(store.root)), store, None)
+    for step in plan:
+        run_job(prepared.job(step))
+    return prepared
+
+
+def new_run(store: ArtifactStore, flow_run_id: str) -> RunFile:
+    return RunFile.begin(store, flow_run_id, "tiny", None)
+
+
+def test_forcing_a_step_gives_it_and_what_follows_new_ids(store: ArtifactStore) -> None:
+    before = chain(store.attempt)
+    make(store, before)
+    after = force_attempts(store, chain, ["b"], new_run(store, "run-1"))
+    assert after["a"].id == before["a"].id
+    assert after["free"].id == before["free"].id
+    assert after["b"].attempt == 1
+    assert after["b"].id != before["b"].id
+    assert after["c"].id != before["c"].id
+    assert after["c"].attempt == 0
+    assert store.get(before["b"].ref) is not None, "the old attempt stays"
+
+
+def test_a_retry_of_the_same_flow_run_forces_nothing_twice(store: ArtifactStore) -> None:
+    make(store, chain(store.attempt))
+    first = force_attempts(store, chain, ["b", "c"], new_run(store, "run-1"))
+    make(store, first)
+    again = force_attempts(store, chain, ["b", "c"], new_run(store, "run-1"))
+    assert [s.id for s in again] == [s.id for s in first]
+    other = force_attempts(store, chain, ["b"], new_run(store, "run-2"))
+    assert other["b"].attempt == 2
+
+
+def test_a_retry_keeps_its_promise_if_the_process_died_before_the_store_knew(store: ArtifactStore) -> None:
+    plan = chain(store.attempt)
+    make(store, plan)
+    new_run(store, "run-1").update(forced={plan["a"].spec.hash: 1})
+    assert force_attempts(store, chain, ["a"], new_run(store, "run-1"))["a"].attempt == 1
+
+
+def test_a_forced_attempt_that_was_interrupted_is_continued_by_the_next_run(store: ArtifactStore) -> None:
+    make(store, chain(store.attempt))
+    killed = force_attempts(store, chain, ["b"], new_run(store, "run-1"))
+    after = force_attempts(store, chain, ["b"], new_run(store, "run-2"))
+    assert after["b"].id == killed["b"].id
+
+
+def test_forcing_an_unknown_step_is_refused_with_the_steps_there_are(store: ArtifactStore) -> None:
+    with pytest.raises(ConfigError, match=r"force = 'bb': no such step in this plan; steps are a, b, c, free"):
+        force_attempts(store, chain, ["bb"], new_run(store, "run-1"))
+    assert store.read_json("refs") is None
+
+
+def test_only_what_the_cut_plan_uses_must_be_there(tmp_path: Path) -> None:
+    absent = {"annotations": str(tmp_path / "a.jsonl"), "images": str(tmp_path / "i"), "kind": "cambrian"}
+    raw = load_recipe("miniature").model_dump(mode="json")
+    raw["data"]["evaluation"]["source"] = absent
+    raw["weights"]["text"] = str(tmp_path / "no-llama")
+    recipe = Recipe.model_validate(raw)
+    settings = fake_settings(tmp_path / "store")
+    masks = planner(recipe, settings, "masks-pretrain")(lambda _: 0)
+    assert [step.key for step in masks][-1] == "masks-pretrain"
+    assert not set(outside_names(recipe)) & {
+        v for step in masks for v in step.spec.params.values() if isinstance(v, str)
+    }
+    # Its ids are those of the whole plan.
+    whole = load_recipe("miniature")
+    assert masks["masks-pretrain"].id == planner(whole, settings)(lambda _: 0)["masks-pretrain"].id
+    assert needed(whole, None) == set(outside_names(whole))
+    with pytest.raises(DataError, match=r"data\.evaluation: annotation file .* does not exist"):
+        planner(recipe, settings)
+    with pytest.raises(ConfigError, match=r"weights\.text = '.*no-llama': there is no"):
+        planner(recipe, settings, "stage1")

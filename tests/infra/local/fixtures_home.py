@@ -1,0 +1,52 @@
+"""A home with its own stack, driven through the command line as a user does it; for tests with real servers."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.local.stack_file import StackState
+from pipeline.artifacts.paths import PROJECT
+
+
+@dataclass(frozen=True)
+class Home:
+    """The home folder of a stack, and the commands that use it."""
+
+    path: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "RAY_", "AGEVLM_"))}
+        return {**kept, "AGEVLM_HOME": str(self.path), "PYTHONPATH": str(PROJECT)}
+
+    def agevlm(self, *arguments: str, timeout: float = 800) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-m", "flows", *arguments]
+        return subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=timeout, cwd="/", check=False
+        )
+
+    def shell(self, script: str) -> subprocess.CompletedProcess[str]:
+        text = f'set -e; eval "$({sys.executable} -P -m flows env)"; {script}'
+        return subprocess.run(
+            ["bash", "-c", text], env=self.environment, capture_output=True, text=True, timeout=300, check=False
+        )
+
+    @property
+    def state(self) -> StackState:
+        return StackState.model_validate_json((self.path / "stack.json").read_text())
+
+    @property
+    def token(self) -> str:
+        return (self.path / "ray_token").read_text()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Return as soon as the condition holds; fail the test if that takes longer."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)

@@ -1,0 +1,132 @@
+"""Runs whose process is gone are marked as crashed: their tasks, their run file, and the run in Prefect."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from infra.local import web
+from infra.local.lost_runs import MESSAGE, RUN_ID, crash_lost_runs, flow_run_of
+from infra.local.ports import free_ports
+from infra.local.stack_file import StackError, StackState
+from tests.infra.local.fixtures_http_server import serving
+
+
+class FakePrefect:
+    """Stands for Prefect's API: lists unfinished flow runs and task runs, and records the states that are set."""
+
+    def __init__(self) -> None:
+        self.runs: list[dict[str, Any]] = []
+        self.tasks: dict[str, list[str]] = {}
+        self.states: list[tuple[str, str, dict[str, Any]]] = []
+        self.deleted: set[str] = set()
+
+    def __call__(self, method: str, path: str, body: Any, headers: dict[str, str]) -> tuple[int, Any]:
+        match path.removeprefix("/api/").split("/"):
+            case ["flow_runs", "filter"]:
+                assert set(body["flow_runs"]["state"]["type"]["any_"]) == {"RUNNING", "CANCELLING", "PENDING"}
+                return 200, self.runs
+            case ["task_runs", "filter"]:
+                assert set(body["task_runs"]["state"]["type"]["any_"]) == {"RUNNING", "PENDING"}
+                (run,) = body["flow_runs"]["id"]["any_"]
+                return 200, [{"id": task} for task in self.tasks.get(run, [])]
+            case [kind, id, "set_state"] if id not in self.deleted:
+                self.states.append((kind, id, body))
+                return 201, {"status": "ACCEPT"}
+        return 404, {"detail": path}
+
+
+@pytest.fixture
+def prefect() -> FakePrefect:
+    return FakePrefect()
+
+
+@pytest.fixture
+def state(prefect: FakePrefect, tmp_path: Path) -> Iterator[StackState]:
+    with serving(prefect) as port:
+        yield StackState(id="x", ports={"prefect": port}, store=str(tmp_path / "store"))
+
+
+def run(id: str, deployment: str | None = "d1") -> dict[str, Any]:
+    return {"id": id, "name": f"{id}-otter", "deployment_id": deployment}
+
+
+class ClosedRuns:
+    """Records the run files that were closed; each of them with this problem."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, str]] = []
+        self.problem = ""
+
+    def __call__(self, store: str, flow_run_id: str, message: str) -> str:
+        self.calls.append((store, flow_run_id, message))
+        return self.problem
+
+
+@pytest.fixture
+def closed() -> ClosedRuns:
+    return ClosedRuns()
+
+
+def test_a_lost_run_is_closed_everywhere(state: StackState, prefect: FakePrefect, closed: ClosedRuns) -> None:
+    prefect.runs = [run("lost"), run("by-hand", deployment=None)]  # by hand: it may run on another machine
+    prefect.tasks = {"lost": ["t1", "t2"], "by-hand": ["t3"]}
+    assert crash_lost_runs(state, closed) == ["lost-otter"]
+    # The run comes last: after an interruption it is found again.
+    assert [(kind, id) for kind, id, _ in prefect.states] == [
+        ("task_runs", "t1"),
+        ("task_runs", "t2"),
+        ("flow_runs", "lost"),
+    ]
+    assert {(body["state"]["type"], body["force"]) for _, _, body in prefect.states} == {("CRASHED", True)}
+    assert closed.calls == [(state.store, "lost", MESSAGE)]
+
+
+def test_the_run_file_is_closed_before_the_run(state: StackState, prefect: FakePrefect) -> None:
+    prefect.runs = [run("lost")]
+
+    def close(store: str, flow_run_id: str, message: str) -> str:
+        assert prefect.states == []
+        return ""
+
+    assert crash_lost_runs(state, close) == ["lost-otter"]
+
+
+def test_a_run_that_was_deleted_meanwhile_is_not_named(
+    state: StackState, prefect: FakePrefect, closed: ClosedRuns
+) -> None:
+    prefect.runs, prefect.deleted = [run("gone"), run("lost")], {"gone"}
+    assert crash_lost_runs(state, closed) == ["lost-otter"]
+
+
+def test_a_run_file_that_cannot_be_closed_does_not_keep_the_stack_from_starting(
+    state: StackState, prefect: FakePrefect, closed: ClosedRuns
+) -> None:
+    prefect.runs = [run("lost")]
+    closed.problem = "its run file stays open: it is damaged"
+    assert crash_lost_runs(state, closed) == ["lost-otter (its run file stays open: it is damaged)"]
+    assert [id for _, id, _ in prefect.states] == ["lost"]
+
+
+def test_a_run_whose_process_lives_is_left_alone(state: StackState, prefect: FakePrefect, closed: ClosedRuns) -> None:
+    prefect.runs = [run("alive")]
+    environment = {**os.environ, RUN_ID: "alive"}
+    with subprocess.Popen([sys.executable, "-c", "input()"], env=environment, stdin=subprocess.PIPE) as process:
+        while not flow_run_of(psutil.Process(process.pid)):
+            pass  # for a moment its environment reads as empty
+        assert crash_lost_runs(state, closed) == []
+        assert prefect.states == []
+        process.communicate(b"\n", timeout=60)
+    assert crash_lost_runs(state, closed) == ["alive-otter"]
+
+
+def test_a_server_that_does_not_list_its_runs_is_an_error(monkeypatch: pytest.MonkeyPatch, closed: ClosedRuns) -> None:
+    monkeypatch.setattr(web, "PAUSE", 0.01)
+    monkeypatch.setattr(web, "PATIENCE", 0.05)
+    with pytest.raises(StackError, match="does not list its flow runs"):
+        crash_lost_runs(StackState(id="x", ports={"prefect": free_ports(1)[0]}), closed)

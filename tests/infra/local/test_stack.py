@@ -1,0 +1,380 @@
+"""The life of a stack, with sleeping processes in the place of servers: up, up again, killed parts, down."""
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from infra.local import services, stack
+from infra.local.folders import Folders
+from infra.local.lost_runs import CloseRun
+from infra.local.processes import family, process_of, spawn
+from infra.local.stack import LocalStack
+from infra.local.stack_file import ROLES, ProcessRecord, StackError, StackFile, StackState
+from pipeline.artifacts.atomic import write_text
+from tests.infra.local.fixtures_home import wait_for
+
+SLEEP = "import time; time.sleep(600)"
+PARENT = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {SLEEP!r}], start_new_session=True)
+time.sleep(600)
+"""
+
+
+class FakeServices:
+    """Stands for the three services: starts their processes, and says which of them are ready."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.code = dict.fromkeys(ROLES, PARENT)
+        self.ready: Callable[[str, StackState], bool] = lambda role, state: True
+        self.broken: set[str] = set()
+        self.searched = 0
+
+    def start(self, folders: Folders, role: str, state: StackState) -> ProcessRecord:
+        self.started.append(role)
+        return spawn(folders, role, [sys.executable, "-c", self.code[role]], state)
+
+    def crash_lost_runs(self, state: StackState, close_run: CloseRun) -> list[str]:
+        assert process_of_role(state, "worker") is None, "a worker may just be starting a run"
+        self.searched += 1
+        return []
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServices:
+    found = FakeServices()
+    monkeypatch.setattr(services, "start", found.start)
+    monkeypatch.setattr(services, "ready", lambda folders, role, state: found.ready(role, state))
+    monkeypatch.setattr(services, "must_restart", lambda role, state: role in found.broken)
+    monkeypatch.setattr(services, "make_pool", lambda state: None)
+    monkeypatch.setattr(stack, "deploy", lambda folders, state: ["agevlm/full-recipe"])
+    monkeypatch.setattr(stack, "crash_lost_runs", found.crash_lost_runs)
+    return found
+
+
+def stack_in(folders: Folders) -> LocalStack:
+    return LocalStack(folders, StackFile(folders.state_file, write_text), lambda store, run, message: "")
+
+
+@pytest.fixture
+def local(fake: FakeServices, folders: Folders) -> Iterator[LocalStack]:
+    found = stack_in(folders)
+    yield found
+    found.down(silent)
+
+
+def process_of_role(state: StackState, role: str) -> object:
+    record = state.processes.get(role)
+    return process_of(record, state.id) if record else None
+
+
+def killed(state: StackState, *roles: str) -> None:
+    """Kill processes, but not their children."""
+    for role in roles:
+        os.kill(state.processes[role].pid, signal.SIGKILL)
+    wait_for(lambda: not any(process_of_role(state, role) for role in roles))
+
+
+def pids(state: StackState) -> dict[str, int]:
+    return {role: record.pid for role, record in state.processes.items()}
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
+
+
+def test_up_starts_all_and_down_ends_all(local: LocalStack, fake: FakeServices) -> None:
+    state = local.up(silent)
+    assert set(state.processes) == set(ROLES)
+    assert local.file.load() == state
+    assert fake.started[-1] == "worker"  # it gives the addresses of the others to its flows
+    wait_for(lambda: len(family(state)) == 6)  # each with its child
+    assert {row.state for row in local.status()} == {"ready"}
+    assert local.down(silent) == 6
+    assert family(state) == []
+    assert local.file.load() is None
+    assert local.down(silent) == 0
+
+
+def test_up_twice_starts_nothing_twice(local: LocalStack, fake: FakeServices) -> None:
+    first = local.up(silent)
+    second = local.up(silent)
+    assert second == first
+    assert sorted(fake.started) == sorted(ROLES)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_only_what_died_is_started_again(local: LocalStack, fake: FakeServices, role: str) -> None:
+    first = local.up(silent)
+    killed(first, role)
+    assert {row.role: row.state for row in local.status()}[role] == "dead"
+    with pytest.raises(StackError, match="lacks its"):
+        local.require()
+    second = local.up(silent)
+    assert second.id == first.id
+    assert second.ports == first.ports  # the addresses in a shell stay right
+    assert {r for r in ROLES if pids(second)[r] != pids(first)[r]} == {role}
+    # Only without a worker: otherwise it may just be starting the process of a run.
+    assert fake.searched == 1 + (role == "worker")
+    local.require()
+
+
+def test_a_part_that_lives_but_cannot_work_again_is_replaced(local: LocalStack, fake: FakeServices) -> None:
+    first = local.up(silent)
+    fake.broken = {"ray"}
+    second = local.up(silent)
+    assert {r for r in ROLES if pids(second)[r] != pids(first)[r]} == {"ray"}
+    assert process_of(first.processes["ray"], first.id) is None
+    assert second.ports == first.ports
+
+
+def test_an_orphan_is_ended_before_its_parent_is_replaced(local: LocalStack) -> None:
+    first = local.up(silent)
+    wait_for(lambda: len(family(first)) == 6)
+    killed(first, "ray")
+    second = local.up(silent)
+    wait_for(lambda: len(family(second)) == 6)  # not 7: the old child was ended
+
+
+def test_the_worker_is_started_anew_when_an_address_changes(local: LocalStack) -> None:
+    first = local.up(silent)
+    killed(first, "ray")
+    with socket.create_server(("127.0.0.1", first.ports["ray_dashboard"])):
+        second = local.up(silent)
+    assert second.ports["ray_dashboard"] != first.ports["ray_dashboard"]
+    assert pids(second)["worker"] != pids(first)["worker"]
+    assert pids(second)["prefect"] == pids(first)["prefect"]
+
+
+def test_a_worker_that_was_started_anew_is_ended_if_that_fails(
+    local: LocalStack, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = local.up(silent)
+    killed(first, "ray")
+    monkeypatch.setitem(stack.START_SECONDS, "worker", 0.3)
+    fake.ready = lambda role, state: role != "worker"
+    with socket.create_server(("127.0.0.1", first.ports["ray_dashboard"])), pytest.raises(StackError):
+        local.up(silent)
+    now = local.file.load()
+    assert now is not None
+    assert {role for role in ROLES if process_of_role(now, role)} == {"prefect"}
+    assert pids(now)["worker"] != pids(first)["worker"]
+
+
+def test_a_prefect_whose_port_was_taken_meanwhile_gets_another(
+    local: LocalStack, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker is restarted, because it knows the old address."""
+    first = local.up(silent)
+    killed(first, "prefect")
+    port = first.ports["prefect"]
+    fake.code["prefect"] = f"import socket; socket.create_server(('127.0.0.1', {port}))"
+    fake.ready = lambda role, state: role != "prefect" or state.ports["prefect"] != port
+    taken: list[socket.socket] = []
+
+    def late(folders: Folders, role: str, state: StackState) -> ProcessRecord:
+        if role == "prefect" and not taken:
+            taken.append(socket.create_server(("127.0.0.1", port)))
+        elif role == "prefect":
+            fake.code["prefect"] = SLEEP
+        return fake.start(folders, role, state)
+
+    monkeypatch.setattr(services, "start", late)
+    said: list[str] = []
+    try:
+        second = local.up(said.append)
+    finally:
+        taken[0].close()
+    assert second.ports["prefect"] != port
+    assert pids(second)["worker"] != pids(first)["worker"]
+    assert pids(second)["ray"] == pids(first)["ray"]
+    assert any("Prefect server did not start, attempt 2 of 2" in line for line in said)
+
+
+@pytest.mark.parametrize("everything", [True, False])
+def test_down_after_parents_were_killed(local: LocalStack, everything: bool) -> None:
+    state = local.up(silent)
+    wait_for(lambda: len(family(state)) == 6)
+    killed(state, *(ROLES if everything else ("ray",)))
+    assert local.down(silent) == (3 if everything else 5)
+    assert family(state) == []
+
+
+def test_a_stack_whose_record_is_lost_is_not_doubled_and_can_be_ended(local: LocalStack) -> None:
+    state = local.up(silent)
+    wait_for(lambda: len(family(state)) == 6)
+    local.file.forget()
+    for command in (lambda: local.up(silent), local.status):
+        with pytest.raises(StackError, match="no file records them; end them with 'agevlm down'"):
+            command()
+    assert len(family(state)) == 6
+    assert local.down(silent) == 6
+    assert family(state) == []
+    assert local.status() == []
+
+
+def test_a_stack_beside_a_recorded_one_is_ended_too(local: LocalStack) -> None:
+    first = local.up(silent)
+    local.file.save(StackState(id="another"))
+    with pytest.raises(StackError, match="no file records them"):
+        local.up(silent)
+    assert local.down(silent) >= 3
+    assert family(first) == []
+
+
+def test_a_stack_of_another_home_is_left_alone(local: LocalStack) -> None:
+    state = local.up(silent)
+    other = stack_in(replace(local.folders, home=local.folders.home / "other"))
+    assert other.status() == []
+    assert other.down(silent) == 0
+    assert {role for role in ROLES if process_of_role(state, role)} == set(ROLES)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"id": 7}'])
+def test_down_works_with_a_damaged_record(content: str, local: LocalStack) -> None:
+    state = local.up(silent)
+    local.file.path.write_text(content)
+    for command in (lambda: local.up(silent), local.status, local.require):
+        with pytest.raises(StackError, match=r"is damaged(.|\n)*agevlm down"):
+            command()
+    said: list[str] = []
+    assert local.down(said.append) >= 3
+    assert "is damaged" in said[0]
+    assert family(state) == []
+    assert not local.file.path.exists()
+
+
+def test_the_record_of_another_version_is_understood(local: LocalStack) -> None:
+    state = local.up(silent)
+    local.file.path.write_text(json.dumps({**state.model_dump(mode="json"), "colour": "red"}))
+    assert {row.state for row in local.status()} == {"ready"}
+    assert local.up(silent) == state
+    assert local.down(silent) >= 3
+
+
+def test_a_living_stack_of_another_project_is_not_used(local: LocalStack) -> None:
+    theirs = local.up(silent).model_copy(update={"root": "/their/project"})
+    local.file.save(theirs)
+    for command in (lambda: local.up(silent), local.require):
+        with pytest.raises(
+            StackError, match=r"belongs to the project in /their/project, but this is .*unset AGEVLM_HOME"
+        ):
+            command()
+    assert {row.state for row in local.status()} == {"ready"}
+    killed(theirs, *ROLES)
+    assert local.up(silent).root == str(local.folders.project)  # no living process imports theirs
+    local.require()
+
+
+def test_ray_hurries_and_then_has_the_priority_that_up_was_given(
+    local: LocalStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(stack, "own_niceness", lambda: 7)
+    monkeypatch.setattr(stack, "set_priority", lambda processes, niceness: given.append(niceness))
+    local.up(silent)
+    assert given == [-3, 7]
+
+
+def test_a_server_that_dies_at_once_is_an_error_with_the_end_of_its_log(local: LocalStack, fake: FakeServices) -> None:
+    fake.code["prefect"] = "raise SystemExit('no such table')"
+    fake.ready = lambda role, state: False
+    with pytest.raises(StackError, match=r"Prefect server ended during its start(.|\n)*no such table"):
+        local.up(silent)
+    assert local.file.load() is None  # nothing is left behind
+
+
+def test_a_part_that_never_answers_is_given_up(
+    local: LocalStack, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(stack.START_SECONDS, "worker", 0.3)
+    fake.ready = lambda role, state: role != "worker"
+    recorded: list[StackState] = []
+
+    def say(line: str) -> None:
+        state = local.file.load()
+        if state is not None:
+            recorded.append(state)
+
+    with pytest.raises(StackError, match="did not answer within"):
+        local.up(say)
+    assert family(recorded[-1]) == []
+
+
+def test_ray_gets_further_attempts(local: LocalStack, fake: FakeServices) -> None:
+    fake.code["ray"] = "raise SystemExit('timed out during startup')"
+
+    def ready(role: str, state: StackState) -> bool:
+        if fake.started.count("ray") == 4:
+            return True
+        if fake.started.count("ray") == 3:
+            fake.code["ray"] = SLEEP
+        return role != "ray"
+
+    fake.ready = ready
+    local.up(silent)
+    assert fake.started.count("ray") == 4
+
+
+def test_an_interrupt_while_starting_ends_what_was_started(local: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[StackState] = []
+
+    def interrupted(folders: Folders, state: StackState) -> list[str]:
+        states.append(state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stack, "deploy", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        local.up(silent)
+    assert family(states[0]) == []
+    assert local.file.load() is None
+
+
+def test_a_failed_repair_leaves_the_living_alone(
+    local: LocalStack, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = local.up(silent)
+    killed(first, "worker")
+    monkeypatch.setitem(stack.START_SECONDS, "worker", 0.3)
+    fake.ready = lambda role, state: role != "worker"
+    with pytest.raises(StackError):
+        local.up(silent)
+    assert process_of(first.processes["prefect"], first.id) is not None
+    assert process_of(first.processes["ray"], first.id) is not None
+
+
+def test_the_store_of_a_living_stack_cannot_be_changed(local: LocalStack) -> None:
+    first = local.up(silent)
+    assert first.store == local.folders.store
+    other = stack_in(replace(local.folders, store="/elsewhere"))
+    assert other.process_environment({})["AGEVLM_STORE"] == first.store  # the store of its flows
+    with pytest.raises(StackError, match=r"works on the store .*artifacts, but here the store is /elsewhere"):
+        other.up(silent)
+    other.down(silent)
+    assert other.up(silent).store == "/elsewhere"
+
+
+def test_up_and_down_do_not_run_at_once(local: LocalStack) -> None:
+    with local.file.lock(), pytest.raises(StackError, match="is running"):
+        local.up(silent)
+
+
+def test_old_ray_sessions_lose_all_but_their_logs(local: LocalStack) -> None:
+    folder = local.folders.ray
+    for day in range(1, 6):
+        for part in ("logs", "sockets"):
+            (folder / f"session_2026-01-0{day}_x" / part).mkdir(parents=True)
+            (folder / f"session_2026-01-0{day}_x" / part / "file").write_text("x")
+    (folder / "session_latest").symlink_to(folder / "session_2026-01-05_x")
+    (folder / "other").mkdir()
+    local.up(silent)
+    left = {str(path.relative_to(folder)) for path in folder.rglob("file")}
+    assert left == {f"session_2026-01-0{day}_x/logs/file" for day in (3, 4, 5)}
+    assert (folder / "other").is_dir()

@@ -1,0 +1,353 @@
+"""Fingerprints: they depend on content, not on time or place."""
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+from typing import IO, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.errors import ConfigError, DataError
+from pipeline.plan.fingerprints import Fingerprints, listing
+from pipeline.sources.config import CambrianSource, FolderSource, MiniatureSource
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> CambrianSource:
+    images = tmp_path / "raw" / "images"
+    images.mkdir(parents=True)
+    (images / "a.jpg").write_bytes(b"a")
+    (tmp_path / "raw" / "data.jsonl").write_text("{}\n")
+    return CambrianSource(annotations=str(tmp_path / "raw" / "data.jsonl"), images=str(images))
+
+
+def test_moving_and_touching_raw_data_changes_nothing(tmp_path: Path, raw: CambrianSource) -> None:
+    fingerprints = Fingerprints(tmp_path / "scratch")
+    before = fingerprints.source("pretrain", raw)
+    os.utime(raw.annotations, (1, 1))
+    assert fingerprints.source("pretrain", raw) == before
+    shutil.move(str(tmp_path / "raw"), str(tmp_path / "elsewhere"))
+    moved = CambrianSource(
+        annotations=str(tmp_path / "elsewhere" / "data.jsonl"), images=str(tmp_path / "elsewhere" / "images")
+    )
+    assert fingerprints.source("pretrain", moved) == before
+
+
+def test_changed_raw_data_has_another_fingerprint(tmp_path: Path, raw: CambrianSource) -> None:
+    fingerprints = Fingerprints(tmp_path / "scratch")
+    seen = {fingerprints.source("pretrain", raw)}
+    Path(raw.annotations).write_text("{ }\n")
+    seen.add(fingerprints.source("pretrain", raw))
+    (Path(raw.images) / "a.jpg").write_bytes(b"aa")
+    seen.add(fingerprints.source("pretrain", raw))
+    (Path(raw.images) / "b.jpg").write_bytes(b"b")
+    seen.add(fingerprints.source("pretrain", raw))
+    assert len(seen) == 4
+
+
+def test_the_role_of_a_file_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    file = tmp_path / "annotations.json"
+    file.write_text("{}")
+    fingerprints = Fingerprints(tmp_path / "scratch")
+    images = tmp_path / "images"
+    images.mkdir()
+    captions = fingerprints.source("pretrain", FolderSource(images=str(images), captions=str(file)))
+    assert captions != fingerprints.source("pretrain", FolderSource(images=str(images), instances=str(file)))
+
+
+# -- checksums of files
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The content of each file that was hashed."""
+    seen: list[bytes] = []
+
+    def sha256_of(stream: IO[bytes]) -> tuple[str, int]:
+        seen.append(stream.read())
+        return hashlib.sha256(seen[-1]).hexdigest(), len(seen[-1])
+
+    monkeypatch.setattr("pipeline.plan.fingerprints.sha256_of", sha256_of)
+    return seen
+
+
+@pytest.fixture
+def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no file had changed recently."""
+    monkeypatch.setattr("pipeline.plan.fingerprints.RECENT_NS", 0)
+
+
+@pytest.mark.usefixtures("at_rest")
+def test_a_checksum_is_computed_once(tmp_path: Path, hashed: list[bytes]) -> None:
+    (tmp_path / "a").write_bytes(b"aaa")
+    before = Fingerprints(tmp_path / "scratch").file(tmp_path / "a")
+    assert Fingerprints(tmp_path / "scratch").file(tmp_path / "a") == before
+    assert hashed == [b"aaa"]
+
+
+@pytest.mark.usefixtures("at_rest")
+@pytest.mark.parametrize("replaced", [False, True], ids=["written in place", "another file"])
+def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path, replaced: bool) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"aaa")
+    fingerprints = Fingerprints(tmp_path / "scratch")
+    fingerprints.file(file)
+    status = file.stat()
+    time.sleep(0.05)  # more than the resolution of the file system's times
+    if replaced:
+        (tmp_path / "b").write_bytes(b"bbb")
+        os.replace(tmp_path / "b", file)
+    else:
+        file.write_bytes(b"bbb")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_mtime_ns == status.st_mtime_ns
+    assert fingerprints.file(file) == hashlib.sha256(b"bbb").hexdigest()
+
+
+def test_a_file_that_changed_just_now_is_not_cached(tmp_path: Path, hashed: list[bytes]) -> None:
+    """It could change again within the resolution of the file system's timestamps."""
+    (tmp_path / "a").write_bytes(b"aaa")
+    fingerprints = Fingerprints(tmp_path / "scratch")
+    assert fingerprints.file(tmp_path / "a") == fingerprints.file(tmp_path / "a")
+    assert hashed == [b"aaa", b"aaa"]
+    assert not (tmp_path / "scratch" / "fingerprints").exists()
+
+
+@given(st.lists(st.binary(min_size=3, max_size=3), min_size=2, max_size=6))
+def test_a_checksum_is_right_however_fast_the_file_changes(contents: list[bytes]) -> None:
+    """Every write keeps the size and resets the modification time."""
+    with tempfile.TemporaryDirectory() as name:
+        file, fingerprints = Path(name) / "a", Fingerprints(Path(name) / "scratch")
+        for content in contents:
+            file.write_bytes(content)
+            os.utime(file, ns=(1, 1))
+            assert fingerprints.file(file) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.usefixtures("at_rest")
+def test_a_file_that_changes_while_it_is_hashed_is_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(b"aaa")
+
+    def sha256_of(stream: IO[bytes]) -> tuple[str, int]:
+        file.write_bytes(b"longer")
+        return "0" * 64, 3
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.plan.fingerprints.sha256_of", sha256_of)
+        Fingerprints(tmp_path / "scratch").file(file)
+    assert Fingerprints(tmp_path / "scratch").file(file) == hashlib.sha256(b"longer").hexdigest()
+
+
+@pytest.mark.usefixtures("at_rest")
+@pytest.mark.parametrize("content", ["", "{", "[]", "null"])
+def test_a_damaged_cache_entry_is_computed_again(tmp_path: Path, hashed: list[bytes], content: str) -> None:
+    (tmp_path / "a").write_bytes(b"aaa")
+    fingerprints = Fingerprints(tmp_path / "scratch")
+    before = fingerprints.file(tmp_path / "a")
+    (entry,) = (tmp_path / "scratch" / "fingerprints").iterdir()
+    entry.write_text(content)
+    assert fingerprints.file(tmp_path / "a") == before
+    assert fingerprints.file(tmp_path / "a") == before
+    assert hashed == [b"aaa", b"aaa"]
+
+
+# -- trees of images
+
+NAMES = st.text(st.sampled_from("ab\n\u00e9 \udcff."), min_size=1, max_size=3).filter(lambda n: n.strip(".") != "")
+TREES = st.dictionaries(
+    NAMES, st.recursive(st.integers(0, 3), lambda below: st.dictionaries(NAMES, below, max_size=3)), max_size=4
+)
+
+
+def grow(folder: Path, tree: dict[str, Any]) -> None:
+    """Create files of these sizes, and folders for nested trees."""
+    folder.mkdir()
+    for name, item in tree.items():
+        if isinstance(item, dict):
+            grow(folder / name, item)
+        else:
+            (folder / name).write_bytes(bytes(item))
+
+
+def files_of(tree: dict[str, Any], prefix: str = "") -> dict[str, int]:
+    """Path -> size of the files of a tree."""
+    found: dict[str, int] = {}
+    for name, item in tree.items():
+        found |= files_of(item, f"{prefix}{name}/") if isinstance(item, dict) else {prefix + name: item}
+    return found
+
+
+@given(TREES, TREES, st.randoms())
+def test_two_trees_have_the_same_listing_if_their_files_have_the_same_names_and_sizes(
+    one: dict[str, Any], two: dict[str, Any], random: Random
+) -> None:
+    shuffled = dict(random.sample(list(one.items()), len(one)))
+    with tempfile.TemporaryDirectory() as name:
+        for number, tree in enumerate((one, shuffled, two)):
+            grow(Path(name) / str(number), tree)
+        first, again, other = (listing(Path(name) / str(number)) for number in range(3))
+    assert first == again
+    assert (first == other) == (files_of(one) == files_of(two))
+
+
+def test_a_listing_does_not_depend_on_the_order_of_scandir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grow(tmp_path / "images", {"b": 1, "a": {"z": 1, "\u00e9": 2}, "\udcff": 1, "c": {}})
+    before = listing(tmp_path / "images")
+    really = os.scandir
+
+    class Backwards(list[Any]):
+        def __enter__(self) -> "Backwards":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(os, "scandir", lambda path: Backwards(sorted(really(path), key=lambda e: e.name)[::-1]))
+    assert listing(tmp_path / "images") == before
+
+
+def test_a_link_counts_by_its_target_relative_to_the_folder(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    grow(images, {"a.jpg": 1, "below": {"b.jpg": 2}})
+    link = images / "link.jpg"
+    seen = {"none": listing(images)}
+    for target in ("a.jpg", "below/b.jpg", "below", "nowhere", "link.jpg", "../outside.jpg"):
+        link.symlink_to(target)
+        seen[target] = listing(images)
+        link.unlink()
+    assert len(set(seen.values())) == len(seen)
+    link.symlink_to(images / "a.jpg")
+    assert listing(images) == seen["a.jpg"], "an absolute path to the same image"
+    link.unlink()
+    link.symlink_to("/also/outside")
+    assert listing(images) == seen["../outside.jpg"], "targets outside are never read, so they all count the same"
+    (tmp_path / "other").symlink_to(images)
+    assert listing(tmp_path / "other") == listing(images)
+
+
+def test_a_pipe_is_listed_and_not_opened(tmp_path: Path) -> None:
+    grow(tmp_path / "images", {"a.jpg": 1})
+    before = listing(tmp_path / "images")
+    os.mkfifo(tmp_path / "images" / "pipe.jpg")
+    assert listing(tmp_path / "images") != before
+
+
+class Forbidden:
+    """`os.scandir` without the permission to open a folder of this name."""
+
+    def __init__(self, name: bytes) -> None:
+        self._name, self._really = name, os.scandir
+
+    def __call__(self, path: Any) -> Any:
+        if os.path.basename(os.fsencode(path).rstrip(b"/")) == self._name:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return self._really(path)
+
+
+def test_an_unreadable_folder_is_part_of_the_listing_as_such(
+    tmp_path: Path, raw: CambrianSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = Path(raw.images)
+    without = listing(images)
+    (images / "secret").mkdir()
+    empty = listing(images)
+    (images / "secret" / "a.jpg").write_bytes(b"a")
+    full = listing(images)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", Forbidden(b"secret"))
+        hidden = listing(images)
+    assert without == empty, "an empty folder has no image"
+    assert len({empty, full, hidden}) == 3
+    monkeypatch.setattr(os, "scandir", Forbidden(b"images"))
+    with pytest.raises(DataError, match=r"data\.pretrain: .*/images/ cannot be read \(Permission denied\)"):
+        Fingerprints(tmp_path / "scratch").source("pretrain", raw)
+
+
+def test_an_unreadable_annotation_file_is_a_data_error(
+    tmp_path: Path, raw: CambrianSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(stream: IO[bytes]) -> None:
+        raise OSError(errno.EIO, "Input/output error", os.fsencode(raw.annotations) + b"\xff")
+
+    monkeypatch.setattr("pipeline.plan.fingerprints.sha256_of", fails)
+    with pytest.raises(DataError, match=r"data\.jsonl\\xff cannot be read \(Input/output error\)") as caught:
+        Fingerprints(tmp_path / "scratch").source("pretrain", raw)
+    assert str(caught.value).encode("utf-8")
+
+
+def test_missing_raw_data_names_the_path(tmp_path: Path) -> None:
+    source = CambrianSource(annotations=str(tmp_path / "no.jsonl"), images=str(tmp_path))
+    with pytest.raises(DataError, match=r"data\.pretrain: annotation file .*no\.jsonl does not exist"):
+        Fingerprints(tmp_path / "scratch").source("pretrain", source)
+
+
+def test_a_miniature_worlds_fingerprint_depends_on_its_code_and_settings(tmp_path: Path) -> None:
+    fingerprints = Fingerprints(tmp_path / "scratch")
+    first = fingerprints.source("pretrain", MiniatureSource(records="captions", scenes=10, seed=1))
+    assert first == fingerprints.source("instruct", MiniatureSource(records="captions", scenes=10, seed=1))
+    assert first != fingerprints.source("pretrain", MiniatureSource(records="captions", scenes=11, seed=1))
+
+
+def test_hub_weights_need_a_commit(tmp_path: Path) -> None:
+    fingerprints = Fingerprints(tmp_path / "scratch")
+    name = f"hub:florence-community/Florence-2-large@{'a' * 40}"
+    assert fingerprints.weights("florence", name) == name
+    with pytest.raises(ConfigError, match="COMMIT"):
+        fingerprints.weights("florence", "hub:florence-community/Florence-2-large")
+    with pytest.raises(ConfigError, match="there is no"):
+        fingerprints.weights("sam", str(tmp_path / "none.pth"))
+
+
+def weights(folder: Path, *files: str) -> Path:
+    """A folder of weights; the content of each file is its name."""
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(file)
+    return folder
+
+
+def test_the_fingerprint_of_a_weights_file_depends_on_its_content_and_not_on_its_name(tmp_path: Path) -> None:
+    fingerprints = Fingerprints(tmp_path / "scratch")
+    files = [tmp_path / name for name in ("sam_vit_h.pth", "renamed.pth", "other.pth")]
+    for file, content in zip(files, (b"x", b"x", b"y"), strict=True):
+        file.write_bytes(content)
+    one, renamed, other = (fingerprints.weights("sam", str(file)) for file in files)
+    assert one == renamed != other
+    with pytest.raises(ConfigError, match=r"weights\.text = .*/other\.pth is a file; give the folder"):
+        fingerprints.weights("text", str(files[2]))
+
+
+@pytest.mark.parametrize("role", ["florence", "sam", "text", "vision"])
+def test_a_folder_with_pickled_weights_only_is_refused_with_the_remedy(tmp_path: Path, role: str) -> None:
+    folder = weights(tmp_path / "w", "config.json", "pytorch_model.bin", "original/consolidated.00.pth")
+    with pytest.raises(ConfigError, match=rf"weights\.{role} = .* as \.bin only.*convert them to safetensors"):
+        Fingerprints(tmp_path / "scratch").weights(role, str(folder))
+    with pytest.raises(ConfigError, match=r"holds no \.safetensors file; give a folder that does"):
+        Fingerprints(tmp_path / "scratch").weights(role, str(weights(tmp_path / "empty", "config.json")))
+
+
+def test_the_fingerprint_of_a_weights_folder_depends_on_the_loaded_files_only(tmp_path: Path) -> None:
+    fingerprints = Fingerprints(tmp_path / "scratch")
+    folder = weights(tmp_path / "w", "config.json", "model.safetensors", "tokenizer.json")
+    before = fingerprints.weights("text", str(folder))
+    weights(folder, "pytorch_model.bin", "README.md")
+    assert fingerprints.weights("text", str(folder)) == before
+    shutil.move(folder, tmp_path / "moved")
+    assert fingerprints.weights("text", str(tmp_path / "moved")) == before
+    (tmp_path / "moved" / "tokenizer.json").write_text("other")
+    assert fingerprints.weights("text", str(tmp_path / "moved")) != before
+
+
+def test_weights_that_are_a_dangling_link_are_named(tmp_path: Path) -> None:
+    """As after an interrupted download into the Hugging Face cache."""
+    folder = weights(tmp_path / "w", "config.json")
+    (folder / "model.safetensors").symlink_to("../blobs/gone")
+    with pytest.raises(ConfigError, match=r"weights\.text = .*gone cannot be read \(No such file"):
+        Fingerprints(tmp_path / "scratch").weights("text", str(folder))

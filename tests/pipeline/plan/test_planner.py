@@ -1,0 +1,162 @@
+"""The plan: a pure function. An id changes exactly if the result can change."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from model.errors import ConfigError
+from pipeline.artifacts.spec import StepSpec
+from pipeline.plan.locations import locations_of
+from pipeline.plan.planner import Plan, mask_recipe, plan
+from pipeline.plan.recipe import Recipe, load_recipe
+from pipeline.plan.step_table import STEPS
+
+FINGERPRINTS = {
+    **{f"data.{name}": f"{name}-raw" for name in ("pretrain", "instruct", "evaluation")},
+    **{f"weights.{role}": f"{role}-weights" for role in ("florence", "sam", "text", "vision")},
+}
+
+
+def planned(recipe: Recipe | None = None, fingerprints: dict[str, str] | None = None) -> Plan:
+    return plan(recipe or load_recipe("miniature"), lambda spec: 0, fingerprints or FINGERPRINTS)
+
+
+def changed(before: Plan, after: Plan) -> set[str]:
+    return {step.key for step in before if step.id != after[step.key].id}
+
+
+def test_each_step_comes_after_its_inputs_and_names_their_ids() -> None:
+    steps, seen = planned(), set[str]()
+    for step in steps:
+        assert set(step.inputs.values()) <= seen
+        assert step.spec.inputs == {name: steps[key].id for name, key in step.inputs.items()}
+        seen.add(step.key)
+
+
+def test_inputs_are_of_the_kinds_that_the_table_declares() -> None:
+    steps = planned()
+    for step in steps:
+        for name, key in step.inputs.items():
+            assert step.step.input_kind(name) == steps[key].step.kind
+        assert set(step.step.inputs) - step.step.optional <= {name.split("/")[0] for name in step.inputs}
+
+
+def test_the_plan_is_the_same_in_another_process() -> None:
+    code = (
+        "import json; from tests.pipeline.plan.test_planner import planned;"
+        "print(json.dumps({s.key: s.id for s in planned()}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(out.stdout) == {step.key: step.id for step in planned()}
+
+
+def test_three_variants_share_stages_one_and_two() -> None:
+    keys = [step.key for step in planned()]
+    assert len(keys) == len(set(keys))
+    assert {"stage1", "stage2", "stage3", "stage3_baseline", "stage4", "stage4_baseline", "stage4_lm"} <= set(keys)
+    assert planned()["stage3"].inputs["parent"] == planned()["stage3_baseline"].inputs["parent"] == "stage2"
+    assert planned()["stage4_lm"].inputs["parent"] == planned()["stage4"].inputs["parent"] == "stage3"
+
+
+def test_packs_and_stages_one_and_two_do_not_depend_on_masks() -> None:
+    steps = planned()
+    for key in ("pack-pretrain", "pack-instruct", "stage1", "stage2", "stage3_baseline", "stage4_baseline"):
+        ancestors = {step.key for step in steps.until(key)}
+        assert not {k for k in ancestors if k.startswith(("segment", "masks", "subset"))}
+
+
+def test_only_the_lm_variant_needs_the_instruct_masks() -> None:
+    recipe = load_recipe("miniature").override(variants=["ca_baseline", "age_vlm"])
+    keys = {step.key for step in planned(recipe)}
+    assert "masks-pretrain" in keys
+    assert "masks-instruct" not in keys
+
+
+def test_a_changed_gate_changes_masks_and_what_follows_only() -> None:
+    before = planned()
+    after = planned(load_recipe("miniature").override(gates={"min_sam_iou": 0.61}))
+    assert changed(before, after) == {
+        "masks-pretrain", "masks-instruct", "stage3", "stage4", "stage4_lm",
+        "evaluate-age_vlm", "evaluate-age_vlm_lm", "report",
+    }  # fmt: skip
+
+
+def test_a_changed_prompt_segments_again() -> None:
+    after = planned(load_recipe("miniature").override(teacher={"prompt": "Where is {query}"}))
+    assert {"segment-pretrain", "masks-pretrain", "stage3"} <= changed(planned(), after)
+    assert "subset-pretrain" not in changed(planned(), after)
+
+
+def test_resources_never_enter_an_id() -> None:
+    raw = load_recipe("miniature").model_dump(mode="json")
+    raw["resources"] = {"stage1": {"cpus": 7, "workers": 3, "micro_batch": 2}, "segment": {"gpus": 1}}
+    after = planned(Recipe.model_validate(raw))
+    assert changed(planned(), after) == set()
+    assert after["stage1"].resources.workers == 3
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "first"),
+    [("data.pretrain", "inventory-pretrain"), ("weights.sam", "segment-pretrain"), ("weights.vision", "stage1")],
+)
+def test_other_raw_data_or_weights_change_the_steps_that_use_them(fingerprint: str, first: str) -> None:
+    after = planned(fingerprints={**FINGERPRINTS, fingerprint: "other"})
+    assert first in changed(planned(), after)
+    assert "inventory-instruct" not in changed(planned(), after)
+
+
+def test_a_forced_attempt_changes_what_follows() -> None:
+    target = planned()["masks-pretrain"].spec
+
+    def attempts(spec: StepSpec) -> int:
+        return 1 if spec == target else 0
+
+    after = plan(load_recipe("miniature"), attempts, FINGERPRINTS)
+    assert changed(planned(), after) == {
+        "masks-pretrain", "stage3", "stage4", "stage4_lm", "evaluate-age_vlm", "evaluate-age_vlm_lm", "report",
+    }  # fmt: skip
+    assert after["masks-pretrain"].spec == target
+
+
+def test_until_keeps_exactly_the_ancestors() -> None:
+    keys = [step.key for step in planned().until("masks-pretrain")]
+    assert keys == ["inventory-pretrain", "subset-pretrain", "segment-pretrain", "masks-pretrain"]
+    assert [s.key for s in planned().until("inventory")] == [
+        f"inventory-{d}" for d in ("pretrain", "instruct", "evaluation")
+    ]
+    with pytest.raises(ConfigError, match="until = 'mask': no such step"):
+        planned().until("mask")
+
+
+@pytest.mark.parametrize("dataset", ["pretrain", "instruct"])
+def test_mask_generation_has_the_same_ids_as_the_full_recipe(dataset: str) -> None:
+    alone = planned(mask_recipe(load_recipe("miniature"), dataset))
+    assert alone[f"masks-{dataset}"].id == planned()[f"masks-{dataset}"].id
+
+
+def test_every_entry_of_the_table_can_be_imported() -> None:
+    for step in STEPS.values():
+        module, function = step.entry.split(":")
+        code = f"import importlib; assert callable(getattr(importlib.import_module('{module}'), '{function}'))"
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["pipeline.plan.planner", "pipeline.plan.step_table", "pipeline.plan.recipe", "pipeline.plan.fingerprints"],
+)
+def test_planning_imports_neither_torch_nor_ray(module: str) -> None:
+    code = f"import {module}, sys; print([m for m in ('torch', 'ray', 'prefect', 'transformers') if m in sys.modules])"
+    out: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_reject_limit_is_not_part_of_an_id() -> None:
+    """It decides if a step fails, but not the result, so after raising it no shard is made again."""
+    raw = load_recipe("miniature").model_dump(mode="json")
+    strict, lenient = (Recipe.model_validate(raw | {"max_reject_share": share}) for share in (0.0, 0.5))
+    assert [step.id for step in planned(strict)] == [step.id for step in planned(lenient)]
+    assert locations_of(lenient, "/store", "/scratch").max_reject_share == 0.5
