@@ -119,6 +119,10 @@ class Staging:
         assert self._shards is not None
         return self._shards.commit(name, files, rows, inputs=digest_of(parts))
 
+    def commit_rejects(self, rows: Iterable[Reject], parts: Iterable[Seal]) -> Seal:
+        """Commit the table of the rejected rows of some shards."""
+        return self.commit_summary("rejects", {REJECTS: table_bytes(rejects_table(rows))}, parts)
+
     def drop_shards(self) -> None:
         """Remove all commits, because they may hold other raw data than was planned."""
         if self._shards is not None:

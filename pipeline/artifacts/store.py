@@ -180,13 +180,15 @@ class ArtifactStore:
             if kind not in INTERNAL and len(rest) == 3 and rest[-1] == MANIFEST:
                 yield ArtifactRef(kind=kind, name=rest[0], id=rest[1])
 
-    def artifacts(self, damaged: list[ArtifactError] | None = None) -> Iterator[Artifact]:
-        """Every artifact, sorted by kind, name and start time.
+    def artifacts(self, damaged: list[ArtifactError] | None = None, kind: str | None = None) -> Iterator[Artifact]:
+        """Every artifact, or every one of a kind, sorted by kind, name and start time.
 
         Errors about damaged manifests are appended to `damaged`; without that list, the first is raised.
         """
         found = []
         for ref in self.refs():
+            if kind not in (None, ref.kind):
+                continue
             try:
                 artifact = self.get(ref)
             except ArtifactError as error:

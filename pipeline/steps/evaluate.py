@@ -28,7 +28,7 @@ from pipeline.evaluation.table import BENCHMARKS
 from pipeline.plan.parameters import EvaluateParams
 from pipeline.schemas import MODEL, STAGE_FILE, part_name
 from pipeline.steps.context import Outcome, StepContext
-from pipeline.steps.reject_limit import check_reject_limit, earlier_commits
+from pipeline.steps.reject_limit import check_reject_limit, earlier_commits, rejected_rows
 from pipeline.training.student import load_student
 
 BATCHES = 16  # of a shard: the unit of commit and of resume
@@ -51,7 +51,7 @@ def run(context: StepContext) -> Outcome:
     kept, refused = _askable(questions, student)
     pieces = [kept[start : start + config.batch * BATCHES] for start in range(0, len(kept), config.batch * BATCHES)]
     seals = _answer(context, student, pieces, config.batch, len(questions), unasked, refused)
-    refused += [(i, reason, detail) for seal in seals for i, reason, detail in seal.facts["rejects"]]
+    refused += rejected_rows(seals)
     _check_limit(refused, len(questions), context.locations.max_reject_share)
     # Scores are computed from the committed answers, so that a rerun after a crash gives the same scores.
     predictions = _predictions(context, student, seals, {q.id: q for q in kept})
@@ -166,8 +166,7 @@ def _answer(
         file = part_name(number, len(pieces), "answers")
         seals[number] = shards.commit(names[number], {file: content}, len(asked), {"rejects": unusable})
         done += len(piece)
-        earlier = [(i, reason, detail) for seal in seals.values() for i, reason, detail in seal.facts["rejects"]]
-        _check_limit([*refused, *earlier], total, share)
+        _check_limit([*refused, *rejected_rows(seals.values())], total, share)
     return [seals[number] for number in range(len(pieces))]
 
 
@@ -195,9 +194,9 @@ def _predictions(
     context: StepContext, student: Student, seals: list[Seal], questions: dict[str, Question]
 ) -> list[Prediction]:
     """The committed answers with their questions and the true objects' cells."""
-    predictions = []
+    predictions, shards = [], context.staging.shards()
     for seal in seals:
-        with context.store.fs.open(context.staging.shards().path(seal.files[0].path), "rb") as stream:
+        with context.store.fs.open(shards.path(seal.files[0].path), "rb") as stream:
             table = pq.read_table(stream)
         for question_id, (answer, maps, valid) in read_answers(table):
             question = questions[question_id]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from model.errors import DataError
 from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.shards import Seal, Shards
-from pipeline.artifacts.staging import REJECTS, Reject, rejects_table, table_bytes
+from pipeline.artifacts.staging import Reject
 from pipeline.compute.workers import workers_for
 from pipeline.plan.parameters import InventoryParams
 from pipeline.schemas import RECORDS, TRUTH, part_name
@@ -27,7 +27,7 @@ from pipeline.sources.index import Index, build_index
 from pipeline.sources.inspection import BATCH, Inspector
 from pipeline.sources.records import Entry, RawSource, Record, Rejected, Truth, printable
 from pipeline.steps.context import Outcome, StepContext
-from pipeline.steps.reject_limit import check_reject_limit, earlier_commits, rejects_of
+from pipeline.steps.reject_limit import check_reject_limit, earlier_commits, rejected_rows, rejects_of
 
 RECORDS_PER_SHARD = 64 * BATCH
 RAY_FROM = 4000  # images; for fewer (at 5 ms each), starting Ray's workers takes longer than they save
@@ -181,7 +181,7 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 def _remedy(seals: Seals) -> str:
     """The end of an error message: some rejects as examples, and the remedy."""
-    rejects = (reject for _, seal in sorted(seals.items()) for reject in seal.facts["rejects"])
+    rejects = rejected_rows(seals[number] for number in sorted(seals))
     examples = [f"  {reason}: {detail}" for _, reason, detail in islice(rejects, EXAMPLES)]
     remedy = "Correct the data or its locations in the recipe and run again, or allow more with max_reject_share."
     return "\n".join(["the first of them:", *examples, remedy])
@@ -190,8 +190,7 @@ def _remedy(seals: Seals) -> str:
 def _outcome(context: StepContext, layout: Layout, seals: list[Seal]) -> Outcome:
     """Count every record, and commit the table of rejects."""
     index = layout.index
-    rejects = [reject for seal in seals for reject in seal.facts["rejects"]]
-    summary = context.staging.commit_summary("rejects", {REJECTS: table_bytes(rejects_table(rejects))}, seals)
+    summary = context.staging.commit_rejects(rejected_rows(seals), seals)
     statistics: Counter[str] = Counter()
     for seal in seals:
         statistics.update(seal.facts["statistics"])

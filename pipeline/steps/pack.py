@@ -15,14 +15,13 @@ import numpy.typing as npt
 
 from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.shards import Seal
-from pipeline.artifacts.staging import REJECTS, rejects_table, table_bytes
 from pipeline.compute.workers import ordered, workers_for
 from pipeline.packing.chat import open_chat
 from pipeline.packing.shards import PackJob, build_shard
 from pipeline.packing.shuffle import Layout, deal, ranks, shards
 from pipeline.plan.parameters import PackParams
 from pipeline.steps.context import Outcome, StepContext
-from pipeline.steps.reject_limit import check_reject_limit, earlier_commits, exceeds, rejects_of
+from pipeline.steps.reject_limit import check_reject_limit, earlier_commits, exceeds, rejected_rows, rejects_of
 
 RAY_FROM = 10000  # records; for fewer, starting Ray's workers takes longer than they save
 Seals = dict[int, Seal]
@@ -87,7 +86,7 @@ def _make(
 
 def _check(context: StepContext, layout: Layout, seals: Seals) -> None:
     """Raise DataError if the rejects of these shards exceed the reject limit."""
-    details = (detail for _, seal in sorted(seals.items()) for _, _, detail in seal.facts["rejects"])
+    details = (detail for _, _, detail in rejected_rows(seals[number] for number in sorted(seals)))
     check_reject_limit(
         f"records of pack-{context.inputs['inventory'].ref.name}",
         rejects_of(seals.values()),
@@ -103,8 +102,7 @@ def _outcome(context: StepContext, layout: Layout, seals: list[Seal]) -> Outcome
     statistics: Counter[str] = Counter()
     for seal in seals:
         statistics.update(seal.facts["statistics"])
-    rejects = [reject for seal in seals for reject in seal.facts["rejects"]]
-    summary = context.staging.commit_summary("rejects", {REJECTS: table_bytes(rejects_table(rejects))}, seals)
+    summary = context.staging.commit_rejects(rejected_rows(seals), seals)
     counts = Counts(
         unit=context.step.unit,
         rows_in=layout.rows,

@@ -1,15 +1,21 @@
 """The reject limit: a step fails if it rejects a larger share of its rows than the recipe allows, or all of them."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from model.errors import DataError
 from pipeline.artifacts.shards import Seal, Shards
+from pipeline.artifacts.staging import Reject
+
+
+def rejected_rows(seals: Iterable[Seal]) -> Iterator[Reject]:
+    """The rejected rows of committed shards: the fact 'rejects' of each seal."""
+    return ((id, reason, detail) for seal in seals for id, reason, detail in seal.facts["rejects"])
 
 
 def rejects_of(seals: Iterable[Seal]) -> Counter[str]:
-    """Rejects of committed shards, counted by reason. A seal's fact 'rejects' is a list of (id, reason, detail)."""
-    return Counter(reason for seal in seals for _, reason, _ in seal.facts["rejects"])
+    """Rejects of committed shards, counted by reason."""
+    return Counter(reason for _, reason, _ in rejected_rows(seals))
 
 
 def earlier_commits(

@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.shards import Seal, Shards
 from pipeline.artifacts.spec import short
-from pipeline.artifacts.staging import REJECTS, rejects_table, table_bytes
 from pipeline.compute.session import session
 from pipeline.masks.config import TeacherSetup
 from pipeline.masks.parts import cut, evidence_bytes, read_parts, shard_name
@@ -17,7 +16,7 @@ from pipeline.masks.statistics import distribution
 from pipeline.plan.parameters import SegmentParams
 from pipeline.schemas import EVIDENCE, QUERIES, part_name
 from pipeline.steps.context import Outcome, StepContext
-from pipeline.steps.reject_limit import check_reject_limit, earlier_commits, exceeds, rejects_of
+from pipeline.steps.reject_limit import check_reject_limit, earlier_commits, exceeds, rejected_rows, rejects_of
 
 Seals = dict[int, Seal]
 """Number of a shard -> its commit."""
@@ -36,12 +35,13 @@ def run(context: StepContext) -> Outcome:
     seals = earlier_commits(shards, names, len(queries), context.locations.max_reject_share)
     _compute(context, params, shards, pieces, seals)
     name = context.inputs["inventory"].ref.name
+    details = (detail for _, _, detail in rejected_rows(seals[number] for number in sorted(seals)))
     check_reject_limit(
         f"queries of segment-{name}",
         rejects_of(seals.values()),
         len(queries),
         context.locations.max_reject_share,
-        f"The first: {next((e[2] for _, seal in sorted(seals.items()) for e in seal.facts['rejects']), '')}\n"
+        f"The first: {next(details, '')}\n"
         "Correct the cause and run again, which repeats only the shards with errors, or allow more with "
         f'max_reject_share. If images were changed on purpose, force = ["inventory-{name}"] looks at them again.',
     )
@@ -105,8 +105,7 @@ def _outcome(context: StepContext, shards: Shards, seals: list[Seal], rows_in: i
         for instance in (instance for own in table["instances"].to_pylist() for instance in own):
             for name, values in ious.items():
                 values.append(instance[name])
-    rejects = [reject for seal in seals for reject in seal.facts["rejects"]]
-    summary = context.staging.commit_summary("rejects", {REJECTS: table_bytes(rejects_table(rejects))}, seals)
+    summary = context.staging.commit_rejects(rejected_rows(seals), seals)
     statistics = {
         "status": dict(sorted(statuses.items())),
         "shards": len(seals),

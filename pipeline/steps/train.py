@@ -14,7 +14,6 @@ from model.stage_table import StageRow, stage_row
 from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.shards import Seal, Shards, folder_content
 from pipeline.artifacts.spec import short
-from pipeline.artifacts.staging import REJECTS, rejects_table, table_bytes
 from pipeline.compute.session import session
 from pipeline.masks.cells import build_cells
 from pipeline.plan.parameters import StageParams
@@ -56,8 +55,7 @@ def run(context: StepContext) -> Outcome:
         result = shards.committed().get(RESULT)
     if result is None:
         raise StepError(f"{context.job.key}: training ended without a result; see the job's log")
-    rejects = table_bytes(rejects_table(samples.dropped))
-    summary = context.staging.commit_summary("rejects", {REJECTS: rejects}, [result])
+    summary = context.staging.commit_rejects(samples.dropped, [result])
     counts = Counts(
         unit=context.step.unit,
         rows_in=samples.reader.rows,

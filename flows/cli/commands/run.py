@@ -76,8 +76,8 @@ def report(
 
     store = open_store()
     name = load_recipe(recipe).name if recipe is not None and Path(recipe).is_file() else recipe
-    damaged: list[ArtifactError] = []  # a damaged manifest of another artifact does not matter here
-    found = [a for a in store.artifacts(damaged) if a.ref.kind == "report" and name in (None, a.ref.name)]
+    damaged: list[ArtifactError] = []  # a damaged manifest of another report does not matter here
+    found = [a for a in store.artifacts(damaged, kind="report") if name in (None, a.ref.name)]
     if not found:
         of = "" if name is None else f" of the recipe '{name}'"
         raise ArtifactError(f"there is no report{of} in {store.root}; 'agevlm demo' runs a recipe up to its report")

@@ -1,7 +1,11 @@
 """A flow run of the local stack, its steps and its states."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import pytest
+
+from flows.cli import flow_runs
 from flows.cli.flow_runs import FlowRun, FlowState
 from flows.run.run_file import RunRecord, StepRecord
 from infra.local.stack_file import StackState
@@ -19,3 +23,16 @@ def step(key: str, state: str = "pending", **values: Any) -> StepRecord:
 
 def record(*steps: StepRecord, **values: Any) -> RunRecord:
     return RunRecord(flow_run_id="r1", recipe="miniature", steps=steps, **values)
+
+
+def flow_states(monkeypatch: pytest.MonkeyPatch, states: Iterable[FlowState | BaseException]) -> None:
+    """Let Prefect answer with these states, one after the other; an exception is raised instead."""
+    left = iter(states)
+
+    def answer(state: StackState, run: str) -> FlowState:
+        value = next(left)
+        if isinstance(value, BaseException):
+            raise value
+        return value
+
+    monkeypatch.setattr(flow_runs, "flow_state", answer)

@@ -1,6 +1,5 @@
 """Following a run: its exit code, Ctrl-C, and the lines at its end."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,10 +8,9 @@ from flows.cli import flow_runs, follow, watch
 from flows.cli.flow_runs import FlowRun, FlowState
 from flows.cli.watch import RunSnapshot
 from flows.run.run_file import RunRecord, StepRecord, run_path
-from infra.local.stack_file import StackState
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.plan.recipe import load_recipe
-from tests.flows.cli.fixtures_runs import RUN, RUNNING, STATE, record, step
+from tests.flows.cli.fixtures_runs import RUN, RUNNING, STATE, flow_states, record, step
 
 FOLLOWED = FlowRun("run-1", "calm-otter", "agevlm/full-recipe")
 STEP = StepRecord(key="one", id="a" * 64, kind="toy", name="one", unit="row")
@@ -65,24 +63,11 @@ def test_the_user_is_told_that_the_job_of_a_dead_process_goes_on(
     assert "one: its Ray job tiny-one-r1 goes on by itself; run the same again to join it" in text
 
 
-def answers(monkeypatch: pytest.MonkeyPatch, values: list[FlowState | KeyboardInterrupt]) -> None:
-    """Let Prefect answer with these states; Ctrl-C is pressed in between."""
-    left: Iterator[FlowState | KeyboardInterrupt] = iter(values)
-
-    def answer(state: StackState, run: str) -> FlowState:
-        value = next(left)
-        if isinstance(value, KeyboardInterrupt):
-            raise value
-        return value
-
-    monkeypatch.setattr(flow_runs, "flow_state", answer)
-
-
 @pytest.mark.parametrize(("final", "code"), [("COMPLETED", 0), ("FAILED", 1), ("CRASHED", 1), ("CANCELLED", 1)])
 def test_the_exit_code_follows_the_flow(
     final: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers(monkeypatch, [FlowState(final, final.title(), "why it ended")])
+    flow_states(monkeypatch, [FlowState(final, final.title(), "why it ended")])
     steps = (step("a", "completed", rows_in=1, rows_out=1, seconds=1.0), step("b", "failed", message="it broke"))
     ArtifactStore(str(tmp_path)).write_json(
         run_path("r1"), record(*steps, report="/store/report.html").model_dump(mode="json")
@@ -95,7 +80,7 @@ def test_the_exit_code_follows_the_flow(
 
 
 def test_ctrl_c_cancels_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers(monkeypatch, [RUNNING, KeyboardInterrupt(), RUNNING, FlowState("CANCELLED", "Cancelled")])
+    flow_states(monkeypatch, [RUNNING, KeyboardInterrupt(), RUNNING, FlowState("CANCELLED", "Cancelled")])
     cancelled: list[str] = []
     monkeypatch.setattr(flow_runs, "cancel", lambda state, run: cancelled.append(run))
     said: list[str] = []
@@ -105,7 +90,7 @@ def test_ctrl_c_cancels_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ctrl_c_of_a_mere_watcher_cancels_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers(monkeypatch, [KeyboardInterrupt()])
+    flow_states(monkeypatch, [KeyboardInterrupt()])
     monkeypatch.setattr(flow_runs, "cancel", lambda state, run: pytest.fail("cancelled"))
     said: list[str] = []
     assert follow.follow(STATE, RUN, said.append, cancel=False) == 130

@@ -1,6 +1,5 @@
 """A watcher follows a run to its end and prints its changes."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from flows.run.run_file import run_path
 from infra.local.stack_file import StackError, StackState
 from pipeline.artifacts.progress import progress_path, progress_text
 from pipeline.artifacts.store import ArtifactStore
-from tests.flows.cli.fixtures_runs import COMPLETED, RUN, RUNNING, STATE, record, step
+from tests.flows.cli.fixtures_runs import COMPLETED, RUN, RUNNING, STATE, flow_states, record, step
 
 
 @pytest.fixture
@@ -24,10 +23,6 @@ def store(tmp_path: Path) -> ArtifactStore:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(watch, "STATE_SECONDS", 0.0)
-
-
-def flow_states(monkeypatch: pytest.MonkeyPatch, states: Iterator[FlowState]) -> None:
-    monkeypatch.setattr(flow_runs, "flow_state", lambda state, run: next(states))
 
 
 def test_lines_tell_every_change_once() -> None:
@@ -60,7 +55,7 @@ def test_progress_and_outcome_in_words() -> None:
 
 
 def test_a_watcher_follows_until_the_flow_is_over(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    flow_states(monkeypatch, iter([FlowState("PENDING", "Pending"), RUNNING, COMPLETED]))
+    flow_states(monkeypatch, [FlowState("PENDING", "Pending"), RUNNING, COMPLETED])
     store.write_json(run_path("r1"), record(step("a", "running")).model_dump(mode="json"))
     store.write_json(progress_path("a" * 8), {"done": 2, "total": 4, "unit": "query", "values": {}})
     snapshots: list[RunSnapshot] = []
@@ -82,22 +77,14 @@ def test_a_watcher_follows_until_the_flow_is_over(store: ArtifactStore, monkeypa
 
 
 def test_a_flow_that_never_plans_is_followed_too(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    flow_states(monkeypatch, iter([FlowState("CRASHED", "Crashed", "no module named x")]))
+    flow_states(monkeypatch, [FlowState("CRASHED", "Crashed", "no module named x")])
     last = Watcher(STATE, store, RUN).follow(LineDisplay(lambda line: None))
     assert last.record is None
     assert last.steps == ()
 
 
 def test_the_server_may_be_away_for_a_while(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([OSError("refused"), OSError("refused"), COMPLETED])
-
-    def answer(state: StackState, run: str) -> FlowState:
-        value = next(answers)
-        if isinstance(value, OSError):
-            raise value
-        return value
-
-    monkeypatch.setattr(flow_runs, "flow_state", answer)
+    flow_states(monkeypatch, [OSError("refused"), OSError("refused"), COMPLETED])
     assert Watcher(STATE, store, RUN).follow(LineDisplay(lambda line: None)).flow == COMPLETED
 
 

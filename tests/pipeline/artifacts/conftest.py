@@ -1,14 +1,18 @@
 """A store in a temporary folder and a way to put small artifacts into it."""
 
-from collections.abc import Callable
+import os
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.artifacts.manifest import Counts
+from pipeline.artifacts.shards import Shards
 from pipeline.artifacts.spec import ArtifactRef, StepSpec
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
+from tests.fixtures_s3 import BUCKET, S3Server, s3_server
 
 Publish = Callable[..., Artifact]
 
@@ -37,3 +41,33 @@ def publish(store: ArtifactStore) -> Publish:
         return staging.publish(Counts(unit="row", rows_in=1, rows_out=1))
 
     return make
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()  # an instance of an earlier module would ask its server, which is gone
+    with s3_server() as server:
+        old = {name: os.environ.get(name) for name in server.environment}
+        os.environ.update(server.environment)
+        yield server
+        for name, value in old.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@pytest.fixture(params=["disk", "s3"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    """An empty store on a local disk, and one on an S3-compatible server."""
+    if request.param == "disk":
+        return ArtifactStore(str(tmp_path / "store"))
+    request.getfixturevalue("s3")
+    return ArtifactStore(f"s3://{BUCKET}/{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def shards(any_store: ArtifactStore) -> Shards:
+    return Shards(any_store, "kind/name/id/data-0", "inputs")

@@ -168,15 +168,3 @@ def test_a_damaged_student_is_refused_by_name(
     damage(folder, file, content)
     said = refusal(run(folder, picture, QUESTION))
     assert said.startswith(("ArtifactError: ", "ConfigError: ", "DataError: "))
-
-
-def test_help_needs_no_torch() -> None:
-    code = (
-        "import sys; sys.argv = ['ask', '--help']\n"
-        "import runpy\n"
-        "try:\n    runpy.run_module('pipeline.student.ask', run_name='__main__')\nexcept SystemExit:\n    pass\n"
-        "print('torch' in sys.modules)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "CHECKPOINT" in out.upper()
-    assert out.rstrip().endswith("False")

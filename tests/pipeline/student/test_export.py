@@ -222,15 +222,3 @@ def test_two_exports_to_one_folder_do_not_mix(
     assert result.exit_code == 1
     assert "was filled by another program meanwhile" in result.output
     assert [file.name for file in target.iterdir()] == ["other"]
-
-
-def test_help_needs_no_torch() -> None:
-    code = (
-        "import sys; sys.argv = ['export', '--help']\n"
-        "import runpy\n"
-        "try:\n    runpy.run_module('pipeline.student.export', run_name='__main__')\nexcept SystemExit:\n    pass\n"
-        "print('torch' in sys.modules)"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "CHECKPOINT" in out.upper()
-    assert out.rstrip().endswith("False")
