@@ -23,6 +23,8 @@ def run(
     ],
 ) -> None:
     """Run a step and publish its artifact; does nothing if the artifact exists."""
+    from pipeline.compute.imports import fast_imports
+    from pipeline.compute.threads import wait_briefly
     from pipeline.plan.job import read_job
 
     try:
@@ -30,8 +32,10 @@ def run(
         # Set before any library that reads these is imported. Without a limit, numerical libraries use all cores.
         threads = str(job.resources.threads)
         os.environ.update({"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **job.environment})
+        wait_briefly()
 
-        from pipeline.steps.runner import run_job
+        with fast_imports():
+            from pipeline.steps.runner import run_job
 
         print(f"{job.key}: making {job.ref}", flush=True)
         artifact = run_job(job)

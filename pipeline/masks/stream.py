@@ -18,7 +18,9 @@ from ray.data.block import BlockMetadata
 
 from model.errors import StepError
 from pipeline.artifacts.shards import Seal, Shards
+from pipeline.compute.imports import fast_imports
 from pipeline.compute.resources import Resources
+from pipeline.compute.threads import wait_briefly
 from pipeline.masks.config import TeacherSetup
 from pipeline.masks.parts import errors_of, evidence_bytes, shard_name
 from pipeline.masks.pictures import pictures_of, read_pictures
@@ -68,15 +70,17 @@ class TeacherActor:
     """Holds both teachers; segments and commits the shards that it is given."""
 
     def __init__(self, setup: TeacherSetup, shards: Shards, count: int) -> None:
-        import torch
+        wait_briefly()
+        with fast_imports():
+            import torch
 
-        from pipeline.masks.evidence import open_teachers
+            from pipeline.masks.evidence import open_teachers
 
-        torch.set_num_threads(setup.threads)
-        if setup.device == "cuda" and not torch.cuda.is_available():
-            raise StepError("segment asks for a GPU, but torch sees none; set resources.segment.gpus to 0")
+            torch.set_num_threads(setup.threads)
+            if setup.device == "cuda" and not torch.cuda.is_available():
+                raise StepError("segment asks for a GPU, but torch sees none; set resources.segment.gpus to 0")
+            self._grounding = open_teachers(setup)  # imports the classes of the models
         self._setup, self._shards, self._count = setup, shards, count
-        self._grounding = open_teachers(setup)
         self._device = torch.cuda.get_device_name() if setup.device == "cuda" else "cpu"
 
     def __call__(self, block: pa.Table) -> pa.Table:

@@ -152,6 +152,7 @@ STEPS: dict[str, Step] = {
                 inputs={"pack": "pack", "masks": "masks"}
                 | ({"parent": "checkpoint"} if step != STAGE_STEPS[0] else {}),
                 optional=frozenset({"masks"}),
+                revision=2,
                 resources=Resources(cpus=1, workers=1, threads=2),
                 sources=(
                     "pipeline/steps/train.py",
@@ -205,6 +206,7 @@ STEPS: dict[str, Step] = {
             params=ReportParams,
             entry="pipeline.steps.report:run",
             takes_all=True,
+            revision=2,
             group="evaluation",
             sources=(
                 "pipeline/steps/report.py",

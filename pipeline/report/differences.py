@@ -39,11 +39,16 @@ class Difference:
     estimate: Estimate
 
     @property
-    def words(self) -> str:
-        """'AGE-VLM +0.10 [0.02, 0.18]'; says so where the 95 % interval includes zero."""
+    def interval(self) -> str:
+        """'+0.10 [+0.02, +0.18]': the gain with its 95 % interval; says so where this includes zero."""
         e = self.estimate
         unclear = "" if e.low > 0 or e.high < 0 else " (the interval includes 0)"
-        return f"{variant_name(self.variant)} {signed(e.value)} [{signed(e.low)}, {signed(e.high)}]{unclear}"
+        return f"{signed(e.value)} [{signed(e.low)}, {signed(e.high)}]{unclear}"
+
+    @property
+    def words(self) -> str:
+        """The same after the variant's name."""
+        return f"{variant_name(self.variant)} {self.interval}"
 
 
 def differences(views: Sequence[StepView]) -> list[Difference]:

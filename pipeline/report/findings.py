@@ -1,5 +1,6 @@
 """The page's sentences: title, totals and findings at its head, and its limits. Artifacts give every number."""
 
+from pipeline.report.answer import QUESTIONS, answer_findings
 from pipeline.report.collect import Run, variant_name
 from pipeline.report.differences import Difference
 from pipeline.report.evaluation import EvaluationSection, Score
@@ -8,7 +9,8 @@ from pipeline.report.masks import MaskSection
 from pipeline.report.overlap import overlap_words
 from pipeline.report.training import StageCurves
 
-LEADING = frozenset({("existence", "accuracy"), ("existence", "open_exact_match"), ("attention", "in_mask")})
+ATTENTION = (("attention", "in_mask"), ("attention", "pointing"))
+LEADING = (*QUESTIONS, *ATTENTION)
 """Benchmark and metric of the scores that the head of the page names."""
 
 
@@ -34,14 +36,16 @@ def totals(run: Run, masks: list[MaskSection], stages: list[StageCurves]) -> dic
 
 
 def findings(masks: list[MaskSection], stages: list[StageCurves], evaluation: EvaluationSection | None) -> list[str]:
-    """Sentences about masks, scores and attention."""
-    found = [m.finding for m in masks]
+    """Sentences about answers, attention and masks, in this order: the answer to the paper's question comes first."""
+    found = []
     if evaluation:
+        found = answer_findings(evaluation)
+        named = ATTENTION if found else LEADING
+        leading = (group for group in evaluation.scores if (group[0]["benchmark"], group[0]["metric"]) in named)
+        found += [score_finding(group, evaluation.differences) for group in leading]
         if evaluation.overlap and evaluation.overlap.finding:
             found.append(f"Trained-on images in the evaluation: {evaluation.overlap.finding}.")
-        leading = (group for group in evaluation.scores if (group[0]["benchmark"], group[0]["metric"]) in LEADING)
-        found += [score_finding(group, evaluation.differences) for group in leading]
-    return found + [s.finding for s in stages if s.finding]
+    return found + [m.finding for m in masks] + [s.finding for s in stages if s.finding]
 
 
 def score_finding(group: list[Score], differences: list[Difference]) -> str:

@@ -9,6 +9,7 @@ from pipeline.artifacts.progress import Progress
 from pipeline.artifacts.spec import ArtifactRef
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
+from pipeline.compute.imports import fast_imports
 from pipeline.plan.job import JobSpec
 from pipeline.plan.step_table import STEPS, Step
 from pipeline.steps.context import Outcome, StepContext, work_folder
@@ -98,4 +99,5 @@ def _published(store: ArtifactStore, ref: ArtifactRef) -> Artifact | None:
 def entry_point(step: Step) -> Callable[[StepContext], Outcome]:
     """Import the function that runs a step."""
     module, function = step.entry.split(":")
-    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
+    with fast_imports():
+        return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]

@@ -14,6 +14,7 @@ from model.stage_table import StageRow, stage_row
 from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.shards import Seal, Shards, folder_content
 from pipeline.artifacts.spec import short
+from pipeline.compute.imports import fast_imports
 from pipeline.compute.session import session
 from pipeline.masks.cells import build_cells
 from pipeline.plan.parameters import StageParams
@@ -26,6 +27,7 @@ from pipeline.training.samples import open_samples
 RAY_TRAIN = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 by default: too short for the imports on a busy laptop
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves a process per stage; its warning is not used
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 by default: the controller sees the end of training that late
 }
 MAX_FAILURES = 2  # of the worker group: a preempted or killed worker starts the stage again
 RESULT, CELLS = "stage", "cells"
@@ -97,7 +99,8 @@ def _commit_cells(context: StepContext, params: StageParams) -> tuple[Shards, Se
 
 def train_worker(config: dict[str, Any]) -> None:
     """The function that Ray Train runs in each worker. It imports the model, so that the driver does not."""
-    from pipeline.training.worker import train
+    with fast_imports():
+        from pipeline.training.worker import train
 
     train(config["task"], config["shards"], config["cells"])
 
@@ -107,7 +110,9 @@ def _fit(context: StepContext, params: StageParams, shards: Shards, cells: tuple
     for name, value in RAY_TRAIN.items():
         os.environ.setdefault(name, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    from pipeline.training.backend import TorchWorkers
 
     resources, pack = context.resources, context.inputs["pack"].manifest.spec.params.get("pack", {})
     task = StageTask(
@@ -126,8 +131,9 @@ def _fit(context: StepContext, params: StageParams, shards: Shards, cells: tuple
         threads=resources.threads,
         micro_batch=resources.micro_batch,
     )
-    trainer = TorchTrainer(
+    trainer = DataParallelTrainer(
         train_worker,
+        backend_config=TorchWorkers(),
         train_loop_config={"task": task, "shards": shards, "cells": cells},
         scaling_config=ScalingConfig(
             num_workers=resources.workers,

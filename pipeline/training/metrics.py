@@ -7,7 +7,6 @@ each time a stage is made, SPEED is not.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -39,8 +38,12 @@ SPEED = pa.schema(
     ]
 )
 
-SCALARS = ("lm_loss_sum", "target_tokens", "guided_rows", "tokens", "images", "wait_seconds")
-LAYERS = ("guidance_loss_sum", "attention_mass_sum", "padding_mass_sum")
+SCALARS = ("target_tokens", "guided_rows", "tokens", "images", "wait_seconds")
+"""Known to the host: counts of the batches, and times."""
+TENSORS = ("lm_loss_sum", "counted_rows", "guidance_loss_sum", "attention_mass_sum", "padding_mass_sum")
+"""Outputs of the model: a number, or one number per cross-attention layer. They stay on its device until a row is
+written, because reading one makes the host wait for the device. `counted_rows` are guided rows as the model counts
+them."""
 
 
 def all_reduce(value: torch.Tensor) -> torch.Tensor:
@@ -55,40 +58,40 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-@dataclass
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """Number format of sums: fp64, because fp32 loses counts above 2**24; fp32 on devices without fp64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 class Window:
     """This worker's sums since the last row of metrics."""
 
-    layers: int
-    scalars: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SCALARS, 0.0))
-    per_layer: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.per_layer = {name: torch.zeros(self.layers, dtype=torch.float64) for name in LAYERS}
+    def __init__(self, layers: int, device: torch.device) -> None:
+        self._device = device
+        self.scalars: dict[str, float] = dict.fromkeys(SCALARS, 0.0)
+        sizes = {"lm_loss_sum": 1, "counted_rows": 1}
+        dtype = exact_dtype(device)
+        self.tensors = {name: torch.zeros(sizes.get(name, layers), dtype=dtype, device=device) for name in TENSORS}
 
     def add(self, **values: float) -> None:
-        """Add to the scalar sums."""
+        """Add to the sums that the host knows."""
         for name, value in values.items():
             self.scalars[name] += value
 
-    def add_layers(self, **values: torch.Tensor | None) -> None:
-        """Add to the sums per cross-attention layer; None adds nothing."""
+    def add_tensors(self, **values: torch.Tensor | None) -> None:
+        """Add outputs of the model, without waiting for its device; None adds nothing."""
         for name, value in values.items():
             if value is not None:
-                self.per_layer[name] += value.detach().double().cpu()
+                self.tensors[name] += value.detach()
 
-    def reduced(self, device: torch.device) -> "Window":
-        """The sums over all workers. Every worker must call this."""
-        # In fp64: fp32 would lose counts above 2**24.
-        numbers = torch.cat(
-            [torch.tensor([self.scalars[n] for n in SCALARS], dtype=torch.float64), *self.per_layer.values()]
-        )
-        numbers = all_reduce(numbers.to(device)).cpu()
-        total = Window(self.layers)
-        total.scalars = dict(zip(SCALARS, numbers[: len(SCALARS)].tolist(), strict=True))
-        for name, part in zip(LAYERS, torch.split(numbers[len(SCALARS) :], self.layers), strict=True):
-            total.per_layer[name] = part
-        return total
+    def reduced(self) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        """Both kinds of sums over all workers, on the CPU. Every worker must call this."""
+        scalars = torch.tensor([self.scalars[n] for n in SCALARS], dtype=exact_dtype(self._device))
+        numbers = torch.cat([scalars.to(self._device), *self.tensors.values()])
+        numbers = all_reduce(numbers).cpu().double()
+        sizes = [len(SCALARS), *(len(t) for t in self.tensors.values())]
+        first, *rest = torch.split(numbers, sizes)
+        return dict(zip(SCALARS, first.tolist(), strict=True)), dict(zip(TENSORS, rest, strict=True))
 
 
 class Log:
@@ -97,20 +100,22 @@ class Log:
     def __init__(self, layers: int, device: torch.device, reduction: str) -> None:
         self._layers, self._device, self._reduction = layers, device, reduction
         self._started = self._window_started = time.monotonic()
-        self.window = Window(layers)
+        self.window = Window(layers, device)
         self.rows: list[dict[str, Any]] = []
 
-    def row(self, step: int, samples: int, learning_rate: float, gradient_norm: float) -> dict[str, Any]:
+    def row(self, step: int, samples: int, learning_rate: float, gradient_norm: torch.Tensor | float) -> dict[str, Any]:
         """Close the window: reduce it over all workers, store its row and return it. Every worker must call this."""
         # Sums are over all workers but time is not, so rates are those of all workers together, and the wait is divided
         # by their number.
+        s, sums = self.window.reduced()  # waits for the device, so the time is taken after it
         now = time.monotonic()
-        total = self.window.reduced(self._device)
         elapsed = max(now - self._window_started, 1e-9)
-        guided, s = int(total.scalars["guided_rows"]), total.scalars
+        guided = int(s["guided_rows"])
+        # The losses are scaled by counts from before the forward pass; the model must count the same rows.
+        assert int(sums["counted_rows"]) == guided, (int(sums["counted_rows"]), guided)
 
         def mean(name: str) -> list[float] | None:
-            values: list[float] = (total.per_layer[name] / guided).tolist() if guided else []
+            values: list[float] = (sums[name] / guided).tolist() if guided else []
             return values or None
 
         guidance = mean("guidance_loss_sum")
@@ -118,13 +123,13 @@ class Log:
             "step": step,
             "samples": samples,
             "learning_rate": learning_rate,
-            "lm_loss": s["lm_loss_sum"] / max(s["target_tokens"], 1),
+            "lm_loss": float(sums["lm_loss_sum"]) / max(s["target_tokens"], 1),
             "guidance_loss": None if guidance is None else reduce_layers(guidance, self._reduction),
             "guidance_loss_per_layer": guidance,
             "attention_in_mask": mean("attention_mass_sum"),
             "attention_on_padding": mean("padding_mass_sum"),
             "guided_rows": guided,
-            "gradient_norm": gradient_norm,
+            "gradient_norm": float(gradient_norm),
             "tokens_per_second": s["tokens"] / elapsed,
             "images_per_second": s["images"] / elapsed,
             "data_wait": min(1.0, s["wait_seconds"] / (elapsed * world_size())),
@@ -132,7 +137,7 @@ class Log:
             "memory_bytes": torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None,
         }
         self.rows.append(row)
-        self.window, self._window_started = Window(self._layers), now
+        self.window, self._window_started = Window(self._layers, self._device), now
         return row
 
     def table(self, schema: pa.Schema) -> pa.Table:

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from pipeline.plan.step_table import STEPS, Step
+from tests.pipeline.plan.source_hash import meaning
 
 ROOT = Path(__file__).resolve().parents[3]
 RECORD = Path(__file__).with_name("revisions.json")
@@ -39,19 +40,7 @@ FRAME = (
 )
 
 
-@cache
-def _without_docstrings(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:]
-    return ast.dump(tree)
+_meaning = cache(meaning)
 
 
 def source_files(step: Step) -> list[Path]:
@@ -69,7 +58,7 @@ def sources_hash(step: Step) -> str:
     for file in source_files(step):
         text = file.read_text(encoding="utf-8")
         hasher.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
-        hasher.update((_without_docstrings(text) if file.suffix == ".py" else text).encode())
+        hasher.update((_meaning(text) if file.suffix == ".py" else text).encode())
     return hasher.hexdigest()
 
 
