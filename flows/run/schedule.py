@@ -19,10 +19,12 @@ class Demand:
 def demand(step: PlannedStep) -> Demand:
     """The demand of a step: its workers' CPUs, or their threads if these are more, and GPUs.
 
-    Threads count so that a step with a model fills a laptop, and one such step runs there at a time.
+    Threads count so that a step with a model of two threads fills a laptop, and one such step runs there at a time. One
+    thread is what every process has: a step that asks for less than one CPU shares it with others on purpose.
     """
     asked = step.resources
-    return Demand(asked.workers * max(asked.cpus, asked.threads), asked.workers * asked.gpus)
+    busy = asked.threads if asked.threads > 1 else 0
+    return Demand(asked.workers * max(asked.cpus, busy), asked.workers * asked.gpus)
 
 
 def check_feasible(plan: Plan, totals: Totals) -> None:

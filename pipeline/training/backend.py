@@ -10,6 +10,7 @@ from typing import Any
 
 from ray.train.backend import Backend, BackendConfig
 
+from pipeline.compute.imports import fast_imports
 from pipeline.compute.threads import wait_briefly
 
 
@@ -54,6 +55,7 @@ def own_device() -> Iterator[None]:
 
 
 def _torch_config() -> Any:
-    from ray.train.torch import TorchConfig
+    with fast_imports():
+        from ray.train.torch import TorchConfig
 
     return TorchConfig()

@@ -42,6 +42,12 @@ def test_a_step_keeps_its_workers_cpus_or_threads_busy(threads: int, cpus: float
     assert (demand(step).cpus, demand(step).gpus) == (cpus, 4)
 
 
+def test_three_steps_of_one_thread_share_two_cpus_if_they_ask_for_less_than_one() -> None:
+    shared = Resources(cpus=0.6, workers=1, threads=1)
+    plan = toy_plan({name: ({}, ()) for name in "abcd"}, resources=dict.fromkeys("abcd", shared))
+    assert [s.key for s in Schedule(plan).ready(Totals(cpus=2))] == ["a", "b", "c"]
+
+
 def test_what_follows_a_failure_is_skipped_and_the_rest_goes_on() -> None:
     plan = toy_plan({"a": ({}, ()), "b": ({}, ("a",)), "c": ({}, ("b",)), "free": ({}, ()), "d": ({}, ("c", "free"))})
     schedule = Schedule(plan)
