@@ -15,6 +15,7 @@ from model.stage_table import STAGES
 from model.stages import apply_stage
 from pipeline.training.batches import Collator
 from pipeline.training.config import StageConfig, StudentConfig
+from pipeline.training.learning_rate import rate_factor
 from pipeline.training.loop import StageTrainer
 from pipeline.training.metrics import METRICS, SPEED
 from pipeline.training.samples import open_samples
@@ -124,6 +125,53 @@ def test_the_loss_is_the_mean_of_eq_3_over_guided_rows_of_the_global_batch(world
     trainer.step(parts, 1e-3)
     assert rows > 1
     assert trainer.gradient_norm == pytest.approx(float(norm), rel=1e-4)
+
+
+def test_memory_layout_and_fused_optimizer_change_only_rounding(world: dict[str, Any]) -> None:
+    """A plain loop: the model as it was built, AdamW's simplest form, losses as sums over one whole batch."""
+    trainer = trainer_of(world, "stage4_lm", CONFIG, micro_batch=8)
+    reference = join_backbones(STUDENT, world["text"], world["vision"], seed=0)[0].train()
+    apply_stage(reference, STAGES["stage4_lm"])
+    plain = torch.optim.AdamW(
+        [p for p in reference.parameters() if p.requires_grad],
+        lr=3e-3,
+        betas=(0.9, 0.95),
+        weight_decay=0.0,
+        foreach=False,
+    )
+    for (part,) in trainer.micro_batches():
+        for group in plain.param_groups:
+            group["lr"] = 3e-3 * rate_factor(len(trainer.log.rows), 3, 0.0)
+        out = reference(**part.inputs())
+        plain.zero_grad()
+        out.loss.backward()
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), CONFIG.clip_norm)
+        plain.step()
+        trainer.step([part], plain.param_groups[0]["lr"])
+        row = trainer.log.row(len(trainer.log.rows) + 1, 0, 0.0, trainer.gradient_norm)
+        assert row["lm_loss"] == pytest.approx(float(out.lm_loss_sum.detach()) / part.target_tokens, rel=1e-4)
+    mine = trainer.model.state_dict()
+    for name, value in reference.state_dict().items():
+        torch.testing.assert_close(mine[name], value, rtol=1e-4, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_a_trained_model_can_be_saved(world: dict[str, Any], tmp_path: Path) -> None:
+    """Training has a memory layout of its own for convolutions; safetensors takes plain tensors only."""
+    trainer = trainer_of(world, "stage2", CONFIG, 8)
+    stem = trainer.model.model.vision_tower.trunk.stem[0].weight
+    assert not stem.is_contiguous()
+    trainer.run(lambda done, row: None)
+    assert all(p.is_contiguous() for p in trainer.model.parameters())
+    trainer.model.save_pretrained(tmp_path)
+
+
+def test_rows_that_the_model_counts_otherwise_stop_the_run(world: dict[str, Any]) -> None:
+    """The losses are divided by counts from before the forward pass, so a difference would scale them wrongly."""
+    trainer = trainer_of(world, "stage3", CONFIG, 8)
+    (part,) = next(trainer.micro_batches())
+    trainer.step([replace(part, guided_rows=part.guided_rows + 1)], 1e-3)
+    with pytest.raises(AssertionError):
+        trainer.log.row(1, 8, 1e-3, trainer.gradient_norm)
 
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
