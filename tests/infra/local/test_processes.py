@@ -169,6 +169,8 @@ def test_a_priority_reaches_the_process_and_its_session(stack: StackState, start
     stack, record = started(stack, "ray", SLEEP)
     process = psutil.Process(record.pid)
     before = process.nice()
+    if before > 17:
+        pytest.skip(f"the tests run at niceness {before}, so no process can get a lower priority")
     set_priority([process], before + 1)  # every user may lower a priority
     assert process.nice() == before + 1
     autogroup = Path(f"/proc/{record.pid}/autogroup")

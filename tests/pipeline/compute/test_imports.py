@@ -12,16 +12,20 @@ from pipeline.compute.imports import fast_imports
 def _restore() -> Iterator[None]:
     yield
     gc.enable()
-    gc.unfreeze()
 
 
-def test_collection_is_off_within_the_block_and_its_objects_are_frozen() -> None:
-    frozen = gc.get_freeze_count()
+def test_collection_is_off_within_the_block() -> None:
     with fast_imports():
         assert not gc.isenabled()
-        kept = [[n] for n in range(1000)]
     assert gc.isenabled()
-    assert gc.get_freeze_count() >= frozen + len(kept)
+
+
+def test_nothing_is_kept_from_the_collections_that_follow() -> None:
+    """Objects that are frozen are not freed at the process's end, about which some libraries complain in the log."""
+    frozen = gc.get_freeze_count()
+    with fast_imports():
+        pass
+    assert gc.get_freeze_count() == frozen
 
 
 def test_collection_is_on_again_after_an_error() -> None:

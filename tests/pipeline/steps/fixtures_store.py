@@ -19,6 +19,7 @@ from pipeline.artifacts.store import ArtifactStore
 from pipeline.compute.resources import Resources
 from pipeline.plan.job import JobSpec
 from pipeline.plan.locations import Locations
+from pipeline.plan.step_table import STEPS
 from pipeline.schemas import MASKS, RECORDS, TRUTH, part_name
 from tests.pipeline.steps.fixtures_single_step import true_fingerprints
 from tests.pipeline.training.fixtures_tiny_training import ExactGuide, jpeg
@@ -60,7 +61,8 @@ class Bench:
     ) -> JobSpec:
         """The job of one step. `share`: share of its rows that it may reject."""
         params = true_fingerprints(params, self.locations, step)
-        spec = StepSpec(step=step, revision=1, params=params, inputs={n: ref.id for n, ref in inputs.items()})
+        planned = {name: ref.id for name, ref in inputs.items()}
+        spec = StepSpec(step=step, revision=STEPS[step].revision, params=params, inputs=planned)
         return JobSpec(
             key=step,
             spec=spec,
