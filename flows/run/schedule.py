@@ -43,12 +43,22 @@ def check_feasible(plan: Plan, totals: Totals) -> None:
                 )
 
 
+def dependents(plan: Plan) -> dict[str, int]:
+    """Number of steps that need each step, directly or not."""
+    needed_by: dict[str, set[str]] = {step.key: set() for step in plan}
+    for step in reversed(plan):
+        for key in step.inputs.values():
+            needed_by[key] |= {step.key, *needed_by[step.key]}
+    return {key: len(found) for key, found in needed_by.items()}
+
+
 class Schedule:
     """Progress through a plan. Not thread-safe: it belongs to the flow's main thread."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._waiting: dict[str, PlannedStep] = {step.key: step for step in plan}
+        waited_for = dependents(plan)
+        order = sorted(plan, key=lambda step: -waited_for[step.key])  # stable: then the plan's own order
+        self._waiting: dict[str, PlannedStep] = {step.key: step for step in order}
         self._running: dict[str, PlannedStep] = {}
         self._made: set[str] = set()
         self._broken: dict[str, str] = {}
@@ -69,10 +79,10 @@ class Schedule:
         return self._broken
 
     def ready(self, totals: Totals) -> list[PlannedStep]:
-        """Steps to start now, in plan order: those whose inputs are made and that fit beside what runs.
+        """Steps to start now: those whose inputs are made and that fit beside what runs.
 
-        A step that is larger than the whole cluster counts as all of it. While one waits for room, steps that come
-        later in the plan may overtake it if they fit.
+        The step that most other steps need starts first: while it runs, the others find room. A step that is larger
+        than the whole cluster counts as all of it. While one waits for room, later ones may overtake it if they fit.
         """
         chosen: list[PlannedStep] = []
         room_cpus = totals.cpus - sum(self._clamped(step, totals).cpus for step in self._running.values())
@@ -103,7 +113,7 @@ class Schedule:
         self._waiting.pop(key, None)
         self._broken[key] = key
         skipped = []
-        for step in list(self._waiting.values()):  # plan order: inputs come first
+        for step in list(self._waiting.values()):  # inputs come first: more steps need them
             culprit = next((self._broken[k] for k in step.inputs.values() if k in self._broken), None)
             if culprit is not None:
                 self._broken[step.key] = culprit

@@ -27,7 +27,7 @@ from pipeline.training.samples import open_samples
 RAY_TRAIN = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # 60 by default: too short for the imports on a busy laptop
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # saves a process per stage; its warning is not used
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 by default: the controller sees the end of training that late
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # 2 by default: the controller sees the end of training that late
 }
 MAX_FAILURES = 2  # of the worker group: a preempted or killed worker starts the stage again
 RESULT, CELLS = "stage", "cells"

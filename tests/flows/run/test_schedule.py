@@ -6,10 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.run.schedule import Schedule, check_feasible, demand
+from flows.run.schedule import Schedule, check_feasible, demand, dependents
 from flows.run.settings import Totals
 from model.errors import ConfigError
 from pipeline.compute.resources import Resources
+from pipeline.plan import planner
+from pipeline.plan.recipe import load_recipe
+from tests.pipeline.fixtures_finished_run import FINGERPRINTS
 from tests.pipeline.plan.fixtures_toy_steps import toy_plan
 
 HEAVY = Resources(cpus=1, workers=1, threads=2)
@@ -27,6 +30,27 @@ def test_two_light_steps_fill_a_laptop_and_a_heavy_one_does_alone() -> None:
     schedule.start("c")
     schedule.made("b"), schedule.made("c")
     assert [s.key for s in schedule.ready(totals)] == ["heavy"]
+
+
+def test_the_step_that_most_steps_need_starts_first() -> None:
+    toys = toy_plan(
+        {"alone": ({}, ()), "short": ({}, ()), "end": ({}, ("short",)), "first": ({}, ()), "second": ({}, ("first",)),
+         "third": ({}, ("second",)), "last": ({}, ("third", "end"))}
+    )  # fmt: skip
+    assert dependents(toys) == {"alone": 0, "short": 2, "end": 1, "first": 3, "second": 2, "third": 1, "last": 0}
+    schedule = Schedule(toys)
+    assert [s.key for s in schedule.ready(Totals(cpus=1))] == ["first"]
+    assert [s.key for s in schedule.ready(Totals(cpus=3))] == ["first", "short", "alone"]
+
+
+def test_training_does_not_wait_for_the_teachers() -> None:
+    """On two cores stages 1 and 2, which the most steps need, run beside the teachers and not after them."""
+    whole = planner.plan(load_recipe("miniature"), lambda _: 0, FINGERPRINTS)
+    schedule = Schedule(whole)
+    for key in ("inventory-pretrain", "inventory-instruct", "inventory-evaluation", "pack-pretrain", "pack-instruct",
+                "subset-pretrain", "subset-instruct"):  # fmt: skip
+        schedule.made(key)
+    assert [s.key for s in schedule.ready(Totals(cpus=2))] == ["stage1", "segment-pretrain"]
 
 
 def test_a_step_larger_than_the_cluster_counts_as_all_of_it() -> None:
