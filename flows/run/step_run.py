@@ -22,7 +22,10 @@ from pipeline.artifacts.spec import short
 from pipeline.artifacts.store import Artifact
 from pipeline.plan.planner import PlannedStep
 
-POLL_SECONDS = 0.3
+POLL_SECONDS, LONG_POLL_SECONDS = 0.3, 1.0
+"""Between two looks at a job on this machine: in its first LONG_SECONDS, and later. Each look costs Ray's servers time,
+which the job itself could use."""
+LONG_SECONDS = 20.0
 REMOTE_POLL_SECONDS = 2.0
 LOST_SECONDS = 30.0
 TEARDOWN_SECONDS = 120.0
@@ -120,6 +123,7 @@ class StepRun:
         """Wait until the job is over or the flow run is cancelled (then None)."""
         assert self.job is not None
         lost_since = published_since = None
+        started = time.monotonic()
         shown: object = read_progress(self._prepared.store, self._step.id)  # perhaps of an earlier try
         while not self._stop.is_set():
             job = self._client.job(self.job)
@@ -140,7 +144,8 @@ class StepRun:
             if state is not None and state != shown:
                 shown = state
                 progress(int(state["done"]), int(state["total"]), progress_text(state))
-            self._stop.wait(POLL_SECONDS if self._prepared.store.is_local else REMOTE_POLL_SECONDS)
+            pause = POLL_SECONDS if now - started < LONG_SECONDS else LONG_POLL_SECONDS
+            self._stop.wait(pause if self._prepared.store.is_local else REMOTE_POLL_SECONDS)
         return None
 
     def _result(self, job: Job | None) -> StepResult:

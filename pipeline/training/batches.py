@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 
 from model.errors import DataError
-from model.images import decode_image
 from pipeline.masks.cells import Entry
 from pipeline.training.pack_reader import PackRow, Span
+from pipeline.training.pictures import PreparedPictures
 
 IGNORE = -100
 Item = TypeVar("Item")
@@ -100,7 +100,7 @@ class Collator:
         pad_id: int,
         guide: Guide | None = None,
     ) -> None:
-        self._process, self._pad, self._guide = image_processor, pad_id, guide
+        self._prepared, self._pad, self._guide = PreparedPictures(image_processor), pad_id, guide
 
     def __call__(self, rows: Sequence[PackRow]) -> Batch:
         """Raises DataError, naming the row, if an image cannot be decoded."""
@@ -139,7 +139,7 @@ class Collator:
         for b, row in enumerate(rows):
             if row.image is not None:
                 try:
-                    pictures.append(decode_image(row.image))
+                    pictures.append(self._prepared(row.image))
                 except DataError as error:
                     raise DataError(
                         f"pack row {row.sample_id}: its image cannot be decoded ({error}); make the inventory again"
@@ -147,10 +147,10 @@ class Collator:
                 has_image[b] = True
         if not pictures:
             return None, None, None
-        done = self._process(pictures, return_tensors="pt")
-        cell_mask = torch.zeros(len(rows), done["cell_mask"].shape[-1], dtype=torch.bool)
-        cell_mask[has_image] = done["cell_mask"].bool()
-        return done["pixel_values"], cell_mask, has_image
+        pixels, cells = zip(*pictures, strict=True)
+        cell_mask = torch.zeros(len(rows), len(cells[0]), dtype=torch.bool)
+        cell_mask[has_image] = torch.stack(cells)
+        return torch.stack(pixels), cell_mask, has_image
 
     def _guidance(
         self, rows: Sequence[PackRow], cell_mask: torch.Tensor | None, longest: int, notes: Counter[str]
