@@ -54,10 +54,12 @@ BEFORE, WAITING, OURS = Way(1, 2, ours=False), Way(1, 2, ours=True), Way(2, 1, o
 def steps_per_second(threads: int, seconds: float) -> float:
     """Train the miniature student on one random batch for some seconds, in this process, from a signal on."""
     import torch
+    import transformers
 
     from model.agevlm.backbones import from_backbones
     from pipeline.plan.fingerprints import weights_path
 
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     text, vision = weights_path("text", "miniature"), weights_path("vision", "miniature")
