@@ -1,4 +1,4 @@
-"""The page's first sentences: does the guidance of attention help the student to answer? The question of the paper."""
+"""The page's first sentences: the answer to the paper's question, if guided attention helps the student to answer."""
 
 from pipeline.report.collect import variant_name
 from pipeline.report.differences import Difference, Measure
