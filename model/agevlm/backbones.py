@@ -24,6 +24,10 @@ from .modeling_agevlm import AgeVlmForConditionalGeneration
 
 # Other names of the fields in a vision folder's config.json: the short ones of timm's pretrained_cfg.
 _VISION_ALIASES = {"kwargs": "model_args", "mean": "image_mean", "std": "image_std", "model": "architecture"}
+# Fields of a Llama's configuration that say how it was stored and where, not what it computes.
+_NOT_OF_THE_ARCHITECTURE = (
+    "architectures", "dtype", "quantization_config", "model_type", "transformers_version", "_name_or_path",
+)  # fmt: skip
 _VISION_FIELDS = ("architecture", "model_args", "image_size", "image_mean", "image_std")
 
 
@@ -129,9 +133,7 @@ def from_backbones(
     weights = Path(vision_weights) if vision_weights is not None else folder_weights
 
     text_fields = {
-        name: value
-        for name, value in llama.config.to_dict().items()
-        if name not in ("architectures", "dtype", "quantization_config", "model_type", "transformers_version")
+        name: value for name, value in llama.config.to_dict().items() if name not in _NOT_OF_THE_ARCHITECTURE
     }
     config = AgeVlmConfig(
         text_config=LlamaConfig(**text_fields), vision_config=vision_config(fields), **config_overrides
@@ -191,7 +193,8 @@ def load_llama_state_dict(model: AgeVlmForConditionalGeneration, state: dict[str
 def to_llama(model: AgeVlmForConditionalGeneration) -> LlamaForCausalLM:
     """A plain LlamaForCausalLM that holds (a copy of) this model's current language weights."""
     own = model.state_dict()
-    llama = LlamaForCausalLM(LlamaConfig(**model.config.text_config.to_dict()))
+    text_fields = model.config.to_dict()["text_config"]
+    llama = LlamaForCausalLM(LlamaConfig(**text_fields))
     cast_parameters(llama, model.dtype)
     llama.load_state_dict({name: own[mine] for name, mine in _llama_names(model).items()})
     llama.generation_config = copy.deepcopy(model.generation_config)

@@ -11,6 +11,15 @@ from typing import Any
 # Llama 3.2's template writes a day. It is the template's own default and not today's, so that packing, training and
 # answering all render the same text.
 TEMPLATE_DAY = date(2024, 7, 26)
+_CODES = [sign + code for sign in ("", "-") for code in "aAbBcdDeFfGHIjmMpSTuUVwWxXyY"]
+# A template's beginning that hides transformers' own clock, which cannot be replaced: templates get no functions from
+# their callers. The line feed after it is taken off again by trim_blocks, so that the template still begins at the
+# beginning of a line.
+FIXED_CLOCK = (
+    "{%- macro strftime_now(format) %}{{- format"
+    + "".join(f" | replace('%{code}', '{TEMPLATE_DAY.strftime('%' + code)}')" for code in _CODES)
+    + " }}{%- endmacro %}\n"
+)
 
 _CONTENT = (
     "{%- if message['content'] is string %}{{- message['content'] }}"
@@ -44,8 +53,11 @@ PLAIN = (
 
 def template_for(tokenizer: Any) -> str:
     """The tokenizer's own template, or the one of these whose control tokens it has."""
-    if isinstance(tokenizer.chat_template, str):
-        return tokenizer.chat_template
+    own = tokenizer.chat_template
+    if isinstance(own, dict):  # several by name, as some tokenizers have them
+        own = own.get("default")
+    if isinstance(own, str):
+        return own
     vocabulary = tokenizer.get_vocab()
     if {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"} <= vocabulary.keys():
         return LLAMA3
@@ -54,4 +66,4 @@ def template_for(tokenizer: Any) -> str:
     return PLAIN
 
 
-__all__ = ["CHATML", "LLAMA3", "PLAIN", "TEMPLATE_DAY", "template_for"]
+__all__ = ["CHATML", "FIXED_CLOCK", "LLAMA3", "PLAIN", "TEMPLATE_DAY", "template_for"]

@@ -11,7 +11,7 @@ Packing writes its rows with these functions, so nothing here imports torch or t
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,36 +77,76 @@ def plain_text(content: Any) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
-        elif kind != "image":
+        elif kind not in ("image", "image_url"):
             what = "holds no string 'text'" if kind == "text" else f"is of type {kind!r}, which AGE-VLM cannot read"
             raise ValueError(
                 f'a content part {what}; give {{"type": "text", "text": ...}}, or a picture as '
-                '{"type": "image", "image": ...} with "path" or "url" in place of "image" if it is to be opened'
+                '{"type": "image", "image": ...} with "path", "url" or "base64" in place of "image" if it is to be '
+                "opened"
             )
     return "".join(texts)
 
 
-def plain_messages(messages: Sequence[dict[str, Any]]) -> list[Message]:
-    """Messages with text only, as every tokenizer's template takes them. Raises: ValueError for a malformed message."""
+def text_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose content is text, as every tokenizer's template takes it; their other fields are kept.
+
+    As in transformers a field that is None counts as missing. A message with tool calls needs no content.
+
+    Raises: ValueError for a malformed message, without repeating what it holds.
+    """
     plain = []
     for number, message in enumerate(messages):
-        if not isinstance(message, dict) or "role" not in message or "content" not in message:
-            raise ValueError(f"message {number} is {message!r}; give a dict with 'role' and 'content'")
-        try:
-            plain.append({"role": str(message["role"]), "content": plain_text(message["content"])})
-        except ValueError as error:
-            raise ValueError(f"message {number}: {error}") from None
+        if not isinstance(message, dict):
+            raise ValueError(f"message {number} is a {type(message).__name__}; give a dict with 'role' and 'content'")
+        fields = {name: value for name, value in message.items() if value is not None}
+        if "role" not in fields or not message.keys() - {"role"}:
+            raise ValueError(
+                f"message {number} has {', '.join(sorted(map(str, fields))) or 'nothing'}; give a dict with 'role' and "
+                "'content'"
+            )
+        fields["role"] = str(fields["role"])
+        if "content" in fields or fields.keys() == {"role"}:
+            try:
+                fields["content"] = plain_text(fields.get("content"))
+            except ValueError as error:
+                raise ValueError(f"message {number}: {error}") from None
+        plain.append(fields)
     return plain
 
 
-def refuse_control_tokens(messages: Sequence[Message], control_tokens: Iterable[str]) -> None:
-    """Raise ValueError if a message would forge turns: its text holds one of the tokenizer's control tokens."""
+def plain_messages(messages: Sequence[dict[str, Any]]) -> list[Message]:
+    """Messages of role and text alone, as training knows them.
+
+    Raises: ValueError for a malformed message, or one with further fields: a template may write them.
+    """
+    plain = text_messages(messages)
+    for number, message in enumerate(plain):
+        if message.keys() != {"role", "content"}:
+            raise ValueError(
+                f"message {number} has the fields {', '.join(sorted(message))}; give 'role' and 'content' alone"
+            )
+    return plain
+
+
+def refuse_control_tokens(messages: Sequence[dict[str, Any]], control_tokens: Iterable[str]) -> None:
+    """Raise ValueError if a message would forge turns: a text in it holds one of the tokenizer's control tokens."""
+    tokens = [token for token in control_tokens if token]
     for number, message in enumerate(messages):
-        for token in control_tokens:
-            if token and token in message["content"]:
-                raise ValueError(
-                    f"message {number} contains the control token {token!r}; take it out, it would end or open a turn"
-                )
+        refuse_control_tokens_in(f"message {number}", message, tokens)
+
+
+def refuse_control_tokens_in(what: str, value: Any, control_tokens: Iterable[str]) -> None:
+    """Raise ValueError if a string anywhere in `value` (lists, dicts and their keys) holds a control token."""
+    if isinstance(value, str):
+        found = next((token for token in control_tokens if token in value), None)
+        if found is not None:
+            raise ValueError(f"{what} contains the control token {found!r}; take it out, it would end or open a turn")
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            refuse_control_tokens_in(what, [name, item], control_tokens)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            refuse_control_tokens_in(what, item, control_tokens)
 
 
 def chat_frame(render: Callable[[list[Message]], str], roles: Sequence[str]) -> tuple[str, ...]:
@@ -181,4 +221,6 @@ __all__ = [
     "place_words",
     "plain_messages",
     "refuse_control_tokens",
+    "refuse_control_tokens_in",
+    "text_messages",
 ]

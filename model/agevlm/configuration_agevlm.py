@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from transformers import LlamaConfig, PreTrainedConfig
@@ -17,7 +18,38 @@ def _choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"{field} is {value!r}; choose one of {', '.join(map(repr, allowed))}")
 
 
-class AgeVlmVisionConfig(PreTrainedConfig):  # type: ignore[misc]
+class _FieldOf:
+    """A field of a sub-configuration under the same name in the whole one, to be read and set."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, config: Any, owner: type | None = None) -> Any:
+        return self if config is None else getattr(getattr(config, self.part), self.name)
+
+    def __set__(self, config: Any, value: Any) -> None:
+        setattr(getattr(config, self.part), self.name, value)
+        config.check()
+
+
+class _CheckedConfig(PreTrainedConfig):  # type: ignore[misc]
+    """A configuration that is checked also where `from_pretrained` sets fields after it was made."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        made = super().from_dict(config_dict, **kwargs)
+        (made[0] if isinstance(made, tuple) else made).check()
+        return made
+
+    def check(self) -> None:
+        """Raise ValueError naming the field, its value and the remedy."""
+        raise NotImplementedError
+
+
+class AgeVlmVisionConfig(_CheckedConfig):
     """The vision encoder: any timm ConvNeXt, cut after its fourth stage.
 
     Fields:
@@ -46,6 +78,10 @@ class AgeVlmVisionConfig(PreTrainedConfig):  # type: ignore[misc]
         self.image_mean = list(self.image_mean or [0.48145466, 0.4578275, 0.40821073])
         self.image_std = list(self.image_std or [0.26862954, 0.26130258, 0.27577711])
         super().__post_init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Raise ValueError naming the field, its value and the remedy."""
         if self.stride <= 0 or self.image_size <= 0 or self.image_size % self.stride:
             raise ValueError(
                 f"vision_config.image_size is {self.image_size}; it must be a positive multiple of the encoder's "
@@ -63,7 +99,7 @@ class AgeVlmVisionConfig(PreTrainedConfig):  # type: ignore[misc]
         return self.grid**2
 
 
-class AgeVlmConfig(PreTrainedConfig):  # type: ignore[misc]
+class AgeVlmConfig(_CheckedConfig):
     """AGE-VLM: text backbone, vision encoder, adapter, cross-attention and guidance loss.
 
     Fields:
@@ -77,14 +113,22 @@ class AgeVlmConfig(PreTrainedConfig):  # type: ignore[misc]
         adapter_activation: transformers activation between the adapter's two linear layers; "linear" for none.
         mask_padding: exclude cells without any image pixel from cross-attention and guidance (appendix C).
         guidance_normalisation: of the query-averaged map in eq. 3, "sum" as written or "max".
-        guidance_reduction: over the cross-attention layers.
+        guidance_reduction: of L_g over the cross-attention layers, "mean" or "sum".
+        guidance_weight: lambda of the training objective, L = L_LM + lambda L_g; 1.0 is the paper's.
+
+    `num_hidden_layers` and the other fields of the text backbone that tools ask a configuration for can be read and set
+    here too, and so can the `image_size` of the vision encoder.
 
     Raises: ValueError naming the field, its value and the remedy.
     """
 
     model_type = "agevlm"
     sub_configs_defaults = {"text_config": LlamaConfig, "vision_config": AgeVlmVisionConfig}  # noqa: RUF012
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    # Everything of `AgeVlmOutput` but loss and logits: Trainer.evaluate would gather the rest in the host's memory.
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        "past_key_values", "hidden_states", "visual_tokens", "attention_maps", "lm_loss_sum", "lm_tokens",
+        "guidance_loss_sum", "guided_rows", "attention_mass_sum", "padding_mass_sum",
+    ]  # fmt: skip
 
     text_config: Any = None  # LlamaConfig, or a dict of its fields
     vision_config: Any = None  # AgeVlmVisionConfig, or a dict of its fields
@@ -95,6 +139,7 @@ class AgeVlmConfig(PreTrainedConfig):  # type: ignore[misc]
     mask_padding: bool = True
     guidance_normalisation: str = "sum"
     guidance_reduction: str = "mean"
+    guidance_weight: float = 1.0
     tie_word_embeddings: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -104,13 +149,34 @@ class AgeVlmConfig(PreTrainedConfig):  # type: ignore[misc]
         super().__post_init__(**kwargs)
         # The text backbone decides if the head is tied to the embedding; the top-level flag is only a copy.
         self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
-        self._check()
+        self.check()
 
-    def _check(self) -> None:
+    num_hidden_layers = _FieldOf("text_config")
+    hidden_size = _FieldOf("text_config")
+    num_attention_heads = _FieldOf("text_config")
+    num_key_value_heads = _FieldOf("text_config")
+    vocab_size = _FieldOf("text_config")
+    max_position_embeddings = _FieldOf("text_config")
+    image_size = _FieldOf("vision_config")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as in config.json, without the place that a backbone was loaded from."""
+        fields: dict[str, Any] = super().to_dict()
+        for part in self.sub_configs:
+            fields[part].pop("_name_or_path", None)
+        return fields
+
+    def check(self) -> None:
+        """Raise ValueError naming the field, its value and the remedy."""
+        self.vision_config.check()
         _choice("cross_attention", self.cross_attention, CROSS_ATTENTION_KINDS)
         _choice("init", self.init, INITS)
         _choice("guidance_normalisation", self.guidance_normalisation, NORMALISATIONS)
         _choice("guidance_reduction", self.guidance_reduction, REDUCTIONS)
+        if not (isinstance(self.guidance_weight, (int, float)) and 0 <= self.guidance_weight < math.inf):
+            raise ValueError(
+                f"guidance_weight is {self.guidance_weight!r}; give a finite number from 0 on, 1.0 for the paper's"
+            )
         at = self.cross_attention_layers
         if not at:
             raise ValueError("cross_attention_layers is []; give at least one position, or use the text backbone alone")

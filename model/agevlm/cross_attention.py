@@ -1,7 +1,6 @@
 """Cross-attention of eq. 2: queries from the text, keys and values from the image cells.
 
-Shapes: B rows, T text tokens, S image cells, D hidden size, H query heads, K key heads, E head dimension,
-G guided rows.
+Shapes: B rows, T text tokens, S image cells, D hidden size, H query heads, K key heads, E head dimension.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from transformers.models.llama.modeling_llama import (
     eager_attention_forward,
 )
 
-from .guidance import GuidancePlan, query_averaged_map
+from .attention_map import MapQuery, query_averaged_map
 
 
 class ImageKeysValues(CacheLayerMixin):  # type: ignore[misc]
@@ -100,28 +99,41 @@ def attach_image_cache(cache: Cache, num_text_layers: int, num_cross_attention_l
 
 @dataclass
 class ImageContext:
-    """Masks of one forward pass that all cross-attention modules share.
+    """What all cross-attention modules share in one forward pass, beside the visual tokens.
 
     key_mask_BS: cells that may be looked at, at least one per row; None for all.
     has_image_B: rows with an image; the others get exactly zero. None when every row has one.
-    plan: rows whose averaged map is wanted (guidance, analysis).
+    map_query: the text whose averaged map is wanted (guidance, analysis); None for no map.
     """
 
     key_mask_BS: torch.Tensor | None
     has_image_B: torch.Tensor | None
-    plan: GuidancePlan | None = None
+    map_query: MapQuery | None = None
 
     def to(self, device: torch.device) -> ImageContext:
         """A copy on another device: with a device map, accelerate moves only a layer's tensor arguments."""
-        if all(t is None or t.device == device for t in (self.key_mask_BS, self.has_image_B)) and (
-            self.plan is None or self.plan.mask_GS.device == device
-        ):
+        query = self.map_query
+        tensors = (self.key_mask_BS, self.has_image_B, None if query is None else query.query_mask_BT)
+        if all(t is None or t.device == device for t in tensors):
             return self
         return ImageContext(
             None if self.key_mask_BS is None else self.key_mask_BS.to(device),
             None if self.has_image_B is None else self.has_image_B.to(device),
-            None if self.plan is None else self.plan.to(device),
+            None if query is None else query.to(device),
         )
+
+    @classmethod
+    def from_masks(
+        cls, cell_mask_BS: torch.Tensor | None, has_image_B: torch.Tensor | None, mask_padding: bool
+    ) -> ImageContext:
+        """The context of new images: `cell_mask_BS` marks cells with at least one image pixel; None for all cells."""
+        if cell_mask_BS is None:
+            return cls(None, has_image_B)
+        # A row without any cell has no image. Rows without an image look at all cells, and their result is dropped: a
+        # softmax over nothing would be NaN.
+        any_cell_B = cell_mask_BS.any(-1)
+        has_image_B = any_cell_B if has_image_B is None else has_image_B & any_cell_B
+        return cls(cell_mask_BS | ~has_image_B[:, None] if mask_padding else None, has_image_B)
 
     @classmethod
     def from_cache(cls, cache: Cache | None, num_text_layers: int) -> ImageContext | None:
@@ -133,13 +145,12 @@ class ImageContext:
             return None
         return cls(key_mask_BS=layer.key_mask, has_image_B=layer.has_image)
 
-    def only_images(self, out_BTD: torch.Tensor) -> torch.Tensor:
+    def zero_without_image(self, update_BTD: torch.Tensor) -> torch.Tensor:
         """Set rows without an image to exactly zero, in value and gradient; all parameters stay in the graph."""
         if self.has_image_B is None:
-            return out_BTD
-        return torch.where(
-            self.has_image_B[:, None, None], out_BTD, torch.zeros((), dtype=out_BTD.dtype, device=out_BTD.device)
-        )
+            return update_BTD
+        zero = torch.zeros((), dtype=update_BTD.dtype, device=update_BTD.device)
+        return torch.where(self.has_image_B[:, None, None], update_BTD, zero)
 
 
 class CrossAttention(nn.Module):
@@ -186,7 +197,7 @@ class CrossAttention(nn.Module):
         image: ImageContext,
         cache: Cache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the update of the text (B, T, D), and the averaged map (G, S) if there is a plan.
+        """Return the update of the text (B, T, D), and the averaged map (B, S) if one is asked for.
 
         `visual_BSD`: the adapter's outputs; None when keys and values come from the cache.
         """
@@ -208,10 +219,10 @@ class CrossAttention(nn.Module):
             self, q_BHTE, k_BKSE, v_BKSE, mask_B1TS, dropout=0.0, scaling=self.scaling, is_causal=False
         )
         out_BTD = self.o_proj(out_BTHE.reshape(batch, tokens, -1))
-        map_GS = None
-        if image.plan is not None:
-            map_GS = query_averaged_map(q_BHTE, k_BKSE, image.plan, self.scaling)
-        return image.only_images(out_BTD), map_GS
+        map_BS = None
+        if image.map_query is not None:
+            map_BS = query_averaged_map(q_BHTE, k_BKSE, image.map_query, self.scaling)
+        return image.zero_without_image(out_BTD), map_BS
 
 
 class CrossAttentionLayer(GradientCheckpointingLayer):  # type: ignore[misc]
@@ -238,16 +249,16 @@ class CrossAttentionLayer(GradientCheckpointingLayer):  # type: ignore[misc]
         image: ImageContext,
         past_key_values: Cache | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the hidden states (B, T, D) and the averaged map (G, S) or None.
+        """Return the hidden states (B, T, D) and the averaged map (B, S) or None.
 
         The visual tokens are a positional argument, because re-entrant activation checkpointing finds gradients only
         there.
         """
         image = image.to(hidden_BTD.device)
-        update_BTD, map_GS = self.cross_attn(self.input_layernorm(hidden_BTD), visual_BSD, image, past_key_values)
+        update_BTD, map_BS = self.cross_attn(self.input_layernorm(hidden_BTD), visual_BSD, image, past_key_values)
         hidden_BTD = hidden_BTD + update_BTD
-        update_BTD = image.only_images(self.mlp(self.post_attention_layernorm(hidden_BTD)))
-        return hidden_BTD + update_BTD, map_GS
+        update_BTD = image.zero_without_image(self.mlp(self.post_attention_layernorm(hidden_BTD)))
+        return hidden_BTD + update_BTD, map_BS
 
 
 class CrossAttentionBlock(LlamaDecoderLayer):  # type: ignore[misc]
@@ -266,17 +277,17 @@ class CrossAttentionBlock(LlamaDecoderLayer):  # type: ignore[misc]
         past_key_values: Cache | None = None,
         **text_kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the hidden states (B, T, D) and the averaged map (G, S) or None. No `image`: a plain Llama block."""
-        map_GS = None
+        """Return the hidden states (B, T, D) and the averaged map (B, S) or None. No `image`: a plain Llama block."""
+        map_BS = None
         attended_BTD, _ = self.self_attn(
             hidden_states=self.input_layernorm(hidden_BTD), past_key_values=past_key_values, **text_kwargs
         )
         hidden_BTD = hidden_BTD + attended_BTD
         if image is not None:
             query_BTD = self.cross_attention_layernorm(hidden_BTD)
-            update_BTD, map_GS = self.cross_attn(query_BTD, visual_BSD, image, past_key_values)
+            update_BTD, map_BS = self.cross_attn(query_BTD, visual_BSD, image, past_key_values)
             hidden_BTD = hidden_BTD + update_BTD
-        return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD)), map_GS
+        return hidden_BTD + self.mlp(self.post_attention_layernorm(hidden_BTD)), map_BS
 
 
 __all__ = ["CrossAttention", "CrossAttentionBlock", "CrossAttentionLayer", "ImageContext", "ImageKeysValues"]

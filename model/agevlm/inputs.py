@@ -5,11 +5,12 @@ Shapes: B rows, T text tokens, N images, S image cells, D hidden size.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from transformers.cache_utils import Cache
 
-from .cross_attention import ImageContext
-from .guidance import GuidancePlan, select_guided_rows
+Mask = TypeVar("Mask", torch.Tensor, torch.Tensor | None)
 
 
 def check_shape(name: str, tensor: torch.Tensor | None, *expected: int) -> None:
@@ -20,52 +21,77 @@ def check_shape(name: str, tensor: torch.Tensor | None, *expected: int) -> None:
         )
 
 
-def checked_guidance_plan(
-    image: ImageContext,
-    visual_BSD: torch.Tensor | None,
-    guidance_mask: torch.Tensor,
+def check_image_arguments(
+    pixel_values: torch.Tensor,
+    cell_mask: torch.Tensor | None,
+    has_image: torch.Tensor | None,
+    rows: int,
+    side: int,
+    cells: int,
+) -> None:
+    """Raise ValueError unless pixels, cell mask and flags belong together and to an encoder of `side` pixels."""
+    if tuple(pixel_values.shape[1:]) != (3, side, side):
+        raise ValueError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}; it must be (images, 3, {side}, {side}): RGB, "
+            f"{side} x {side} pixels, as AgeVlmProcessor makes it"
+        )
+    check_shape("has_image", has_image, rows)
+    if cell_mask is not None and tuple(cell_mask.shape) != (rows, cells):
+        raise ValueError(
+            f"cell_mask has shape {tuple(cell_mask.shape)}, the image has {cells} cells in {rows} rows; "
+            "take pixel_values and cell_mask from the same AgeVlmProcessor call"
+        )
+
+
+def check_guidance_arguments(
+    guidance_mask: torch.Tensor | None,
     query_mask: torch.Tensor | None,
     guided: torch.Tensor | None,
-    batch: int,
+    rows: int,
     tokens: int,
-) -> GuidancePlan | None:
-    """Check the guidance arguments of `forward` and make the plan from them; None where the image is a dummy.
-
-    Raises: ValueError for shapes that do not belong together, or a missing query mask.
-    """
-    if visual_BSD is None or visual_BSD.shape[1] != guidance_mask.shape[-1]:
-        if visual_BSD is not None and image.has_image_B is not None and visual_BSD.shape[1] == 1:
-            return None  # the dummy of an all-text batch: nothing to guide
-        cells = "cached" if visual_BSD is None else visual_BSD.shape[1]
-        raise ValueError(
-            f"guidance_mask has {guidance_mask.shape[-1]} cells, the image has {cells}; make it with "
-            "mask_to_cells from the geometry that the processor returned, and pass it together with pixel_values"
-        )
+    cells: int,
+    cached: bool,
+) -> None:
+    """Raise ValueError unless the guidance arguments belong together; `cached`: a generation step without pixels."""
+    if guidance_mask is None:
+        for name, given in (("query_mask", query_mask), ("guided", guided)):
+            if given is not None:
+                raise ValueError(f"{name} is given without guidance_mask, so nothing would be guided; give both")
+        return
     if query_mask is None:
         raise ValueError("query_mask is missing beside guidance_mask; mark the query's text tokens, bool (B, T)")
-    check_shape("guidance_mask", guidance_mask, batch, visual_BSD.shape[1])
-    check_shape("query_mask", query_mask, batch, tokens)
-    check_shape("guided", guided, batch)
-    device = visual_BSD.device
-    everyone = torch.ones(batch, dtype=torch.bool, device=device)
-    return select_guided_rows(
-        everyone if guided is None else guided.to(device=device, dtype=torch.bool),
-        guidance_mask.to(device=device, dtype=torch.bool),
-        query_mask.to(device=device, dtype=torch.bool),
-        everyone if image.has_image_B is None else image.has_image_B,
-        image.key_mask_BS,
-    )
-
-
-def spread_images(visual_NSD: torch.Tensor, has_image: torch.Tensor | None, batch: int) -> torch.Tensor:
-    """Put N images at the N rows that have one: a batch with text-only rows need not encode empty pictures."""
-    rows = None if has_image is None else has_image.nonzero().flatten()
-    if rows is None or len(rows) != len(visual_NSD):
+    if cached or guidance_mask.shape[-1] != cells:
         raise ValueError(
-            f"pixel_values has {len(visual_NSD)} images for {batch} rows, and has_image marks "
-            f"{'none' if rows is None else len(rows)}; give one image per row or one per marked row"
+            f"guidance_mask has {guidance_mask.shape[-1]} cells, the image has {'cached' if cached else cells}; make "
+            "it with mask_to_cells from the geometry that the processor returned, and pass it together with "
+            "pixel_values"
         )
-    return visual_NSD.new_zeros(batch, *visual_NSD.shape[1:]).index_copy(0, rows.to(visual_NSD.device), visual_NSD)
+    check_shape("guidance_mask", guidance_mask, rows, cells)
+    check_shape("query_mask", query_mask, rows, tokens)
+    check_shape("guided", guided, rows)
+
+
+def to_bool(tensor: Mask, device: torch.device) -> Mask:
+    """A mask or flag as bool on the batch's device; None stays None."""
+    return None if tensor is None else tensor.to(device=device, dtype=torch.bool)
+
+
+def spread_images(visual_NSD: torch.Tensor, has_image_B: torch.Tensor | None, rows: int) -> torch.Tensor:
+    """Put N images at the N rows that have one: a batch with text-only rows need not encode empty pictures.
+
+    Returns: (B, S, D), zeros in the other rows. Raises: ValueError if not exactly N rows have an image.
+    """
+    images = len(visual_NSD)
+    if torch.compiler.is_compiling() and has_image_B is not None:  # a graph cannot raise with a number of the data
+        torch._assert_async(has_image_B.sum() == images, "has_image does not mark as many rows as there are images")
+    elif has_image_B is None or int(has_image_B.sum()) != images:
+        raise ValueError(
+            f"pixel_values has {images} images for {rows} rows, and has_image marks "
+            f"{'none' if has_image_B is None else int(has_image_B.sum())}; give one image per row or one per marked row"
+        )
+    image_of_row_B = torch.where(has_image_B, has_image_B.long().cumsum(0) - 1, images)  # `images`: the zeros behind
+    zeros_1SD = visual_NSD.new_zeros(1, *visual_NSD.shape[1:])
+    return torch.cat([visual_NSD, zeros_1SD]).index_select(0, image_of_row_B)
 
 
 def text_positions(
@@ -78,4 +104,11 @@ def text_positions(
     return torch.arange(past, past + tokens, device=device)[None]
 
 
-__all__ = ["check_shape", "checked_guidance_plan", "spread_images", "text_positions"]
+__all__ = [
+    "check_guidance_arguments",
+    "check_image_arguments",
+    "check_shape",
+    "spread_images",
+    "text_positions",
+    "to_bool",
+]

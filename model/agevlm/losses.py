@@ -1,6 +1,6 @@
 """The two losses of the training objective, as sums (paper section 3.2.2, "overall training objective").
 
-Shapes: B rows, T text tokens, D hidden size, V vocabulary, L cross-attention layers, G guided rows, S image cells.
+Shapes: B rows, T text tokens, D hidden size, V vocabulary, L cross-attention layers, S image cells.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .guidance import GuidancePlan, guidance_loss
+from .configuration_agevlm import AgeVlmConfig
+from .guidance import guidance_loss
 
 IGNORE = -100  # label of a token that is no target
 
@@ -30,11 +31,12 @@ def lm_loss(
     """Next-token loss. Without full logits the head runs on target positions only."""
     target_BT = labels_BT[:, 1:].to(hidden_BTD.device)
     is_target_BT = target_BT != IGNORE
-    if logits_BTV is None or logits_BTV.shape[1] != labels_BT.shape[1]:
-        logits_NV = head(hidden_BTD[:, :-1][is_target_BT])
-        target_N = target_BT[is_target_BT]
-    else:
+    if logits_BTV is not None and logits_BTV.shape[1] == labels_BT.shape[1]:
         logits_NV, target_N = logits_BTV[:, :-1].flatten(0, 1), target_BT.flatten()
+    elif torch.compiler.is_compiling():  # the shapes of a graph cannot follow the data
+        logits_NV, target_N = head(hidden_BTD[:, :-1]).flatten(0, 1), target_BT.flatten()
+    else:
+        logits_NV, target_N = head(hidden_BTD[:, :-1][is_target_BT]), target_BT[is_target_BT]
     precise = torch.promote_types(logits_NV.dtype, torch.float32)
     total = F.cross_entropy(logits_NV.to(precise), target_N, ignore_index=IGNORE, reduction="sum")
     return LmLoss(total, is_target_BT.sum())
@@ -42,7 +44,7 @@ def lm_loss(
 
 @dataclass(frozen=True)
 class GuidanceSums:
-    """Per cross-attention layer (L,), summed over the guided `rows`: eq. 3, mass inside M', mass on padding."""
+    """Per cross-attention layer (L,), summed over the `rows` that count: eq. 3, mass inside M', mass on padding."""
 
     loss_L: torch.Tensor
     rows: torch.Tensor
@@ -51,25 +53,28 @@ class GuidanceSums:
 
 
 def guidance_sums(
-    maps_LGS: torch.Tensor | None,
-    plan: GuidancePlan | None,
+    maps_LBS: torch.Tensor | None,
+    target_BS: torch.Tensor | None,
     cell_mask_BS: torch.Tensor | None,
-    normalisation: str,
-    num_layers: int,
+    config: AgeVlmConfig,
     device: torch.device,
 ) -> GuidanceSums:
-    """The guidance loss of one forward pass; zeros where there is no map or no guided row."""
-    if plan is None or maps_LGS is None:
-        zeros_L = torch.zeros(num_layers, device=device)
+    """The guidance loss of one forward pass; zeros where there is no image, so no map.
+
+    Args:
+        maps_LBS: zeros in rows that do not count. target_BS: M' of the rows that count, all False in others.
+        cell_mask_BS: cells with image pixels; None for all.
+    """
+    if target_BS is None or maps_LBS is None:
+        zeros_L = torch.zeros(config.num_cross_attention_layers, device=device)
         return GuidanceSums(zeros_L, torch.zeros((), dtype=torch.long, device=device), zeros_L, zeros_L)
-    loss_LG, mass_LG = guidance_loss(maps_LGS, plan.mask_GS.to(maps_LGS.device), normalisation)
-    if cell_mask_BS is None:
-        padding_L = mass_LG.new_zeros(len(mass_LG))
-    else:
-        padding_GS = ~cell_mask_BS[list(plan.rows)].to(device=maps_LGS.device, dtype=torch.bool)
-        padding_L = (maps_LGS.detach() * padding_GS).sum((-1, -2))
-    rows = torch.tensor(len(plan.rows), device=maps_LGS.device)
-    return GuidanceSums(loss_LG.sum(-1), rows, mass_LG.detach().sum(-1), padding_L)
+    target_BS = target_BS.to(maps_LBS.device)
+    loss_LB, mass_LB = guidance_loss(maps_LBS, target_BS, config.guidance_normalisation)
+    padding_L = mass_LB.new_zeros(len(mass_LB))
+    if cell_mask_BS is not None:
+        padding_BS = ~cell_mask_BS.to(device=maps_LBS.device, dtype=torch.bool)
+        padding_L = (maps_LBS.detach() * padding_BS).sum((-1, -2))
+    return GuidanceSums(loss_LB.sum(-1), target_BS.any(-1).sum(), mass_LB.detach().sum(-1), padding_L)
 
 
 __all__ = ["GuidanceSums", "LmLoss", "guidance_sums", "lm_loss"]

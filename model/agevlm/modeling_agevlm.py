@@ -4,11 +4,12 @@ The language model is transformers' Llama, layer for layer, with cross-attention
 `init="zero"` an untrained AGE-VLM computes exactly what its text backbone computes. A row without an image always does:
 the cross-attention layers add exactly zero to it.
 
-Shapes: B rows, T text tokens, S image cells, D hidden size, V vocabulary, L cross-attention layers, G guided rows.
+Shapes: B rows, T text tokens, S image cells, D hidden size, V vocabulary, L cross-attention layers.
 """
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, cast
 
 import torch
@@ -19,20 +20,25 @@ from transformers.masking_utils import create_causal_mask
 from transformers.utils import can_return_tuple
 
 from .adapter import Adapter
+from .attention_map import MapQuery
 from .configuration_agevlm import AgeVlmConfig
-from .cross_attention import (
-    CrossAttentionBlock,
-    CrossAttentionLayer,
-    ImageContext,
-    attach_image_cache,
+from .cross_attention import ImageContext, attach_image_cache
+from .guidance import rows_that_count
+from .inputs import (
+    check_guidance_arguments,
+    check_image_arguments,
+    check_shape,
+    spread_images,
+    text_positions,
+    to_bool,
 )
-from .guidance import GuidancePlan
-from .inputs import check_shape, checked_guidance_plan, spread_images, text_positions
 from .losses import guidance_sums, lm_loss
 from .outputs import AgeVlmModelOutput, AgeVlmOutput
 from .pretrained import AgeVlmPreTrainedModel
 from .text_model import AgeVlmTextModel
 from .vision import ConvNextTower
+
+IMAGE_ARGUMENTS = ("pixel_values", "cell_mask", "has_image")
 
 
 class AgeVlmModel(AgeVlmPreTrainedModel):
@@ -52,71 +58,53 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.language_model.embed_tokens = value
 
-    def encode_images(self, pixel_values_B3HW: torch.Tensor) -> torch.Tensor:
-        """Visual tokens I' of eq. 2 from normalised pixels: (B, S, D)."""
+    def encode_images(self, pixel_values_N3HW: torch.Tensor) -> torch.Tensor:
+        """Visual tokens I' of eq. 2 from normalised pixels: (N, S, D)."""
         tower: nn.Module = self.vision_tower
-        features_BSC = tower(pixel_values_B3HW.to(next(tower.parameters()).dtype))
-        out_BSD: torch.Tensor = self.adapter(features_BSC)
-        return out_BSD
+        features_NSC = tower(pixel_values_N3HW.to(next(tower.parameters()).dtype))
+        out_NSD: torch.Tensor = self.adapter(features_NSC)
+        return out_NSD
 
-    def _look_at(
+    def _image_inputs(
         self,
-        batch: int,
-        device: torch.device,
+        *,
         pixel_values: torch.Tensor | None,
         cell_mask: torch.Tensor | None,
         has_image: torch.Tensor | None,
         cache: Cache | None,
+        rows: int,
+        device: torch.device,
     ) -> tuple[torch.Tensor | None, ImageContext | None]:
-        """The inputs of cross-attention in this pass: visual tokens (None: they are in the cache) and their context.
+        """Visual tokens (B, S, D) and their context: of new images, or of the cache, whose tokens are None.
 
-        The context is None where no row has an image and nothing is trained.
+        The context is None where no row has an image.
         """
-        num_text = self.config.text_config.num_hidden_layers
-        if pixel_values is None:
-            cached = ImageContext.from_cache(cache, num_text)
-            if cached is not None or cache is not None or not (self.training and torch.is_grad_enabled()):
-                return None, cached
+        text_layers = self.config.text_config.num_hidden_layers
+        if pixel_values is not None:
+            vision = self.config.vision_config
+            check_image_arguments(pixel_values, cell_mask, has_image, rows, vision.image_size, vision.num_cells)
+            visual_BSD = self.encode_images(pixel_values)
+            has_image_B = to_bool(has_image, device)
+            if len(visual_BSD) != rows:
+                visual_BSD = spread_images(visual_BSD, has_image_B, rows)
+            if cache is not None:
+                attach_image_cache(cache, text_layers, self.config.num_cross_attention_layers)
+            return visual_BSD, ImageContext.from_masks(
+                to_bool(cell_mask, device), has_image_B, self.config.mask_padding
+            )
+        if cache is None and self.training and torch.is_grad_enabled():
             # Every parameter must be in the graph of every rank (DDP, FSDP): one cell of a grey dummy, times zero.
             stride = self.config.vision_config.stride
-            dummy = torch.zeros(1, 3, stride, stride, device=device)
-            visual_BSD = self.encode_images(dummy).expand(batch, -1, -1)
-            return visual_BSD, ImageContext(None, torch.zeros(batch, dtype=torch.bool, device=device))
-        side = self.config.vision_config.image_size
-        if tuple(pixel_values.shape[1:]) != (3, side, side):
-            raise ValueError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}; it must be (images, 3, {side}, {side}): RGB, "
-                f"{side} x {side} pixels, as AgeVlmProcessor makes it"
-            )
-        check_shape("has_image", has_image, batch)
-        visual_BSD = self.encode_images(pixel_values)
-        cells = visual_BSD.shape[1]
-        if len(visual_BSD) != batch:
-            visual_BSD = spread_images(visual_BSD, has_image, batch)
-        if has_image is not None:
-            has_image = has_image.to(device=device, dtype=torch.bool)
-        key_mask = None
-        if cell_mask is not None:
-            if cell_mask.shape != (batch, cells):
-                raise ValueError(
-                    f"cell_mask has shape {tuple(cell_mask.shape)}, the image has {cells} cells in {batch} rows; "
-                    "take pixel_values and cell_mask from the same AgeVlmProcessor call"
-                )
-            seen = cell_mask.to(device=device, dtype=torch.bool)
-            # A row without any cell has no image. Rows without an image look at all cells, and their result is
-            # dropped: a softmax over nothing would be NaN.
-            has_image = seen.any(-1) if has_image is None else has_image & seen.any(-1)
-            key_mask = seen | ~has_image[:, None] if self.config.mask_padding else None
-        if cache is not None:
-            attach_image_cache(cache, num_text, self.config.num_cross_attention_layers)
-        return visual_BSD, ImageContext(key_mask, has_image)
+            dummy_BSD = self.encode_images(torch.zeros(1, 3, stride, stride, device=device)).expand(rows, -1, -1)
+            return dummy_BSD, ImageContext(None, torch.zeros(rows, dtype=torch.bool, device=device))
+        return None, ImageContext.from_cache(cache, text_layers)
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
@@ -127,41 +115,26 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         guided: torch.Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs: Any,
+        output_attentions: bool | None = None,
     ) -> AgeVlmModelOutput:
-        """Hidden states of the text, having looked at the image. Arguments as of `AgeVlmForConditionalGeneration`."""
-        output, _ = self.look(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, pixel_values, cell_mask, has_image,
-            guidance_mask, query_mask, guided, use_cache, output_hidden_states,
-        )  # fmt: skip
-        return output
-
-    def look(
-        self,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
-        past_key_values: Cache | None,
-        inputs_embeds: torch.Tensor | None,
-        pixel_values: torch.Tensor | None,
-        cell_mask: torch.Tensor | None,
-        has_image: torch.Tensor | None,
-        guidance_mask: torch.Tensor | None,
-        query_mask: torch.Tensor | None,
-        guided: torch.Tensor | None,
-        use_cache: bool | None,
-        output_hidden_states: bool | None,
-    ) -> tuple[AgeVlmModelOutput, GuidancePlan | None]:
-        """`forward`, with the guidance plan beside its output."""
+        """Hidden states of the text, with the image in them. Arguments as of `AgeVlmForConditionalGeneration`."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("input_ids and inputs_embeds: give exactly one of them")
-        text = self.language_model
-        hidden_BTD = text.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if output_attentions:
+            raise ValueError(
+                "output_attentions is True, but attention weights are never kept; AgeVlm.attention_maps gives the "
+                "query-averaged maps of cross-attention"
+            )
+        hidden_BTD = self.language_model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         batch, tokens, _ = hidden_BTD.shape
         device = hidden_BTD.device
+        continues = past_key_values is not None and past_key_values.get_seq_length() > 0
+        check_guidance_arguments(
+            guidance_mask, query_mask, guided, batch, tokens, self.config.vision_config.num_cells,
+            cached=continues and pixel_values is None,
+        )  # fmt: skip
 
-        checkpointing = self.gradient_checkpointing and self.training
-        use_cache = bool(use_cache) and not checkpointing
+        use_cache = bool(use_cache) and not (self.gradient_checkpointing and self.training)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config.text_config)
         if position_ids is None:
@@ -173,41 +146,39 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
-        visual_BSD, image = self._look_at(batch, device, pixel_values, cell_mask, has_image, past_key_values)
-        if image is not None and guidance_mask is not None:
-            image.plan = checked_guidance_plan(image, visual_BSD, guidance_mask, query_mask, guided, batch, tokens)
+        visual_BSD, image = self._image_inputs(
+            pixel_values=pixel_values, cell_mask=cell_mask, has_image=has_image, cache=past_key_values, rows=batch,
+            device=device,
+        )  # fmt: skip
+        target_BS = None
+        if guidance_mask is not None and query_mask is not None and image is not None and pixel_values is not None:
+            target_BS, query_mask_BT = rows_that_count(
+                to_bool(guidance_mask, device),
+                to_bool(query_mask, device),
+                to_bool(guided, device),
+                image.has_image_B,
+                image.key_mask_BS,
+            )
+            image.map_query = MapQuery.from_masks(query_mask_BT, image.key_mask_BS, guidance_mask.shape[1])
 
-        text_kwargs = {
-            "attention_mask": causal_mask,
-            "position_embeddings": text.rotary_emb(hidden_BTD, position_ids=position_ids),
-            "position_ids": position_ids,
-            "use_cache": use_cache,
-        }
-        maps: list[torch.Tensor] = []
-        trace = [hidden_BTD] if output_hidden_states else None
-        for layer in text.layers:
-            map_GS = None
-            if isinstance(layer, CrossAttentionLayer):
-                if image is not None:
-                    hidden_BTD, map_GS = layer(hidden_BTD, visual_BSD, image, past_key_values=past_key_values)
-            elif isinstance(layer, CrossAttentionBlock):
-                hidden_BTD, map_GS = layer(
-                    hidden_BTD, visual_BSD, image, past_key_values=past_key_values, **text_kwargs
-                )
-            else:
-                hidden_BTD = layer(hidden_BTD, past_key_values=past_key_values, **text_kwargs)
-            if map_GS is not None:
-                maps.append(map_GS.to(maps[0].device if maps else map_GS.device))
-            if trace is not None:
-                trace.append(hidden_BTD)
-        output = AgeVlmModelOutput(
-            last_hidden_state=text.norm(hidden_BTD),
+        stack = self.language_model(
+            hidden_BTD,
+            visual_BSD,
+            image,
+            attention_mask=causal_mask,
+            position_ids=position_ids,
             past_key_values=past_key_values,
-            hidden_states=None if trace is None else tuple(trace),
-            visual_tokens=None if pixel_values is None else visual_BSD,
-            attention_maps=torch.stack(maps) if maps else None,
+            use_cache=use_cache,
+            keep_hidden_states=bool(output_hidden_states),
         )
-        return output, None if image is None else image.plan
+        return AgeVlmModelOutput(
+            last_hidden_state=stack.last_BTD,
+            past_key_values=past_key_values,
+            hidden_states=stack.between or None,
+            visual_tokens=None if pixel_values is None else visual_BSD,
+            attention_maps=stack.maps_LBS,
+            guidance_targets=target_BS,
+        )
 
 
 class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -241,7 +212,7 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):  #
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
@@ -253,11 +224,13 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):  #
         guided: torch.Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         return_logits: bool = True,
-        **kwargs: Any,
     ) -> AgeVlmOutput:
         """Next-token logits, and the training losses where labels and masks are given.
+
+        There is no `**kwargs`: a misspelt `guidance_mask` would train without guidance.
 
         Args:
             input_ids: (B, T). attention_mask: (B, T), or (B, past + T) with a cache; padding left or right.
@@ -270,17 +243,25 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):  #
             return_logits: False computes the head for target tokens only, which at a vocabulary of 128256 saves most
                 of the memory of a training step.
 
-        Raises: ValueError for shapes that do not belong together.
+        Raises: ValueError for shapes that do not belong together, TypeError for an unknown argument.
         """
-        if kwargs.get("output_attentions"):
-            raise ValueError(
-                "output_attentions is True, but attention weights are never kept; AgeVlm.attention_maps gives the "
-                "query-averaged maps of cross-attention"
-            )
-        outputs, plan = self.model.look(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, pixel_values, cell_mask, has_image,
-            guidance_mask, query_mask, guided, use_cache, output_hidden_states,
-        )  # fmt: skip
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            cell_mask=cell_mask,
+            has_image=has_image,
+            guidance_mask=guidance_mask,
+            query_mask=query_mask,
+            guided=guided,
+            use_cache=use_cache,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
         hidden_BTD = cast(torch.Tensor, outputs.last_hidden_state)
         logits: torch.Tensor | None = None
         if return_logits:
@@ -295,13 +276,13 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):  #
             sums |= {"lm_loss_sum": lm.total, "lm_tokens": lm.tokens}
         if guidance_mask is not None:
             guidance = guidance_sums(
-                outputs.attention_maps, plan, cell_mask, self.config.guidance_normalisation,
-                self.config.num_cross_attention_layers, hidden_BTD.device,
-            )  # fmt: skip
+                outputs.attention_maps, outputs.guidance_targets, cell_mask, self.config, hidden_BTD.device
+            )
             sums |= {"guidance_loss_sum": guidance.loss_L, "guided_rows": guidance.rows}
             sums |= {"attention_mass_sum": guidance.mass_L, "padding_mass_sum": guidance.padding_L}
             if loss is not None:
-                loss = loss + self.reduce_guidance(guidance.loss_L, guidance.rows).to(loss.device)
+                weighted = self.config.guidance_weight * self.reduce_guidance(guidance.loss_L, guidance.rows)
+                loss = loss + weighted.to(loss.device)
         # At once and in this order: transformers takes the first fields for loss and logits.
         return AgeVlmOutput(
             loss=loss,
@@ -317,6 +298,13 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):  #
         """L_g from sums over any set of rows: mean over the rows (0 if none), then mean or sum over the layers."""
         per_layer_L = guidance_loss_sum_L / guided_rows.clamp_min(1)
         return per_layer_L.mean() if self.config.guidance_reduction == "mean" else per_layer_L.sum()
+
+    def _get_candidate_generator(self, model_kwargs: dict[str, Any], assistant_model: Any = None, **kwargs: Any) -> Any:
+        """transformers' own; a drafting model that reads text only, such as one of `to_llama`, gets no image."""
+        if assistant_model is not None:
+            known = inspect.signature(assistant_model.forward).parameters
+            model_kwargs = {k: v for k, v in model_kwargs.items() if k in known or k not in IMAGE_ARGUMENTS}
+        return super()._get_candidate_generator(model_kwargs=model_kwargs, assistant_model=assistant_model, **kwargs)
 
 
 # A saved folder carries this code, for people who do not have this project.

@@ -1,6 +1,6 @@
 """The outputs of the model, with sums from which a trainer computes exact means over a global batch.
 
-Shapes: B rows, T text tokens, V vocabulary, D hidden size, S image cells, G guided rows, L cross-attention layers.
+Shapes: B rows, T text tokens, V vocabulary, D hidden size, S image cells, L cross-attention layers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ class AgeVlmModelOutput(ModelOutput):  # type: ignore[misc]
     last_hidden_state: (B, T, D), after the final norm.
     hidden_states: embedding output, then the output of every layer of the (expanded) stack; only on request.
     visual_tokens: adapter outputs (B, S, D); None without an image or when they come from the cache.
-    attention_maps: query-averaged cross-attention (L, G, S), fp32, rows sum to 1; None without a guidance mask.
+    attention_maps: query-averaged cross-attention (L, B, S), fp32; None without a guidance mask. Rows that count sum to
+        1, the others are zero.
+    guidance_targets: M' of eq. 3 (B, S), bool, all False in rows that do not count; None without a guidance mask.
     """
 
     last_hidden_state: torch.Tensor | None = None
@@ -27,14 +29,15 @@ class AgeVlmModelOutput(ModelOutput):  # type: ignore[misc]
     hidden_states: tuple[torch.Tensor, ...] | None = None
     visual_tokens: torch.Tensor | None = None
     attention_maps: torch.Tensor | None = None
+    guidance_targets: torch.Tensor | None = None
 
 
 @dataclass
 class AgeVlmOutput(ModelOutput):  # type: ignore[misc]
     """Of `AgeVlmForConditionalGeneration`.
 
-    loss: L_LM + L_g as means over this batch. A trainer over several ranks or micro-batches divides the sums below by
-        its own totals of the counts instead.
+    loss: L_LM + lambda L_g as means over this batch. A trainer over several ranks or micro-batches divides the sums
+        below by its own totals of the counts instead.
     logits: (B, T or fewer, V); None with `return_logits=False`.
     lm_loss_sum, lm_tokens: sum of the cross-entropy and number of target tokens, scalars; None without labels.
     guidance_loss_sum: sum of eq. 3 over the guided rows, per cross-attention layer (L,); None without a guidance mask.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -11,6 +12,13 @@ from transformers import initialization as init
 
 from .configuration_agevlm import AgeVlmConfig
 from .vision import ConvNextTower
+
+# The class that each auto class opens from a saved folder, which carries the code. transformers writes one of them.
+AUTO_CLASSES = {
+    "AutoModel": "modeling_agevlm.AgeVlmModel",
+    "AutoModelForImageTextToText": "modeling_agevlm.AgeVlmForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_agevlm.AgeVlmForConditionalGeneration",
+}
 
 
 class AgeVlmPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
@@ -32,10 +40,29 @@ class AgeVlmPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     _supports_sdpa = True
 
     def __init__(self, config: AgeVlmConfig) -> None:
+        # All attention is in the layers of the text. They read the text configuration and are not wrapped in a
+        # PreTrainedModel of their own, so the whole model has one implementation, and all configurations name it.
+        if config.text_config._attn_implementation is not None:
+            config._attn_implementation = config.text_config._attn_implementation
         super().__init__(config)
-        # transformers sets the attention implementation per PreTrainedModel; our Llama layers are not wrapped in one
-        # and read it from the text configuration.
-        config.text_config._attn_implementation = self.config._attn_implementation
+        config._attn_implementation = self.config._attn_implementation
+
+    def set_attn_implementation(
+        self, attn_implementation: str | dict[str, str], allow_all_kernels: bool = False
+    ) -> None:
+        """As in transformers; of a dict the entry "text_config" counts, or "" for the whole model."""
+        chosen = attn_implementation
+        if isinstance(attn_implementation, dict):
+            present = self.config._attn_implementation
+            chosen = attn_implementation.get("text_config", attn_implementation.get("", present))
+        super().set_attn_implementation({"": chosen}, allow_all_kernels)
+        self.config._attn_implementation = self.config._attn_implementation  # sets it in the sub-configurations too
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As in transformers, with every auto class that can open the folder named in its config.json."""
+        if self._auto_class is not None:
+            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **AUTO_CLASSES}
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -5,38 +5,20 @@ Shapes: B rows, T text tokens, S image cells, N images (rows that have one).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
-from transformers.image_utils import load_image
 
-from .chat_templates import TEMPLATE_DAY, template_for
-from .chat_text import (
-    EncodedChat,
-    Message,
-    chat_frame,
-    covered,
-    place_targets,
-    place_words,
-    plain_messages,
-    refuse_control_tokens,
-)
+from .chat_encoding import encode_chat
+from .chat_templates import FIXED_CLOCK, template_for
+from .chat_text import EncodedChat, plain_messages, refuse_control_tokens, refuse_control_tokens_in, text_messages
 from .configuration_agevlm import AgeVlmVisionConfig
-from .image_processing_agevlm import AgeVlmImageProcessor, picture_per_row, to_rgb
-
-_CODES = [sign + code for sign in ("", "-") for code in "aAbBcdDeFfGHIjmMpSTuUVwWxXyY"]
-# transformers' own clock cannot be replaced, only hidden: templates get no functions from their callers. The line feed
-# after it is taken off again by trim_blocks, so that the template still begins at the beginning of a line.
-_CLOCK = (
-    "{%- macro strftime_now(format) %}{{- format"
-    + "".join(f" | replace('%{code}', '{TEMPLATE_DAY.strftime('%' + code)}')" for code in _CODES)
-    + " }}{%- endmacro %}\n"
-)
+from .image_processing_agevlm import AgeVlmImageOptions, AgeVlmImageProcessor, picture_per_row
+from .pictures import picture_of_chat
+from .processor_options import check_template_arguments, split_options, split_template_options
+from .text_inputs import tokenize_texts
 
 
 class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
@@ -45,9 +27,17 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
     Calling it gives `input_ids`, `attention_mask` (B, T) for text, and `pixel_values` (N, 3, H, W), `cell_mask` (B, S),
     `has_image` (B,) for images. `images` is one picture, or one per text with None (or an empty list) for a
     text-only row.
+
+    Texts are padded on the left, so that generation continues each at its end; `padding_side` sets the tokenizer's.
     """
 
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: str | None = None) -> None:
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        padding_side: str = "left",
+    ) -> None:
         if tokenizer is not None:
             if not tokenizer.is_fast:
                 raise ValueError(
@@ -56,6 +46,7 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
             chat_template = chat_template or template_for(tokenizer)
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
+            tokenizer.padding_side = padding_side
         super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
     @classmethod
@@ -66,8 +57,9 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         pictures = AgeVlmImageProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
         # Not AutoTokenizer: it reads the model's config.json and asks whether to run the folder's code. A fast
         # tokenizer is its tokenizer.json, independent of the class that made it.
-        kwargs.pop("trust_remote_code", None)
-        return [pictures, PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **kwargs)]
+        others = {"trust_remote_code", *AgeVlmImageOptions.__annotations__}
+        of_text = {name: value for name, value in kwargs.items() if name not in others}
+        return [pictures, PreTrainedTokenizerFast.from_pretrained(pretrained_model_name_or_path, **of_text)]
 
     @classmethod
     def from_backbones(cls, tokenizer: Any, vision: AgeVlmVisionConfig, letterbox: str = "mean") -> AgeVlmProcessor:
@@ -85,15 +77,24 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         self,
         images: Any = None,
         text: str | Sequence[str] | None = None,
+        videos: None = None,
+        audio: None = None,
         return_tensors: str | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Tokenize and preprocess; keyword arguments go to the tokenizer.
+        """Tokenize and preprocess; keyword arguments go to the tokenizer and the image processor.
 
-        Raises: ValueError if there are neither images nor text, if their numbers differ, or if a row has two images.
+        A text that begins with the begin-of-text token, such as a rendered chat, does not get a second one.
+
+        Raises: ValueError if there are neither images nor text, if their numbers differ, if a row has two images, or
+        for an argument that cannot be honoured.
         """
         if images is None and text is None:
             raise ValueError("images and text are both missing; give at least one of them")
+        if videos is not None or audio is not None:
+            raise ValueError("AGE-VLM reads pictures and text; leave videos and audio out")
+        of_text, of_images = split_options(kwargs)
+        return_tensors = return_tensors or of_text.pop("return_tensors", None)
         data: dict[str, Any] = {}
         rows = None
         if text is not None:
@@ -101,12 +102,14 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
             if not texts:
                 raise ValueError("text is empty; give at least one text, or leave it out")
             rows = len(texts)
-            data.update(self.tokenizer(texts, return_tensors=return_tensors, **kwargs))
+            data.update(tokenize_texts(self.tokenizer, texts, return_tensors, of_text))
         if images is not None:
-            data.update(self._images(images, rows, return_tensors))
+            data.update(self._images(images, rows, return_tensors, of_images))
         return BatchFeature(data)
 
-    def _images(self, images: Any, rows: int | None, return_tensors: str | None) -> BatchFeature:
+    def _images(
+        self, images: Any, rows: int | None, return_tensors: str | None, options: dict[str, Any]
+    ) -> BatchFeature:
         pictures = picture_per_row(images)
         if rows is not None and len(pictures) != rows:
             raise ValueError(
@@ -117,7 +120,7 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         cell_mask = np.zeros((len(pictures), side * side), dtype=bool)
         out: dict[str, Any] = {"has_image": has_image, "cell_mask": cell_mask}
         if has_image.any():
-            done = self.image_processor([picture for picture in pictures if picture is not None])
+            done = self.image_processor([picture for picture in pictures if picture is not None], **options)
             cell_mask[has_image] = done["cell_mask"]
             out["pixel_values"] = done["pixel_values"]
         return BatchFeature(out, tensor_type=return_tensors)
@@ -129,7 +132,7 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         """
         text: str = self.tokenizer.apply_chat_template(
             plain_messages(messages),
-            chat_template=_CLOCK + self.chat_template,
+            chat_template=FIXED_CLOCK + self._resolve_chat_template(None),
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
@@ -137,53 +140,71 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
 
     def apply_chat_template(
         self,
-        conversation: Sequence[Any],
+        conversation: Any,
         chat_template: str | None = None,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[dict[str, str]] | None = None,
         add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        return_assistant_tokens_mask: bool = False,
         tokenize: bool = False,
-        return_dict: bool = False,
         return_tensors: str | None = None,
+        return_dict: bool = False,
+        load_audio_from_video: bool = False,
         processor_kwargs: dict[str, Any] | None = None,
         sanitize_control_tokens: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """As in transformers: text, or with `tokenize` model inputs; one conversation or a list of them.
+        """transformers' own: text, or with `tokenize` model inputs; one conversation or a list of them.
 
-        Pictures are message parts `{"type": "image", "image": PIL, path or URL}`, at most one per conversation. With
-        `add_generation_prompt`, shorter chats are padded on the left, so that generation continues each at its end;
-        `padding_side` overrides this.
+        Pictures are message parts, at most one per conversation: `{"type": "image"}` with "image" (PIL, array, tensor),
+        "path", "url" or "base64", or OpenAI's `{"type": "image_url", "image_url": {"url": ...}}`. Further keyword
+        arguments are variables of the template, or options of the tokenizer as in `processor_kwargs`.
+
+        A batch is padded: on the left if its chats are to be continued (`add_generation_prompt`,
+        `continue_final_message`), else on the right; `padding_side` overrides this.
 
         As in transformers a message may spell control tokens; `encode_chat` and `AgeVlm` refuse them. With
-        `sanitize_control_tokens` they are refused here too: no model was trained on text that spells them.
+        `sanitize_control_tokens` they are refused here too, in messages, tools, documents and variables: no model was
+        trained on text that spells them.
 
-        Raises: ValueError for malformed messages, or content other than text and pictures.
+        Raises: ValueError for malformed messages, content other than text and pictures, and whatever the template or
+        the tokenizer would leave out silently: unknown arguments, or tools, documents and a mask of the assistant's
+        tokens where the template does not write them.
         """
-        batched = len(conversation) > 0 and not isinstance(conversation[0], dict)
-        chats = list(conversation) if batched else [conversation]
-        template = _CLOCK + (chat_template or self.chat_template)
-        wanted = {"chat_template": template, "add_generation_prompt": add_generation_prompt}
-        own = ("continue_final_message", "documents", "date_string")
-        template_kwargs: dict[str, Any] = {name: kwargs.pop(name) for name in own if name in kwargs}
-        plain = [plain_messages(chat) for chat in chats]
+        batched, chats = _conversations(conversation)
+        template = self._resolve_chat_template(chat_template)
+        variables, options = split_template_options(template, kwargs, processor_kwargs)
+        check_template_arguments(
+            template, tools=tools, documents=documents, load_audio_from_video=load_audio_from_video,
+            return_assistant_tokens_mask=return_assistant_tokens_mask, model_inputs=tokenize and return_dict,
+        )  # fmt: skip
+        plain = [text_messages(chat) for chat in chats]
         if sanitize_control_tokens:
             for messages in plain:
                 refuse_control_tokens(messages, self.control_tokens)
-        texts = [
-            self.tokenizer.apply_chat_template(messages, tokenize=False, **wanted, **template_kwargs)
-            for messages in plain
-        ]
-        if not tokenize:
-            return texts if batched else texts[0]
-        images = [_picture(chat) for chat in chats]
-        side = {"padding_side": "left"} if add_generation_prompt else {}
-        options = {"padding": batched, **side, **kwargs, **(processor_kwargs or {}), "add_special_tokens": False}
-        inputs = self(
-            images=images if any(image is not None for image in images) else None,
-            text=texts,
-            return_tensors=return_tensors,
-            **options,
+            for what, value in (("tools", tools), ("documents", documents), ("template variables", variables)):
+                refuse_control_tokens_in(what, value, self.control_tokens)
+        if tokenize:
+            side = "left" if add_generation_prompt or continue_final_message else "right"
+            options = {"padding": batched, "padding_side": side, "add_special_tokens": False, **options}
+            if options.get("images") is None:
+                pictures = [picture_of_chat(chat) for chat in chats]
+                options["images"] = [[] if p is None else [p] for p in pictures] if batched else pictures
+        return super().apply_chat_template(
+            plain if batched else plain[0],
+            chat_template=FIXED_CLOCK + template,
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            return_assistant_tokens_mask=return_assistant_tokens_mask,
+            tokenize=tokenize,
+            return_tensors="auto" if return_tensors is None else return_tensors,
+            return_dict=return_dict,
+            processor_kwargs=options,
+            **variables,
         )
-        return inputs if return_dict else inputs["input_ids"]
 
     @property
     def control_tokens(self) -> list[str]:
@@ -203,37 +224,14 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
 
         Raises: ValueError for malformed messages, control tokens in their text, or a template that rewrites text.
         """
-        plain = plain_messages(messages)
-        refuse_control_tokens([m for m in plain if m["role"] not in trusted], self.control_tokens)
-        render = partial(self.render, add_generation_prompt=add_generation_prompt)
-        text = render(plain)
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets = [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
-        words = [message["content"] for message in plain]
-        frame = chat_frame(render, [message["role"] for message in plain])
-        spans = place_words(text, frame, words)
-        stripped = [
-            0 if end - start == len(word) else len(word) - len(word.lstrip())
-            for word, (start, end) in zip(words, spans, strict=True)
-        ]
-        targets = covered(offsets, self._targets(plain, text, frame, spans))
-        return EncodedChat(text, list(encoded["input_ids"]), offsets, targets, spans, stripped)
-
-    def _targets(
-        self, messages: list[Message], text: str, frame: Sequence[str], spans: Sequence[tuple[int, int]]
-    ) -> list[tuple[int, int]]:
-        """Characters of the assistant's turns. Raises: ValueError if training would render a turn unlike generation."""
-        roles = [message["role"] for message in messages]
-        said = [number for number, role in enumerate(roles) if role == "assistant"]
-        for number in said:
-            if number and not text.startswith(self.render(messages[:number], add_generation_prompt=True)):
-                raise ValueError(
-                    f"the chat template renders turn {number} differently once later turns follow; use a template "
-                    "whose output only grows"
-                )
-        # A chat that ends with the assistant's turn ends with that turn's closing text.
-        closing = chat_frame(self.render, roles[: said[-1] + 1])[-1].rstrip() if said else ""
-        return place_targets(frame, spans, said, closing)
+        return encode_chat(
+            self.tokenizer,
+            self.render,
+            messages,
+            control_tokens=self.control_tokens,
+            add_generation_prompt=add_generation_prompt,
+            trusted=trusted,
+        )
 
     def stop_token_ids(self, model: Any = None) -> list[int]:
         """Tokens that end an answer: the tokenizer's, the model's, and the chat format's end of turn."""
@@ -248,33 +246,14 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         return ["input_ids", "attention_mask", "pixel_values", "cell_mask", "has_image"]
 
 
-def _picture(chat: Sequence[dict[str, Any]]) -> Any:
-    """The one picture of a conversation, opened; None if it has none. Raises: ValueError for several."""
-    found = []
-    for message in chat:
-        if isinstance(message["content"], str):
-            continue
-        for part in message["content"]:
-            if part["type"] == "image":
-                source = next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
-                if source is None:
-                    raise ValueError(f"image part {part!r} names no picture; add 'image', 'path' or 'url'")
-                found.append(_opened(source))
-    if len(found) > 1:
-        raise ValueError(f"the conversation has {len(found)} images; AGE-VLM looks at one picture per conversation")
-    return found[0] if found else None
-
-
-def _opened(source: Any) -> Any:
-    """A picture from its path, URL or base64; other things as they are. Raises: ValueError if it is none of them."""
-    if isinstance(source, os.PathLike):
-        source = os.fspath(source)
-    if not isinstance(source, str):
-        return source
-    if os.path.isfile(source):
-        with Image.open(source) as picture:  # not load_image: it drops transparency and clips 16-bit greys
-            return to_rgb(picture)
-    return load_image(source)
+def _conversations(given: Any) -> tuple[bool, list[list[Any]]]:
+    """True if several conversations are given, and the list of them. Raises: ValueError for an empty one."""
+    chats = list(getattr(given, "messages", given))
+    several = bool(chats) and not isinstance(chats[0], dict)
+    conversations = [list(getattr(chat, "messages", chat)) for chat in chats] if several else [chats]
+    if not all(conversations):
+        raise ValueError("a conversation is empty; give at least one message")
+    return several, conversations
 
 
 AgeVlmProcessor.register_for_auto_class()  # a saved folder carries this code

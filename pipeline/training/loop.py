@@ -1,6 +1,6 @@
 """The training loop of one stage: the same on one process and on many, with any number of micro-batches.
 
-Per global batch: L = L_LM + L_g, where L_LM is the mean over the batch's target tokens and L_g the mean over its
+Per global batch: L = L_LM + lambda L_g, where L_LM is the mean over the batch's target tokens and L_g the mean over its
 guided rows (paper section 3.2.2; about 3 % of the rows are guided). Both counts are summed over all workers and
 micro-batches before any loss is scaled, so that dividing the batch in another way changes only rounding.
 """
@@ -137,7 +137,8 @@ class StageTrainer:
             out = self.parallel(**batch.inputs(), return_logits=False, use_cache=False)
         loss = out.lm_loss_sum / tokens
         if out.guidance_loss_sum is not None:
-            loss = loss + self.model.reduce_guidance(out.guidance_loss_sum, guided)
+            weight = self.model.config.guidance_weight
+            loss = loss + weight * self.model.reduce_guidance(out.guidance_loss_sum, guided)
         # DDP averages gradients over the workers, but these losses are to be summed.
         (loss * world_size()).backward()
         self.log.window.add(

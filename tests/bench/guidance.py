@@ -18,29 +18,13 @@ from typing import Any
 import torch
 
 from model.agevlm import cross_attention
+from model.agevlm.attention_map import MapQuery, naive_query_averaged_map, query_averaged_map
 from model.agevlm.configuration_agevlm import AgeVlmConfig
 from model.agevlm.cross_attention import CrossAttentionLayer, ImageContext
-from model.agevlm.guidance import GuidancePlan, guidance_loss, query_averaged_map, select_guided_rows
+from model.agevlm.guidance import guidance_loss, rows_that_count
 
 LEAN_TIME, LEAN_BYTES = 1.15, 1.10  # what the lean way may cost, times the unguided layer
 Run = Callable[[], None]
-
-
-def naive_map(
-    q_BHTE: torch.Tensor,
-    k_BKSE: torch.Tensor,
-    plan: GuidancePlan,
-    scaling: float,
-) -> torch.Tensor:
-    """The plain way: all weights at once, in fp32, kept by autograd for its backward pass."""
-    k_BHSE = k_BKSE.repeat_interleave(q_BHTE.shape[1] // k_BKSE.shape[1], dim=1)
-    scores_BHTS = (q_BHTE @ k_BHSE.transpose(2, 3)).float() * scaling
-    allowed_BS = torch.zeros(q_BHTE.shape[0], k_BKSE.shape[2], dtype=torch.bool, device=q_BHTE.device)
-    for row, cells in zip(plan.rows, plan.cells or (), strict=True):
-        allowed_BS[row, cells] = True
-    scores_BHTS = scores_BHTS.masked_fill(~allowed_BS[:, None, None, :], float("-inf"))
-    weights_BHTS = scores_BHTS.softmax(-1)
-    return torch.stack([weights_BHTS[r][:, t].mean((0, 1)) for r, t in zip(plan.rows, plan.tokens, strict=True)])
 
 
 class Case:
@@ -56,20 +40,20 @@ class Case:
         self.visual_BSD = torch.randn(rows, cells, text.hidden_size, device=device, dtype=dtype, requires_grad=True)
         self.key_mask_BS = torch.ones(rows, cells, dtype=torch.bool, device=device)
         self.key_mask_BS[:, : cells // 4] = False  # a quarter is padding, as in photographs
-        mask_GS = torch.zeros(rows, cells, dtype=torch.bool, device=device)
-        mask_GS[:, cells // 2 : cells // 2 + 60] = True
-        everyone = torch.ones(rows, dtype=torch.bool, device=device)
+        mask_BS = torch.zeros(rows, cells, dtype=torch.bool, device=device)
+        mask_BS[:, cells // 2 : cells // 2 + 60] = True
         query_BT = torch.ones(rows, tokens, dtype=torch.bool, device=device)
-        self.plan = select_guided_rows(everyone, mask_GS, query_BT, everyone, self.key_mask_BS)
+        self.target_BS, query_BT = rows_that_count(mask_BS, query_BT, None, None, self.key_mask_BS)
+        self.query = MapQuery.from_masks(query_BT, self.key_mask_BS, cells)
         self.cuda = device == "cuda"
 
     def forward(self, guided: bool) -> torch.Tensor:
         """The layer's output and, if guided, eq. 3, as one scalar."""
-        image = ImageContext(self.key_mask_BS, None, self.plan if guided else None)
-        out_BTD, map_GS = self.layer(self.hidden_BTD, self.visual_BSD, image)
+        image = ImageContext(self.key_mask_BS, None, self.query if guided else None)
+        out_BTD, map_BS = self.layer(self.hidden_BTD, self.visual_BSD, image)
         total = out_BTD.float().mean()
-        if map_GS is not None:
-            total = total + guidance_loss(map_GS, self.plan.mask_GS)[0].mean()
+        if map_BS is not None:
+            total = total + guidance_loss(map_BS, self.target_BS)[0].mean()
         return total
 
     def run(self, guided: bool) -> None:
@@ -115,7 +99,7 @@ def measure(rows: int, tokens: int, repeats: int, device: str, dtype: torch.dtyp
     case = Case(rows, tokens, device, dtype)
 
     def naively(action: Callable[[], Any]) -> Any:
-        cross_attention.query_averaged_map = naive_map
+        cross_attention.query_averaged_map = naive_query_averaged_map
         try:
             return action()
         finally:

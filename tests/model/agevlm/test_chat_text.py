@@ -155,7 +155,7 @@ def test_special_tokens_without_a_name_are_control_tokens_too() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([{"type": "image_url", "image_url": {"url": "x.png"}}, {"type": "text", "text": "is it"}], "type 'image_url'"),
+        ([{"type": "input_image", "url": "x.png"}, {"type": "text", "text": "is it"}], "type 'input_image'"),
         ([{"type": "video", "path": "x.mp4"}], "type 'video'"),
         ([{"text": "is it"}], "type None"),
         (["is it"], "type None"),

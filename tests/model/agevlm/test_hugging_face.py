@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import DynamicCache, Trainer, TrainingArguments
 
+from model.agevlm.attention_map import MapQuery
 from model.agevlm.backbones import from_backbones, to_llama
 from model.agevlm.cross_attention import ImageContext
-from model.agevlm.inputs import checked_guidance_plan
 from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
 from tests.model.agevlm.fixtures_tiny_models import VISION, batch, guided_batch, tiny_llama, tiny_model
 
@@ -58,11 +58,11 @@ def test_the_picture_follows_the_text_to_another_device(kind: str) -> None:
     layer = model.model.language_model.layers[1].to("meta")
     visual = torch.zeros(3, 16, 32)
     image = ImageContext(inputs["cell_mask"], torch.ones(3, dtype=torch.bool))
-    image.plan = checked_guidance_plan(
-        image, visual, inputs["guidance_mask"], inputs["query_mask"], inputs["guided"], 3, 9
-    )
+    image.map_query = MapQuery.from_masks(inputs["query_mask"], inputs["cell_mask"], 16)
     moved = image.to(torch.device("meta"))
-    tensors = [moved.key_mask_BS, moved.has_image_B, moved.plan.mask_GS, *moved.plan.tokens, *moved.plan.cells]
+    query = moved.map_query
+    tensors = [moved.key_mask_BS, moved.has_image_B, query.query_mask_BT, query.key_mask_BS]
+    tensors += [query.tokens_BT, query.cells_BS]
     assert {t.device.type for t in tensors} == {"meta"}
     update, _ = layer.cross_attn(torch.zeros(3, 9, 32, device="meta"), visual, ImageContext(inputs["cell_mask"], None))
     assert update.device.type == "meta"
