@@ -17,6 +17,7 @@ from typing import Any
 
 Span = tuple[int, int]  # half-open, in characters or in tokens
 Message = dict[str, str]  # role, content
+LONGEST_SHOWN = 80  # characters of a value in an error
 MARK = "\ue000{number}\ue001"  # private-use characters: in no template
 
 
@@ -63,6 +64,12 @@ class EncodedChat:
         return (covering[0], covering[-1] + 1) if covering else (len(self.input_ids), len(self.input_ids))
 
 
+def shortened(value: Any) -> str:
+    """A value for an error, cut to a readable length: a picture in the wrong place has millions of characters."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN // 2]}... ({len(text)} characters)"
+
+
 def plain_text(content: Any) -> str:
     """A message's text: the content itself, or its text parts joined; images never enter the text of AGE-VLM.
 
@@ -78,7 +85,11 @@ def plain_text(content: Any) -> str:
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
         elif kind not in ("image", "image_url"):
-            what = "holds no string 'text'" if kind == "text" else f"is of type {kind!r}, which AGE-VLM cannot read"
+            what = (
+                "holds no string 'text'"
+                if kind == "text"
+                else f"is of type {shortened(kind)}, which AGE-VLM cannot read"
+            )
             raise ValueError(
                 f'a content part {what}; give {{"type": "text", "text": ...}}, or a picture as '
                 '{"type": "image", "image": ...} with "path", "url" or "base64" in place of "image" if it is to be '
@@ -101,8 +112,7 @@ def text_messages(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         fields = {name: value for name, value in message.items() if value is not None}
         if "role" not in fields or not message.keys() - {"role"}:
             raise ValueError(
-                f"message {number} has {', '.join(sorted(map(str, fields))) or 'nothing'}; give a dict with 'role' and "
-                "'content'"
+                f"message {number} has {shortened(sorted(map(str, fields)))}; give a dict with 'role' and 'content'"
             )
         fields["role"] = str(fields["role"])
         if "content" in fields or fields.keys() == {"role"}:
@@ -123,7 +133,7 @@ def plain_messages(messages: Sequence[dict[str, Any]]) -> list[Message]:
     for number, message in enumerate(plain):
         if message.keys() != {"role", "content"}:
             raise ValueError(
-                f"message {number} has the fields {', '.join(sorted(message))}; give 'role' and 'content' alone"
+                f"message {number} has the fields {shortened(sorted(message))}; give 'role' and 'content' alone"
             )
     return plain
 
@@ -222,5 +232,6 @@ __all__ = [
     "plain_messages",
     "refuse_control_tokens",
     "refuse_control_tokens_in",
+    "shortened",
     "text_messages",
 ]

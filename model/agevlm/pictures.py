@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from transformers.image_utils import load_image
 
+from .chat_text import shortened
 from .upright import upright_rgb
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
-LONGEST_SHOWN = 80  # characters of a path or URL in an error
 
 
 def to_rgb(image: Any, channels: str | None = None) -> Image.Image:
@@ -133,17 +133,17 @@ def opened(source: Any) -> Any:
         try:
             return load_image(source)
         except Exception as error:  # whatever the network library raises
-            raise ValueError(f"the picture at {_shown(source)} cannot be fetched: {type(error).__name__}") from error
+            raise ValueError(f"the picture at {shortened(source)} cannot be fetched: {type(error).__name__}") from error
     if source.startswith("data:"):
         return _from_data_url(source)
     if os.path.isfile(source):
         with open(source, "rb") as file:
-            return _from_bytes(file.read(), f"the file {_shown(source)}")
+            return _from_bytes(file.read(), f"the file {shortened(source)}")
     try:
         return _decoded(source)
     except ValueError:
         raise ValueError(
-            f"{_shown(source)} is no file, no URL and no picture as base64; give one of them, or the opened image"
+            f"{shortened(source)} is no file, no URL and no picture as base64; give one of them, or the opened image"
         ) from None
 
 
@@ -173,13 +173,8 @@ def _from_bytes(data: bytes, what: str) -> Image.Image:
             picture.load()
             return upright_rgb(picture)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({_shown(str(error))})"
+        reason = "" if isinstance(error, UnidentifiedImageError) else f" ({shortened(error)})"
         raise ValueError(f"{what} holds no picture that PIL can open{reason}") from None
-
-
-def _shown(text: str) -> str:
-    """A path or URL for an error, cut to a readable length: it may be data in the place of a path."""
-    return repr(text) if len(text) <= LONGEST_SHOWN else f"{text[:40]!r}... ({len(text)} characters)"
 
 
 __all__ = ["opened", "picture_of_chat", "to_rgb"]

@@ -43,7 +43,9 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
                 raise ValueError(
                     f"tokenizer {type(tokenizer).__name__} knows no character offsets; use its fast version"
                 )
-            chat_template = chat_template or template_for(tokenizer)
+            named = tokenizer.chat_template  # a dict if the tokenizer has several templates
+            several = isinstance(named, dict) and "default" in named
+            chat_template = chat_template or (named if several else template_for(tokenizer))
             if tokenizer.pad_token is None:
                 tokenizer.pad_token = tokenizer.eos_token
             tokenizer.padding_side = padding_side
@@ -205,6 +207,13 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
             processor_kwargs=options,
             **variables,
         )
+
+    def _multimodal_inputs_from_conversations(
+        self, conversations: list[Any], *args: Any, **kwargs: Any
+    ) -> tuple[list[Any], list[Any], list[Any], dict[str, Any]]:
+        # The pictures were opened above, and the messages are text; transformers would turn an empty text into a list.
+        nothing: list[list[Any]] = [[] for _ in conversations]
+        return nothing, nothing, [], {}
 
     @property
     def control_tokens(self) -> list[str]:

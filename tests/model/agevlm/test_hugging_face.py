@@ -1,45 +1,30 @@
-"""AGE-VLM with the tools of transformers: save, load, generate, checkpointing, the Trainer."""
+"""AGE-VLM with the tools of transformers: save, load, auto classes, checkpointing, attention kernels, the Trainer."""
 
 import json
+import logging
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import DynamicCache, Trainer, TrainingArguments
+from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    EvalPrediction,
+    Trainer,
+    TrainingArguments,
+)
 
 from model.agevlm.attention_map import MapQuery
-from model.agevlm.backbones import from_backbones, to_llama
+from model.agevlm.backbones import from_backbones
 from model.agevlm.cross_attention import ImageContext
 from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
-from tests.model.agevlm.fixtures_tiny_models import VISION, batch, guided_batch, tiny_llama, tiny_model
+from tests.model.agevlm.fixtures_tiny_models import VISION, VOCABULARY, batch, guided_batch, tiny_llama, tiny_model
 
 KINDS = ["layer", "in_block"]
-GREEDY = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_generation_with_caches_equals_recomputing_from_scratch(kind: str) -> None:
-    model, inputs = tiny_model(trained=True, cross_attention=kind).double(), batch()
-    with torch.no_grad():
-        cached = model.generate(**inputs, **GREEDY, output_logits=True, return_dict_in_generate=True)
-        ids = inputs["input_ids"]
-        for step in range(6):  # by hand, the whole sequence anew for each token
-            whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            logits = model(**whole).logits[:, -1]
-            assert torch.allclose(cached.logits[step].double(), logits, rtol=0, atol=1e-5)
-            ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
-        assert torch.equal(cached.sequences, ids)
-        assert torch.equal(model.generate(**inputs, **GREEDY, use_cache=False), ids)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("beams", [1, 3])
-def test_a_static_cache_generates_the_same(kind: str, beams: int) -> None:
-    model, inputs = tiny_model(trained=True, cross_attention=kind).double(), batch()
-    how = {**GREEDY, "num_beams": beams}
-    expected = model.generate(**inputs, **how)
-    assert torch.equal(model.generate(**inputs, **how, cache_implementation="static"), expected)
 
 
 def test_loss_and_logits_come_first() -> None:
@@ -98,67 +83,6 @@ def test_incomplete_weights_are_refused(damage: str, tmp_path: Path) -> None:
         from_backbones(tmp_path, VISION)
 
 
-def test_cached_steps_are_exact_and_encode_the_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, inputs = tiny_model(trained=True).double(), batch()
-    calls: list[int] = []
-    encode = model.model.encode_images
-    monkeypatch.setattr(model.model, "encode_images", lambda pixels: calls.append(len(pixels)) or encode(pixels))
-    for cache in (None, DynamicCache()):  # also one that transformers made without our configuration
-        with torch.no_grad():
-            whole = model(**inputs).logits
-            calls.clear()
-            first = {k: v[:, :5] if k in ("input_ids", "attention_mask") else v for k, v in inputs.items()}
-            out = model(**first, use_cache=True, past_key_values=cache)
-            logits = [out.logits]
-            for step in range(5, 9):
-                out = model(
-                    inputs["input_ids"][:, step : step + 1],
-                    attention_mask=inputs["attention_mask"][:, : step + 1],
-                    past_key_values=out.past_key_values,
-                    use_cache=True,
-                )
-                logits.append(out.logits)
-        assert torch.allclose(torch.cat(logits, 1), whole, rtol=0, atol=1e-10)
-        assert calls == [3]
-
-
-def test_a_left_padded_mixed_batch_generates_what_its_rows_generate() -> None:
-    model, full = tiny_model(trained=True).double(), batch(rows=2)
-    ids, mask = full["input_ids"].clone(), full["attention_mask"].clone()
-    ids[1, :4], mask[1, :4] = 0, 0
-    has_image = torch.tensor([True, False])
-    cells = full["cell_mask"] & has_image[:, None]
-    pixels = full["pixel_values"][:1]
-    with torch.no_grad():
-        together = model.generate(
-            ids, attention_mask=mask, pixel_values=pixels, cell_mask=cells, has_image=has_image, **GREEDY
-        )
-        seeing = model.generate(full["input_ids"][:1], pixel_values=pixels, cell_mask=cells[:1], **GREEDY)
-        blind = to_llama(model).double().generate(full["input_ids"][1:, 4:], **GREEDY)
-    assert torch.equal(together[0, 9:], seeing[0, 9:])
-    assert torch.equal(together[1, 9:], blind[0, 5:])
-
-
-def test_beams_reorder_the_images_with_their_rows() -> None:
-    model, inputs = tiny_model(trained=True).double(), batch()
-    beams = {**GREEDY, "num_beams": 3, "num_return_sequences": 2}
-    with torch.no_grad():
-        cached = model.generate(**inputs, **beams)
-        assert torch.equal(cached, model.generate(**inputs, **beams, use_cache=False))
-        alone = [model.generate(**{k: v[i : i + 1] for k, v in inputs.items()}, **beams) for i in range(3)]
-    assert torch.equal(cached, torch.cat(alone))
-
-
-def test_sampling_follows_its_seed() -> None:
-    model, inputs = tiny_model(trained=True), batch()
-    drawn = []
-    for seed in (0, 0, 1):
-        torch.manual_seed(seed)
-        drawn.append(model.generate(**inputs, **{**GREEDY, "do_sample": True, "top_p": 0.95}))
-    assert torch.equal(drawn[0], drawn[1])
-    assert not torch.equal(drawn[0], drawn[2])
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_shards_load_to_the_same_model_in_any_dtype(kind: str, tmp_path: Path) -> None:
     model, inputs = tiny_model(trained=True, cross_attention=kind), batch()
@@ -205,6 +129,99 @@ def test_the_trainer_trains_it(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
     saved = AgeVlmForConditionalGeneration.from_pretrained(tmp_path / "checkpoint-6")
     assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), trainer.model.cpu().parameters(), strict=True))
+
+
+def test_evaluation_gathers_the_logits_only(tmp_path: Path) -> None:
+    """At the paper's size the visual tokens alone are 4.7 MB a sample, which Trainer keeps in the host's memory."""
+    pytest.importorskip("accelerate")
+    rows = [{k: v[0] for k, v in guided_batch(rows=1, seed=seed).items()} for seed in range(5)]
+    seen: list[EvalPrediction] = []
+
+    def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+        seen.append(prediction)
+        shifted, labels = prediction.predictions[:, :-1].argmax(-1), prediction.label_ids[:, 1:]
+        return {"accuracy": float((shifted == labels)[labels != -100].mean())}
+
+    options = TrainingArguments(
+        output_dir=str(tmp_path), per_device_eval_batch_size=2, report_to=[], use_cpu=True, dataloader_num_workers=0
+    )
+    model = tiny_model(trained=True)
+    found = Trainer(model=model, args=options, eval_dataset=rows, compute_metrics=accuracy).evaluate()
+    assert isinstance(seen[0].predictions, np.ndarray)
+    assert seen[0].predictions.shape == (5, 9, VOCABULARY)
+    assert seen[0].label_ids.shape == (5, 9)
+    with torch.no_grad():
+        logits = [model(**{k: v[None] for k, v in row.items()}).logits[0].numpy() for row in rows]
+    assert np.allclose(seen[0].predictions, np.stack(logits), atol=1e-4)
+    assert 0 <= found["eval_accuracy"] <= 1
+    assert found["eval_loss"] > 0
+
+
+def test_every_auto_class_opens_a_saved_folder(tmp_path: Path) -> None:
+    model, inputs = tiny_model(trained=True), batch()
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        for auto in (AutoModelForImageTextToText, AutoModelForMultimodalLM):
+            opened = auto.from_pretrained(tmp_path, trust_remote_code=True)
+            assert torch.equal(opened(**inputs).logits, expected)
+        body, report = AutoModel.from_pretrained(tmp_path, trust_remote_code=True, output_loading_info=True)
+        assert not report["missing_keys"]
+        assert torch.equal(model.lm_head(body(**inputs).last_hidden_state), expected)
+    opened.save_pretrained(tmp_path / "again")  # a copy that is saved from there can be opened in the same ways
+    again = json.loads((tmp_path / "again" / "config.json").read_text())["auto_map"]
+    assert again == {
+        "AutoConfig": "configuration_agevlm.AgeVlmConfig",
+        "AutoModel": "modeling_agevlm.AgeVlmModel",
+        "AutoModelForImageTextToText": "modeling_agevlm.AgeVlmForConditionalGeneration",
+        "AutoModelForMultimodalLM": "modeling_agevlm.AgeVlmForConditionalGeneration",
+    }
+    body.save_pretrained(tmp_path / "body")
+    AutoModel.from_pretrained(tmp_path / "body", trust_remote_code=True)
+
+
+@pytest.mark.parametrize("asked", ["eager", {"": "eager"}, {"text_config": "eager"}])
+def test_the_attention_implementation_is_set_without_a_warning(
+    asked: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    model, inputs = tiny_model(trained=True), batch()
+    model.save_pretrained(tmp_path)
+    opened = AgeVlmForConditionalGeneration.from_pretrained(tmp_path, attn_implementation=asked)
+    with torch.no_grad():
+        plain = model(**inputs).logits
+        model.set_attn_implementation(asked)
+        for one in (model, opened):
+            config = one.config
+            names = {c._attn_implementation for c in (config, config.text_config, config.vision_config)}
+            assert names == {"eager"}
+            assert one.model.language_model.layers[0].self_attn.config._attn_implementation == "eager"
+            assert torch.allclose(one(**inputs).logits, plain, atol=1e-3)
+        model.set_attn_implementation("sdpa")
+        assert torch.equal(model(**inputs).logits, plain)
+    with pytest.raises(ValueError, match="no_such_kernel"):
+        model.set_attn_implementation("no_such_kernel")
+    assert [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("name", ["guidance_mak", "querymask", "pixel_value", "token_type_ids", "cu_seq_lens_q"])
+def test_an_unknown_argument_is_refused(name: str) -> None:
+    model = tiny_model()
+    inputs = {**guided_batch(), name: torch.ones(3, 9, dtype=torch.bool)}
+    for one in (model, model.model):
+        known = {k: v for k, v in inputs.items() if one is model or k != "labels"}
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+            one(**known)
+    with pytest.raises((TypeError, ValueError), match=name):
+        model.generate(**batch(), **{name: inputs[name]}, max_new_tokens=1)
+
+
+@pytest.mark.parametrize("name", ["query_mask", "guided"])
+def test_half_of_the_guidance_arguments_would_train_unguided(name: str) -> None:
+    inputs = guided_batch()
+    del inputs["guidance_mask"], inputs[{"query_mask": "guided", "guided": "query_mask"}[name]]
+    with pytest.raises(ValueError, match=f"{name} is given without guidance_mask"):
+        tiny_model()(**inputs)
 
 
 def test_a_saved_folder_carries_every_file_that_it_needs() -> None:

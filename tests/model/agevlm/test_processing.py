@@ -79,8 +79,6 @@ def test_every_kind_of_picture_becomes_upright_rgb() -> None:
     frames = io.BytesIO()
     Image.new("RGB", (4, 4), "red").save(frames, "GIF", save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")])
     assert np.asarray(to_rgb(Image.open(frames)))[0, 0].tolist() == [255, 0, 0]
-    with pytest.raises(ValueError, match=r"float64 of shape \(3, 3, 3\)"):
-        to_rgb(np.zeros((3, 3, 3)))
     with pytest.raises(ValueError, match="image is a str"):
         to_rgb("photo.jpg")
 
