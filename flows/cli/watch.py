@@ -61,7 +61,7 @@ class Watcher:
         self._asked = float("-inf")
         self._seen: dict[str, float] = {}
 
-    def look(self) -> RunSnapshot:
+    def read_snapshot(self) -> RunSnapshot:
         """The run as it is now. Raises StackError if its server has not answered for LOST_SECONDS."""
         now = time.monotonic()
         if now - self._asked >= STATE_SECONDS:
@@ -88,7 +88,7 @@ class Watcher:
         deadline = time.monotonic() + limit
         try:
             while True:
-                snapshot = self.look()
+                snapshot = self.read_snapshot()
                 display.show(snapshot)
                 if snapshot.flow.final or time.monotonic() > deadline:
                     return snapshot

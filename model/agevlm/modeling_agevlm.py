@@ -169,7 +169,9 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
-            keep_hidden_states=bool(output_hidden_states),
+            keep_hidden_states=bool(
+                self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+            ),
         )
         return AgeVlmModelOutput(
             last_hidden_state=stack.last_BTD,

@@ -72,7 +72,7 @@ class FlorenceTeacher:
         return device
 
     @torch.inference_mode()
-    def look(self, images: Sequence[Image.Image]) -> torch.Tensor:
+    def encode_images(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """Encode RGB pictures once: (n, image tokens, width). Each is squashed to Florence-2's own square."""
         pixels = self._images(images=list(images), return_tensors="pt")["pixel_values"]
         seen = self.model.get_image_features(pixels.to(self.device, self.model.dtype)).pooler_output
@@ -102,7 +102,7 @@ class FlorenceTeacher:
 
     @torch.inference_mode()
     def ask(self, seen: torch.Tensor, queries: Sequence[str]) -> list[Answer]:
-        """Answer one query for each encoded picture, (n, image tokens, width) from `look`, as one batch."""
+        """Answer one query for each encoded picture, (n, image tokens, width) from `encode_images`, as one batch."""
         if len(seen) != len(queries):
             raise ValueError(f"{len(queries)} queries need as many pictures, got {len(seen)}")
         prompts = [self._ids(query) for query in queries]

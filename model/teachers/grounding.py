@@ -18,7 +18,7 @@ from PIL import Image
 from model.teachers import rle
 from model.teachers.florence import Answer, FlorenceTeacher
 from model.teachers.polygons import Box, Polygon, Region
-from model.teachers.sam import Look, SamTeacher
+from model.teachers.sam import ImageEmbedding, SamTeacher
 
 Rgb = npt.NDArray[np.uint8]  # (H, W, 3)
 Status = Literal["segmented", "no_region", "error"]
@@ -85,9 +85,13 @@ class Grounding:
         """
         batches = Batches()
         pictures = [Image.fromarray(image) for image, _ in items]
-        looks = _in_batches(pictures, self.batch_queries, lambda p: list(self.florence.look(p)), batches.pictures)
+        encoded = _in_batches(
+            pictures, self.batch_queries, lambda p: list(self.florence.encode_images(p)), batches.pictures
+        )
         rows = [(index, query) for index, (_, queries) in enumerate(items) for query in queries]
-        asked: list[tuple[torch.Tensor, str] | Exception] = [self._asked(looks[index], query) for index, query in rows]
+        asked: list[tuple[torch.Tensor, str] | Exception] = [
+            self._asked(encoded[index], query) for index, query in rows
+        ]
         answers = _skip_errors(
             asked,
             lambda good: _in_batches(
@@ -130,8 +134,8 @@ class Grounding:
         instances: list[Instance | Exception] = []
         if regions:
             try:
-                look = self.sam.look(image)
-                instances = list(_in_batches(regions, len(regions), lambda g: self._instances(look, g, image), []))
+                embedding = self.sam.encode_image(image)
+                instances = list(_in_batches(regions, len(regions), lambda g: self._instances(embedding, g, image), []))
             except Exception as error:
                 instances = [error] * len(regions)
         evidence, taken = [], 0
@@ -150,10 +154,10 @@ class Grounding:
             raise ArithmeticError(f"Florence-2's score is {answer.score}")
         return self.florence.regions(answer, height, width)
 
-    def _instances(self, look: Look, regions: Sequence[Region], image: Rgb) -> list[Instance]:
+    def _instances(self, embedding: ImageEmbedding, regions: Sequence[Region], image: Rgb) -> list[Instance]:
         height, width = image.shape[:2]
         made = []
-        for region, segment in zip(regions, self.sam.segment(look, regions), strict=True):
+        for region, segment in zip(regions, self.sam.segment(embedding, regions), strict=True):
             if not math.isfinite(segment.iou):
                 raise ArithmeticError(f"SAM's predicted IoU is {segment.iou}")
             made.append(

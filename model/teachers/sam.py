@@ -33,7 +33,7 @@ TYPES = {1280: "vit_h", 1024: "vit_l", 768: "vit_b"}  # width of the image encod
 
 
 @dataclass(frozen=True)
-class Look:
+class ImageEmbedding:
     """One encoded picture."""
 
     features: torch.Tensor
@@ -85,69 +85,69 @@ class SamTeacher:
         return device
 
     @torch.inference_mode()
-    def look(self, image: Rgb) -> Look:
+    def encode_image(self, image: Rgb) -> ImageEmbedding:
         """Encode a picture, uint8 (H, W, 3)."""
         resized = self._transform.apply_image(image)
         pixels = torch.as_tensor(resized, device=self.device).permute(2, 0, 1)[None].float()
         with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
             features = self.sam.image_encoder(self.sam.preprocess(pixels))
         # Only the encoder is worth a short format; the masks' borders are decoded in full precision.
-        return Look(features.float(), resized.shape[:2], image.shape[:2])
+        return ImageEmbedding(features.float(), resized.shape[:2], image.shape[:2])
 
     @torch.inference_mode()
-    def segment(self, look: Look, regions: Sequence[Region]) -> Iterator[Segment]:
+    def segment(self, embedding: ImageEmbedding, regions: Sequence[Region]) -> Iterator[Segment]:
         """The mask of each region, in order. Masks are enlarged one at a time: full pictures can be large."""
         for start in range(0, len(regions), PROMPTS_AT_ONCE):
             group = regions[start : start + PROMPTS_AT_ONCE]
-            sparse, dense = self.sam.prompt_encoder(**self._prompts(look, group))
+            sparse, dense = self.sam.prompt_encoder(**self._prompts(embedding, group))
             small, quality = self.sam.mask_decoder(
-                image_embeddings=look.features,
+                image_embeddings=embedding.features,
                 image_pe=self.sam.prompt_encoder.get_dense_pe(),
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
                 multimask_output=False,  # neither a box nor several points are ambiguous
             )
             for logits, expected in zip(small, quality[:, 0].tolist(), strict=True):
-                full = self.sam.postprocess_masks(logits[None], look.resized, look.original)
+                full = self.sam.postprocess_masks(logits[None], embedding.resized, embedding.original)
                 mask = (full[0, 0] > self.sam.mask_threshold).cpu().numpy()
                 yield Segment(rle.encode(mask), expected)
 
-    def _prompts(self, look: Look, regions: Sequence[Region]) -> dict[str, Any]:
+    def _prompts(self, embedding: ImageEmbedding, regions: Sequence[Region]) -> dict[str, Any]:
         """Arguments of SAM's prompt encoder."""
         points = boxes = masks = None
         if self.prompt == "points":
-            points = self._points(look, regions)
+            points = self._points(embedding, regions)
         else:
             pixels = np.array([region.box for region in regions])
             boxes = torch.as_tensor(
-                self._transform.apply_boxes(pixels, look.original), dtype=torch.float, device=self.device
+                self._transform.apply_boxes(pixels, embedding.original), dtype=torch.float, device=self.device
             )
         if self.prompt == "box_and_mask":
-            masks = torch.stack([self._shown(look, region) for region in regions]).to(self.device)
+            masks = torch.stack([self._shown(embedding, region) for region in regions]).to(self.device)
         return {"points": points, "boxes": boxes, "masks": masks}
 
-    def _points(self, look: Look, regions: Sequence[Region]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _points(self, embedding: ImageEmbedding, regions: Sequence[Region]) -> tuple[torch.Tensor, torch.Tensor]:
         """Inner points (n, k, 2) of the regions and their labels (n, k)."""
         found = [inner_points(region) for region in regions]
         most = max(len(points) for points in found)
         coordinates = np.zeros((len(regions), most, 2))
         labels = np.full((len(regions), most), IGNORED, dtype=np.int64)
         for row, points in enumerate(found):
-            coordinates[row, : len(points)] = self._transform.apply_coords(points, look.original)
+            coordinates[row, : len(points)] = self._transform.apply_coords(points, embedding.original)
             labels[row, : len(points)] = 1
         return (
             torch.as_tensor(coordinates, dtype=torch.float, device=self.device),
             torch.as_tensor(labels, device=self.device),
         )
 
-    def _shown(self, look: Look, region: Region) -> torch.Tensor:
+    def _shown(self, embedding: ImageEmbedding, region: Region) -> torch.Tensor:
         """The region as a mask prompt: logits (1, h, w) at the size that SAM's prompt encoder takes."""
         height, width = self.sam.prompt_encoder.mask_input_size
         square = self.sam.image_encoder.img_size
         scale = np.array(
             [
-                look.resized[1] / look.original[1] * width / square,
-                look.resized[0] / look.original[0] * height / square,
+                embedding.resized[1] / embedding.original[1] * width / square,
+                embedding.resized[0] / embedding.original[0] * height / square,
             ]
         )
         small = Region(

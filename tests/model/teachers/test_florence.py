@@ -51,7 +51,7 @@ def stock_answer(teacher: FlorenceTeacher, folder: Path, picture: Image.Image, q
 def test_one_look_and_batches_say_what_the_stock_path_says_row_by_row(
     teacher: FlorenceTeacher, talkative: Path, pictures: list[Image.Image]
 ) -> None:
-    seen = teacher.look(pictures)
+    seen = teacher.encode_images(pictures)
     rows = [(p, q) for p in range(len(pictures)) for q in QUERIES]
     answers = teacher.ask(torch.stack([seen[p] for p, _ in rows]), [q for _, q in rows])
     assert len({answer.text for answer in answers}) > 3  # the answers depend on what is asked
@@ -67,7 +67,7 @@ def test_regions_are_those_of_the_stock_parser_up_to_its_rounding(
 ) -> None:
     processor = AutoProcessor.from_pretrained(talkative)
     picture = pictures[1]
-    for answer in teacher.ask(teacher.look([picture] * 3), QUERIES):
+    for answer in teacher.ask(teacher.encode_images([picture] * 3), QUERIES):
         (region,) = teacher.regions(answer, picture.height, picture.width)
         parsed = processor.post_process_generation(answer.text, task=TASK, image_size=picture.size)
         ((polygon,),) = parsed[TASK]["polygons"]
@@ -77,7 +77,7 @@ def test_regions_are_those_of_the_stock_parser_up_to_its_rounding(
 @pytest.mark.parametrize("beams", [1, 3])
 def test_silence_is_no_region_and_has_a_score(silent: Path, pictures: list[Image.Image], beams: int) -> None:
     teacher = FlorenceTeacher.load(silent, FlorenceSettings(max_new_tokens=8, beams=beams))
-    for answer in teacher.ask(teacher.look(pictures), QUERIES):
+    for answer in teacher.ask(teacher.encode_images(pictures), QUERIES):
         assert teacher.regions(answer, 10, 10) == []
         assert 0 < answer.score < 1
 
@@ -113,7 +113,7 @@ def test_marks_in_a_users_text_mean_nothing(teacher: FlorenceTeacher) -> None:
 
 
 def test_a_text_without_room_is_cut_to_what_fits(teacher: FlorenceTeacher) -> None:
-    tokens = len(teacher.look([Image.new("RGB", (9, 9))])[0])
+    tokens = len(teacher.encode_images([Image.new("RGB", (9, 9))])[0])
     room = teacher.model.config.text_config.max_position_embeddings - tokens
     text = "zq" * 300
     cut = teacher.fit(text, tokens)

@@ -52,12 +52,14 @@ def test_every_query_has_evidence_in_order_and_in_the_full_frame(grounding: Grou
 def test_the_same_input_gives_the_same_evidence_and_each_model_looks_once(
     grounding: Grounding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[str] = []
-    florence, sam = grounding.florence.look, grounding.sam.look
-    monkeypatch.setattr(grounding.florence, "look", lambda p: looks.extend(["florence"] * len(p)) or florence(p))
-    monkeypatch.setattr(grounding.sam, "look", lambda p: looks.append("sam") or sam(p))
+    encoded: list[str] = []
+    florence, sam = grounding.florence.encode_images, grounding.sam.encode_image
+    monkeypatch.setattr(
+        grounding.florence, "encode_images", lambda p: encoded.extend(["florence"] * len(p)) or florence(p)
+    )
+    monkeypatch.setattr(grounding.sam, "encode_image", lambda p: encoded.append("sam") or sam(p))
     first, _ = grounding.ground_all(ITEMS)
-    assert sorted(looks) == ["florence"] * len(ITEMS) + ["sam"] * len(ITEMS)
+    assert sorted(encoded) == ["florence"] * len(ITEMS) + ["sam"] * len(ITEMS)
     assert grounding.ground_all(ITEMS)[0] == first
 
 
@@ -95,21 +97,21 @@ def test_a_query_that_fails_costs_no_other_row(grounding: Grounding, monkeypatch
 def test_a_picture_that_florence_cannot_see_costs_its_own_queries(
     grounding: Grounding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = grounding.florence.look
+    encode = grounding.florence.encode_images
 
     def blind(pictures: list[Any]) -> torch.Tensor:
         if any(picture.size == (7, 5) for picture in pictures):
             raise ValueError("too small")
-        return look(pictures)
+        return encode(pictures)
 
-    monkeypatch.setattr(grounding.florence, "look", blind)
+    monkeypatch.setattr(grounding.florence, "encode_images", blind)
     found, batches = grounding.ground_all([ITEMS[0], (np.zeros((5, 7, 3), np.uint8), ["x", "y"]), ITEMS[1]])
     assert [e.reason for e in found[1]] == ["ValueError: too small"] * 2
     assert {e.status for e in found[0] + found[2]} == {"segmented"}
     assert batches.pictures == [1, 1]
 
 
-@pytest.mark.parametrize("method", ["look", "segment"])
+@pytest.mark.parametrize("method", ["encode_image", "segment"])
 def test_when_sam_fails_the_rows_of_that_picture_are_errors(
     grounding: Grounding, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -117,7 +119,7 @@ def test_when_sam_fails_the_rows_of_that_picture_are_errors(
     sick = ITEMS[1][0].shape[:2]
 
     def failing(first: Any, *rest: Any) -> Any:
-        size = first.shape[:2] if method == "look" else first.original
+        size = first.shape[:2] if method == "encode_image" else first.original
         if size == sick:
             raise IndexError("no such window")
         return original(first, *rest)

@@ -34,7 +34,7 @@ def test_boxes_give_the_predictors_masks(sam_folder: Path, size: tuple[int, int]
     boxes = [(1.0, 2.0, width / 2, height / 2), (width / 3, height / 4, width - 1.0, height - 2.0)]
     predictor = segment_anything.predictor.SamPredictor(load_sam(sam_folder))
     predictor.set_image(image)
-    segments = list(teacher.segment(teacher.look(image), [box_region(*box) for box in boxes]))
+    segments = list(teacher.segment(teacher.encode_image(image), [box_region(*box) for box in boxes]))
     assert len(segments) == 2
     for box, segment in zip(boxes, segments, strict=True):
         masks, quality, _ = predictor.predict(box=np.array(box), multimask_output=False)
@@ -66,18 +66,18 @@ def test_a_mask_prompt_comes_back_at_its_place(sam_folder: Path, size: tuple[int
     encoder.forward = through
     teacher.sam.mask_decoder = Echo()
     region = box_region(width * 0.3, height * 0.2, width * 0.8, height * 0.7)
-    (segment,) = teacher.segment(teacher.look(picture(*size)), [region])
+    (segment,) = teacher.segment(teacher.encode_image(picture(*size)), [region])
     assert rle.iou(segment.rle, region.rle(height, width), height, width) > 0.9
 
 
 @pytest.mark.parametrize("prompt", ["box", "box_and_mask", "points"])
 def test_prompts_do_not_see_each_other(sam_folder: Path, prompt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = SamTeacher.load(str(sam_folder), prompt=prompt)
-    look = teacher.look(picture(80, 120))
+    embedding = teacher.encode_image(picture(80, 120))
     regions = [box_region(x, 10, x + 40, 60) for x in (5.0, 30.0, 60.0)]
-    together = list(teacher.segment(look, regions))
+    together = list(teacher.segment(embedding, regions))
     monkeypatch.setattr(teacher_module, "PROMPTS_AT_ONCE", 1)
-    alone = list(teacher.segment(look, regions))
+    alone = list(teacher.segment(embedding, regions))
     for a, b in zip(together, alone, strict=True):
         assert a.iou == pytest.approx(b.iou, abs=1e-5)
         union = rle.area(rle.union([a.rle, b.rle], 80, 120), 80, 120)
@@ -86,9 +86,9 @@ def test_prompts_do_not_see_each_other(sam_folder: Path, prompt: Any, monkeypatc
 
 def test_points_are_inside_and_missing_ones_are_ignored(sam_folder: Path) -> None:
     teacher = SamTeacher.load(str(sam_folder), prompt="points")
-    look = teacher.look(picture(100, 100))
+    embedding = teacher.encode_image(picture(100, 100))
     line = Region(((10.0, 10.0, 50.0, 10.0, 10.0, 10.0),))
-    coordinates, labels = teacher._points(look, [box_region(20, 20, 80, 80), line])
+    coordinates, labels = teacher._points(embedding, [box_region(20, 20, 80, 80), line])
     assert labels.tolist()[0] == [1, 1, 1]
     assert labels.tolist()[1][1:] == [-1, -1]
     scale = 128 / 100
@@ -123,8 +123,8 @@ def test_a_checkpoint_file_is_opened_without_unpickling_code(
     image, _ = render(make_scene(1))
     expected = SamTeacher(tiny)
     region = box_region(20, 20, 90, 90)
-    assert list(teacher.segment(teacher.look(image), [region])) == list(
-        expected.segment(expected.look(image), [region])
+    assert list(teacher.segment(teacher.encode_image(image), [region])) == list(
+        expected.segment(expected.encode_image(image), [region])
     )
 
 
