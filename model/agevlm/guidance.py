@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 
-# Attention mass below this counts as this: -log stays finite (69), and A is 0 there, so the gradient is 0 anyway.
+# Attention mass below this counts as this and gets no gradient: -log stays finite (69). It is reached only where all
+# heads and all query tokens give every cell of M' less than this.
 SMALLEST_MASS = 1e-30
 
 
