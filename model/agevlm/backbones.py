@@ -26,7 +26,7 @@ from .modeling_agevlm import AgeVlmForConditionalGeneration
 _VISION_ALIASES = {"kwargs": "model_args", "mean": "image_mean", "std": "image_std", "model": "architecture"}
 # Fields of a Llama's configuration that say how it was stored and where, not what it computes.
 _NOT_OF_THE_ARCHITECTURE = (
-    "architectures", "dtype", "quantization_config", "model_type", "transformers_version", "_name_or_path",
+    "architectures", "dtype", "quantization_config", "model_type", "transformers_version",
 )  # fmt: skip
 _VISION_FIELDS = ("architecture", "model_args", "image_size", "image_mean", "image_std")
 

@@ -56,12 +56,13 @@ def test_never_nan(normalisation: str, scale: float) -> None:
     tokens = torch.ones(5, T, dtype=torch.bool)
     tokens[4] = False  # a map of zeros
     maps = query_averaged_map(q, k, MapQuery.from_masks(tokens, None, S), 1.0)
+    maps.retain_grad()
     loss, mass = guidance_loss(maps, masks, normalisation)
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert torch.isfinite(mass).all()
     assert loss[[0, 4]].tolist() == mass[[0, 4]].tolist() == [0, 0]
-    for grad in (q.grad, k.grad):
+    for grad in (q.grad, k.grad, maps.grad):
         assert grad is not None
         assert torch.isfinite(grad).all()
 

@@ -111,16 +111,20 @@ def test_gradients_of_one_step_agree_to_rounding(world: dict[str, Any]) -> None:
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-6)
 
 
-def test_the_loss_is_the_mean_of_eq_3_over_guided_rows_of_the_global_batch(world: dict[str, Any]) -> None:
-    """Computed here: L_LM over all target tokens plus the mean over layers of the mean over guided rows."""
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_the_loss_is_the_mean_of_eq_3_over_guided_rows_of_the_global_batch(
+    world: dict[str, Any], weight: float
+) -> None:
+    """Computed here: L_LM over all target tokens plus lambda times the mean over layers of the mean over guided rows."""
     trainer = trainer_of(world, "stage3", CONFIG, micro_batch=3)
+    trainer.model.config.guidance_weight = weight
     parts = next(trainer.micro_batches())
     reference = copy.deepcopy(trainer.model)
     tokens, rows = sum(p.target_tokens for p in parts), sum(p.guided_rows for p in parts)
     outs = [reference(**p.inputs()) for p in parts]
     language = sum(o.lm_loss_sum for o in outs) / tokens
     guidance = sum(o.guidance_loss_sum for o in outs if o.guidance_loss_sum is not None) / rows
-    (language + guidance.mean()).backward()
+    (language + weight * guidance.mean()).backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in reference.parameters() if p.grad is not None])
     trainer.step(parts, 1e-3)
     assert rows > 1
