@@ -8,15 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from transformers import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import ImagesKwargs
 
+from .chat_text import shortened
 from .letterbox import EARLIER_NAMES, LETTERBOXES, Geometry, content_cells, fit
+from .picture_parts import picture_per_row
 from .pictures import opened, to_rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -93,13 +93,13 @@ class AgeVlmImageProcessor(BaseImageProcessor):  # type: ignore[misc]
         """`pixel_values` (N, 3, side, side) fp32 and `cell_mask` (N, S) bool of one picture or a list of them.
 
         Args:
-            images: PIL images, arrays, tensors, paths, URLs or base64, see `pictures`.
+            images: PIL images, arrays, tensors, paths, URLs or base64; see `pictures.to_rgb` and `pictures.opened`.
             input_data_format: "channels_first" or "channels_last" for arrays that could be read either way.
 
         Raises: ValueError for a picture that cannot be opened, and for an option that cannot be honoured.
         """
         _refuse_other_options(kwargs)
-        channels = None if input_data_format is None else ChannelDimension(input_data_format).value
+        channels = None if input_data_format is None else str(getattr(input_data_format, "value", input_data_format))
         pixels: list[NDArray[np.float32]] = []
         cells: list[NDArray[np.bool_]] = []
         mean, std = np.asarray(self.image_mean, np.float32), np.asarray(self.image_std, np.float32)
@@ -116,31 +116,11 @@ def _refuse_other_options(options: dict[str, Any]) -> None:
     for name, value in options.items():
         if value is not None and value != FIXED_OPTIONS.get(name):
             raise ValueError(
-                f"{name} is {value!r}, which AgeVlmImageProcessor cannot honour; it has image_size, stride, letterbox, "
-                "image_mean and image_std, and always fits, scales and normalises"
+                f"{shortened(name)} is {shortened(value)}, which AgeVlmImageProcessor cannot honour; it has "
+                "image_size, stride, letterbox, image_mean and image_std, and always fits, scales and normalises"
             )
-
-
-def picture_per_row(images: Any) -> list[Any]:
-    """The picture of each row, None for a text-only row, from one picture, a list of them, or a list of lists.
-
-    As in transformers a row's list holds its pictures; AGE-VLM takes none or one.
-
-    Raises: ValueError if there is no row, or a row with several pictures.
-    """
-    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
-        images = list(images)
-    if not isinstance(images, (list, tuple)):
-        return [images]
-    if not images:
-        raise ValueError("images is empty; give at least one image, or leave it out")
-    rows = [list(row) if isinstance(row, (list, tuple)) else [row] for row in images]
-    for number, row in enumerate(rows):
-        if len(row) > 1:
-            raise ValueError(f"row {number} has {len(row)} images; AGE-VLM looks at one picture per row")
-    return [row[0] if row else None for row in rows]
 
 
 AgeVlmImageProcessor.register_for_auto_class("AutoImageProcessor")  # a saved folder carries this code
 
-__all__ = ["AgeVlmImageProcessor", "picture_per_row", "to_rgb"]
+__all__ = ["AgeVlmImageOptions", "AgeVlmImageProcessor", "to_rgb"]

@@ -9,6 +9,7 @@ Shapes: B rows, T text tokens, S image cells, D hidden size, V vocabulary, L cro
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ from .text_model import AgeVlmTextModel
 from .vision import ConvNextTower
 
 IMAGE_ARGUMENTS = ("pixel_values", "cell_mask", "has_image")
+GENERATE_ARGUMENTS = ("tokenizer", "assistant_tokenizer", "assistant_model")
 
 
 class AgeVlmModel(AgeVlmPreTrainedModel):
@@ -300,6 +302,12 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):  #
         """L_g from sums over any set of rows: mean over the rows (0 if none), then mean or sum over the layers."""
         per_layer_L = guidance_loss_sum_L / guided_rows.clamp_min(1)
         return per_layer_L.mean() if self.config.guidance_reduction == "mean" else per_layer_L.sum()
+
+    @functools.wraps(GenerationMixin.prepare_inputs_for_generation)
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        # `generate` passes some of its own arguments on, and other models' forward takes any argument.
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        return {name: value for name, value in inputs.items() if name not in GENERATE_ARGUMENTS}
 
     def _get_candidate_generator(self, model_kwargs: dict[str, Any], assistant_model: Any = None, **kwargs: Any) -> Any:
         """transformers' own; a drafting model that reads text only, such as one of `to_llama`, gets no image."""

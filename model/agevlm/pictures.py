@@ -12,10 +12,9 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 import torch
@@ -27,6 +26,11 @@ from .chat_text import shortened
 from .upright import upright_rgb
 
 CHANNELS = (1, 3, 4)  # grey, RGB, RGB with transparency
+CHANNEL_AXIS = {"channels_first": 0, "channels_last": 2}
+OF_NUMPY = (
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32,
+    torch.uint64, torch.float16, torch.float32, torch.float64,
+)  # fmt: skip
 
 
 def to_rgb(image: Any, channels: str | None = None) -> Image.Image:
@@ -37,9 +41,17 @@ def to_rgb(image: Any, channels: str | None = None) -> Image.Image:
 
     Raises: ValueError for anything else, naming its type, shape, mode or range of values.
     """
+    if channels not in (None, *CHANNEL_AXIS):
+        raise ValueError(f"input_data_format is {shortened(channels)}; choose 'channels_first' or 'channels_last'")
     if isinstance(image, torch.Tensor):
-        wide = image.float() if image.dtype == torch.bfloat16 else image  # numpy has no bfloat16
-        image = _from_array(wide.numpy(force=True), channels, first=True)
+        try:
+            wide = image if image.dtype in OF_NUMPY else image.float()  # numpy has no bfloat16 and no 8-bit floats
+            values = wide.numpy(force=True)
+        except (TypeError, RuntimeError, NotImplementedError) as error:  # sparse, quantized, without data
+            raise ValueError(
+                f"image tensor is {image.dtype}, {image.layout}, on {image.device}; give values"
+            ) from error
+        image = _from_array(values, channels, first=True)
     elif isinstance(image, np.ndarray):
         image = _from_array(image, channels, first=False)
     if not isinstance(image, Image.Image):
@@ -52,7 +64,7 @@ def _from_array(values: NDArray[Any], channels: str | None, first: bool) -> Imag
     if values.ndim == 3:
         likely = [0, 2] if first else [2, 0]
         if channels is not None:
-            likely = [{"channels_first": 0, "channels_last": 2}[channels]]
+            likely = [CHANNEL_AXIS[channels]]
         axis = next((axis for axis in likely if values.shape[axis] in CHANNELS), None)
         if axis is None:
             raise ValueError(f"{given}; give (height, width), or 1, 3 or 4 channels first or last")
@@ -74,48 +86,6 @@ def _from_array(values: NDArray[Any], channels: str | None, first: bool) -> Imag
     return Image.fromarray(np.ascontiguousarray(values))
 
 
-def picture_of_chat(messages: Sequence[Mapping[str, Any]]) -> Any:
-    """The one picture of a conversation, opened; None if it has none.
-
-    A picture is a content part of type "image" (transformers) or "image_url" (OpenAI).
-
-    Raises: ValueError for several pictures, and for a part that names none.
-    """
-    lists = [message.get("content") for message in messages]
-    parts = [part for content in lists if isinstance(content, (list, tuple)) for part in content]
-    pictures = [part for part in parts if part.get("type") in ("image", "image_url")]
-    if len(pictures) > 1:
-        raise ValueError(f"the conversation has {len(pictures)} images; AGE-VLM looks at one picture per conversation")
-    if not pictures:
-        return None
-    picture = _open_part(pictures[0])
-    if picture is None:
-        raise ValueError(
-            "an image part names no picture; add 'image', 'path', 'url' or 'base64', or give the pictures as "
-            "processor_kwargs={'images': ...}"
-        )
-    return picture
-
-
-def _open_part(part: Mapping[str, Any]) -> Any:
-    """The picture of a content part; None if the part only marks the picture's place.
-
-    Raises: ValueError as `opened`.
-    """
-    if part["type"] == "image_url":
-        given = part.get("image_url")
-        return opened(given.get("url") if isinstance(given, Mapping) else given)
-    for key in ("image", "path", "url"):
-        if part.get(key) is not None:
-            return opened(part[key])
-    text = part.get("base64")
-    if isinstance(text, bytes):
-        text = text.decode("ascii", "replace")
-    if not isinstance(text, str):
-        return None
-    return _from_data_url(text) if text.startswith("data:") else _decoded(text)
-
-
 def opened(source: Any) -> Any:
     """The picture of a path, URL, data URL, base64 text or bytes; an image, array, tensor or None as it is.
 
@@ -123,8 +93,8 @@ def opened(source: Any) -> Any:
 
     Raises: ValueError naming the path or URL, or for data its size.
     """
-    if isinstance(source, bytes):
-        return _from_bytes(source, f"{len(source)} bytes")
+    if isinstance(source, (bytes, bytearray)):
+        return _from_bytes(bytes(source), f"{len(source)} bytes")
     if isinstance(source, os.PathLike):
         source = os.fspath(source)
     if not isinstance(source, str):
@@ -134,29 +104,34 @@ def opened(source: Any) -> Any:
             return load_image(source)
         except Exception as error:  # whatever the network library raises
             raise ValueError(f"the picture at {shortened(source)} cannot be fetched: {type(error).__name__}") from error
-    if source.startswith("data:"):
+    if is_data_url(source):
         return _from_data_url(source)
     if os.path.isfile(source):
         with open(source, "rb") as file:
             return _from_bytes(file.read(), f"the file {shortened(source)}")
     try:
-        return _decoded(source)
+        return decoded(source)
     except ValueError:
         raise ValueError(
             f"{shortened(source)} is no file, no URL and no picture as base64; give one of them, or the opened image"
         ) from None
 
 
+def is_data_url(text: str) -> bool:
+    """True for a URL that holds its data."""
+    return text[:5].lower() == "data:"
+
+
 def _from_data_url(url: str) -> Image.Image:
     header, comma, data = url.partition(",")
     if not comma:
         raise ValueError("a data URL has no comma before its data; write data:image/png;base64,...")
-    if header.endswith(";base64"):
-        return _decoded(data)
+    if header.lower().endswith(";base64"):
+        return decoded(unquote(data))
     return _from_bytes(unquote_to_bytes(data), "the data URL")
 
 
-def _decoded(text: str) -> Image.Image:
+def decoded(text: str) -> Image.Image:
     """A picture from base64, also with line breaks, without padding or in the alphabet of URLs."""
     what = f"the base64 text of {len(text)} characters"
     compact = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
@@ -177,4 +152,4 @@ def _from_bytes(data: bytes, what: str) -> Image.Image:
         raise ValueError(f"{what} holds no picture that PIL can open{reason}") from None
 
 
-__all__ = ["opened", "picture_of_chat", "to_rgb"]
+__all__ = ["decoded", "is_data_url", "opened", "to_rgb"]

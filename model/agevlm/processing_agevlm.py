@@ -13,11 +13,17 @@ from transformers import BatchFeature, PreTrainedTokenizerFast, ProcessorMixin
 
 from .chat_encoding import encode_chat
 from .chat_templates import FIXED_CLOCK, template_for
-from .chat_text import EncodedChat, plain_messages, refuse_control_tokens, refuse_control_tokens_in, text_messages
+from .chat_text import (
+    EncodedChat,
+    plain_messages,
+    refuse_control_tokens,
+    refuse_control_tokens_in,
+    text_messages,
+)
 from .configuration_agevlm import AgeVlmVisionConfig
-from .image_processing_agevlm import AgeVlmImageOptions, AgeVlmImageProcessor, picture_per_row
-from .pictures import picture_of_chat
-from .processor_options import check_template_arguments, split_options, split_template_options
+from .image_processing_agevlm import AgeVlmImageOptions, AgeVlmImageProcessor
+from .picture_parts import picture_per_row, pictures_of_chats
+from .processor_options import check_template_arguments, messages_for_template, split_options, split_template_options
 from .text_inputs import tokenize_texts
 
 
@@ -100,12 +106,18 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         data: dict[str, Any] = {}
         rows = None
         if text is not None:
+            if not isinstance(text, (str, list, tuple)):
+                raise ValueError(f"text is a {type(text).__name__}; give a string or a list of strings")
             texts = [text] if isinstance(text, str) else list(text)
             if not texts:
                 raise ValueError("text is empty; give at least one text, or leave it out")
             rows = len(texts)
             data.update(tokenize_texts(self.tokenizer, texts, return_tensors, of_text))
         if images is not None:
+            if of_text.get("return_overflowing_tokens"):
+                raise ValueError(
+                    "return_overflowing_tokens cuts a text into several rows, but its image is one; leave it out"
+                )
             data.update(self._images(images, rows, return_tensors, of_images))
         return BatchFeature(data)
 
@@ -132,9 +144,10 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
 
         Control tokens in messages are not refused here; call `refuse_control_tokens` first for untrusted text.
         """
+        template = self._resolve_chat_template(None)
         text: str = self.tokenizer.apply_chat_template(
-            plain_messages(messages),
-            chat_template=FIXED_CLOCK + self._resolve_chat_template(None),
+            messages_for_template(template, plain_messages(messages)),
+            chat_template=FIXED_CLOCK + template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
@@ -170,9 +183,12 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         `sanitize_control_tokens` they are refused here too, in messages, tools, documents and variables: no model was
         trained on text that spells them.
 
+        A picture leaves no text, and a template reads a message's text as a string; one that only reads lists of parts
+        gets the parts.
+
         Raises: ValueError for malformed messages, content other than text and pictures, and whatever the template or
-        the tokenizer would leave out silently: unknown arguments, or tools, documents and a mask of the assistant's
-        tokens where the template does not write them.
+        the tokenizer would leave out silently: unknown arguments; tools, documents, fields of messages and a mask of
+        the assistant's tokens where the template does not write them.
         """
         batched, chats = _conversations(conversation)
         template = self._resolve_chat_template(chat_template)
@@ -181,23 +197,22 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
             template, tools=tools, documents=documents, load_audio_from_video=load_audio_from_video,
             return_assistant_tokens_mask=return_assistant_tokens_mask, model_inputs=tokenize and return_dict,
         )  # fmt: skip
-        plain = [text_messages(chat) for chat in chats]
+        rendered = [messages_for_template(template, chat) for chat in chats]
         if sanitize_control_tokens:
-            for messages in plain:
-                refuse_control_tokens(messages, self.control_tokens)
+            for chat in chats:
+                refuse_control_tokens(text_messages(chat), self.control_tokens)
             for what, value in (("tools", tools), ("documents", documents), ("template variables", variables)):
                 refuse_control_tokens_in(what, value, self.control_tokens)
         if tokenize:
             side = "left" if add_generation_prompt or continue_final_message else "right"
             options = {"padding": batched, "padding_side": side, "add_special_tokens": False, **options}
-            if options.get("images") is None:
-                pictures = [picture_of_chat(chat) for chat in chats]
-                options["images"] = [[] if p is None else [p] for p in pictures] if batched else pictures
+            pictures = pictures_of_chats(chats, options.get("images"))
+            options["images"] = [[] if p is None else [p] for p in pictures] if batched else pictures
         return super().apply_chat_template(
-            plain if batched else plain[0],
+            rendered if batched else rendered[0],
             chat_template=FIXED_CLOCK + template,
-            tools=tools,
-            documents=documents,
+            tools=tools or None,
+            documents=documents or None,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
             return_assistant_tokens_mask=return_assistant_tokens_mask,

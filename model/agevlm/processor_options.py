@@ -7,12 +7,15 @@ effect and says nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Any
 
 from transformers.processing_utils import TextKwargs
 from transformers.utils.chat_template_utils import _get_template_variables as template_variables
+from transformers.utils.chat_template_utils import render_jinja_template
 
+from .chat_text import shortened, text_messages
 from .image_processing_agevlm import AgeVlmImageOptions
 
 NESTED_OPTIONS = ("text_kwargs", "images_kwargs", "common_kwargs")
@@ -20,6 +23,8 @@ NESTED_OPTIONS = ("text_kwargs", "images_kwargs", "common_kwargs")
 # `from_pretrained` sets for all calls.
 TEXT_OPTIONS = frozenset(TextKwargs.__annotations__) - {"return_mm_token_type_ids", "sanitize_control_tokens"}
 IMAGE_OPTIONS = frozenset(AgeVlmImageOptions.__annotations__) - {"return_tensors", "image_size", "stride", "letterbox"}
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one field, which transformers fills in
+MARK = "\ue000"  # a private-use character: in no template
 GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # what marks the assistant's words in a template
 
 
@@ -35,7 +40,8 @@ def split_options(given: dict[str, Any], variables: Collection[str] = ()) -> tup
     if unknown:
         of_template = f", or a variable of the chat template ({', '.join(sorted(variables))})" if variables else ""
         raise ValueError(
-            f"{unknown[0]} is no option of AGE-VLM's tokenizer or image processor{of_template}; it would have no effect"
+            f"{shortened(unknown[0])} is no option of AGE-VLM's tokenizer or image processor{of_template}; it would "
+            "have no effect"
         )
     of_text = {name: value for name, value in flat.items() if name in TEXT_OPTIONS}
     of_text.pop("return_text_replacement_offsets", None)  # of image tokens in the text, which AGE-VLM has none of
@@ -72,7 +78,7 @@ def check_template_arguments(
     if load_audio_from_video:
         raise ValueError("load_audio_from_video is True, but AGE-VLM reads pictures and text; leave it out")
     for name, value in (("tools", tools), ("documents", documents)):
-        if value is not None and name not in template_variables(template):
+        if value and name not in template_variables(template):
             raise ValueError(f"{name} are given, but the chat template never writes them; use one that does")
     if return_assistant_tokens_mask and not (model_inputs and GENERATION_BLOCK.search(template)):
         raise ValueError(
@@ -81,4 +87,42 @@ def check_template_arguments(
         )
 
 
-__all__ = ["check_template_arguments", "split_options", "split_template_options"]
+def messages_for_template(template: str, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A conversation as this template reads it: content as text, or as parts where it reads parts only.
+
+    Raises: ValueError for a malformed message, and for one with a field that the template never writes.
+    """
+    plain = text_messages(messages)
+    for number, message in enumerate(plain):
+        lost = [
+            name
+            for name in message.keys() - {"role", "content"}
+            if not any(alias in template for alias in (REASONING if name in REASONING else (name, "tojson")))
+        ]
+        if lost:
+            raise ValueError(
+                f"message {number} has {shortened(lost[0])}, which the chat template never writes; take it out, or use "
+                "a template that does"
+            )
+        if "content" in message and reads_parts(template):
+            content = messages[number]["content"]
+            message["content"] = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+    return plain
+
+
+@lru_cache(maxsize=64)
+def reads_parts(template: str) -> bool:
+    """True if the template would lose a content that is a string, and writes one that is a list of parts."""
+
+    def written(content: Any) -> bool:
+        chat = [{"role": "user", "content": content}]
+        try:
+            texts, _ = render_jinja_template([chat], chat_template=template, bos_token="", eos_token="")
+        except Exception:  # templates raise errors of their own, or stumble over the type of the content
+            return False
+        return MARK in texts[0]
+
+    return not written(MARK) and written([{"type": "text", "text": MARK}])
+
+
+__all__ = ["check_template_arguments", "messages_for_template", "split_options", "split_template_options"]

@@ -27,6 +27,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("mode F has floating-point pixels with no agreed white; scale the picture to 8 bits first")
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
+    if image.mode == "La":  # premultiplied grey, which PIL converts to this alone
+        image = image.convert("LA")
     if image.has_transparency_data:
         # Hidden pixels hold arbitrary colours: dropping alpha would show what no viewer shows.
         layer = image.convert("RGBA")

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import DynamicCache, LlamaForCausalLM, TextIteratorStreamer, pipeline
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    DynamicCache,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    TextIteratorStreamer,
+    pipeline,
+)
 
 from model.agevlm.backbones import to_llama
 from model.agevlm.modeling_agevlm import AgeVlmForConditionalGeneration
@@ -169,6 +176,22 @@ def data_url(picture: Image.Image) -> str:
     file = io.BytesIO()
     picture.save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def test_the_tokenizer_of_stop_strings_reaches_generate_alone(
+    seeing: tuple[AgeVlmForConditionalGeneration, AgeVlmProcessor],
+) -> None:
+    """`generate` hands the tokenizer on to the model's forward, which knows no such argument."""
+    model, _ = seeing
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    byte_level = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    byte_level.pre_tokenizer, byte_level.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level)
+    ids, how = torch.tensor([[1, 7, 8]]), {"max_new_tokens": 4, "pad_token_id": 0, "do_sample": False}
+    plain = model.generate(ids, **how)
+    assert torch.equal(model.generate(ids, **how, stop_strings=["~~"], tokenizer=tokenizer), plain)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'tokenizer'"):
+        model(ids, tokenizer=tokenizer)
 
 
 def test_an_answer_can_be_streamed(seeing: tuple[AgeVlmForConditionalGeneration, AgeVlmProcessor]) -> None:

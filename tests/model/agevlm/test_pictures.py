@@ -17,7 +17,8 @@ from PIL import Image
 
 from model.agevlm import pictures
 from model.agevlm.image_processing_agevlm import AgeVlmImageProcessor
-from model.agevlm.pictures import opened, picture_of_chat, to_rgb
+from model.agevlm.picture_parts import pictures_of_chats
+from model.agevlm.pictures import opened, to_rgb
 from model.agevlm.processing_agevlm import AgeVlmProcessor
 from tests.model.agevlm.fixtures_word_tokenizer import word_tokenizer
 
@@ -60,6 +61,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "bfloat16 tensor": {"image": torch.from_numpy(PIXELS.copy()).bfloat16()},
     "tensor with a gradient": {"image": torch.from_numpy(PIXELS / 255).requires_grad_()},
     "wide integers": {"image": PIXELS.astype(np.int64)},
+    "base64 as a bytearray": {"base64": bytearray(TEXT.encode())},
+    "data URL in capitals": {"url": "DATA:image/png;BASE64," + TEXT},
+    "data URL with escapes": {"url": "data:image/png;base64," + TEXT.replace("+", "%2B").replace("/", "%2F")},
     "a field that is None": {"image": None, "url": None, "base64": TEXT},
 }
 
@@ -86,14 +90,14 @@ def test_paths_and_strings_are_opened_in_a_direct_call_too(tmp_path: Path) -> No
         assert torch.equal(PROCESSOR(images=source, return_tensors="pt")["pixel_values"], expected)
         assert torch.equal(PROCESSOR.image_processor([source], return_tensors="pt")["pixel_values"], expected)
         part = {"type": "image", "path": source}
-        assert np.array_equal(picture_of_chat([{"role": "user", "content": [part]}]), PIXELS)
+        assert np.array_equal(pictures_of_chats([[{"role": "user", "content": [part]}]])[0], PIXELS)
 
 
 def test_a_network_url_goes_through_transformers_own_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(pictures, "load_image", lambda url: asked.append(url) or PHOTO)
     for part in ({"type": "image", "url": "https://x.org/p.png"}, {"type": "image_url", "image_url": "http://x.org/q"}):
-        assert picture_of_chat([{"role": "user", "content": [part]}]) is PHOTO
+        assert pictures_of_chats([[{"role": "user", "content": [part]}]])[0] is PHOTO
     assert asked == ["https://x.org/p.png", "http://x.org/q"]
 
     def offline(url: str) -> None:
@@ -162,6 +166,8 @@ def test_arrays_that_could_be_read_either_way() -> None:
         (np.full((4, 4, 3), np.nan), "from nan to nan"),
         (np.zeros((4, 4, 3), np.complex64), "complex64"),
         (torch.randn(3, 8, 8), "before any normalisation"),
+        (torch.zeros(3, 8, 8).to_sparse(), "image tensor is torch.float32, torch.sparse_coo"),
+        (torch.zeros(3, 8, 8, device="meta"), "on meta"),
     ],
 )
 def test_arrays_that_are_no_picture(values: Any, message: str) -> None:
@@ -190,6 +196,8 @@ DAMAGED = base64.b64encode(png()[:200] + b"x" * 2_000_000).decode()
         {"type": "image", "pixels": LONG},
         {"type": "text", "txt": LONG},
         {"type": "video", "video": LONG},
+        {"type": "image", "image": LONG, "url": LONG},
+        {"type": "image", "image": PHOTO, "text": LONG},
         {"text": LONG},
         LONG,
     ],
@@ -224,6 +232,29 @@ def raised(call: Callable[[Any], Any], argument: Any) -> Exception | None:
     return None
 
 
+def test_no_error_repeats_a_long_option() -> None:
+    for options in ({"size": LONG}, {"images_kwargs": {"input_data_format": LONG}}, {LONG: 1}):
+        error = raised(lambda o: PROCESSOR(images=PHOTO, **o), options)
+        assert isinstance(error, ValueError)
+        assert len(str(error)) < 600
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"image": PHOTO, "url": URL}, "names image and url; give one of them"),
+        ({"image": PHOTO, "text": "is it red"}, "holds text, which would be lost"),
+    ],
+)
+def test_a_part_that_says_too_much_is_refused(part: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PROCESSOR.apply_chat_template([{"role": "user", "content": [{"type": "image", **part}]}], tokenize=True)
+
+
+def test_premultiplied_grey() -> None:
+    assert to_rgb(Image.new("La", (4, 4), (255, 255))).getpixel((0, 0)) == (255, 255, 255)
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(ValueError, match=r"'photos/cat\.jpg' is no file, no URL and no picture as base64"):
         opened("photos/cat.jpg")
@@ -235,10 +266,29 @@ def test_pictures_beside_the_conversation_fill_its_places() -> None:
     expected = PROCESSOR(images=PHOTO, return_tensors="pt")["pixel_values"]
     inputs = PROCESSOR.apply_chat_template(chat, **how, processor_kwargs={"images": [PHOTO]})
     assert torch.equal(inputs["pixel_values"], expected)
-    both = PROCESSOR.apply_chat_template([chat, chat], **how, processor_kwargs={"images": [[PHOTO], [PHOTO]]})
-    assert len(both["pixel_values"]) == 2
-    with pytest.raises(ValueError, match="names no picture"):
-        PROCESSOR.apply_chat_template(chat, **how)
+    for beside in (PHOTO, PIXELS, [[PHOTO]], (PHOTO,), TEXT):
+        inputs = PROCESSOR.apply_chat_template(chat, **how, processor_kwargs={"images": beside})
+        assert torch.equal(inputs["pixel_values"], expected)
+    stacked = np.stack([PIXELS, PIXELS])
+    for beside in ([[PHOTO], [PHOTO]], [PHOTO, PHOTO], stacked, torch.from_numpy(stacked)):
+        both = PROCESSOR.apply_chat_template([chat, chat], **how, processor_kwargs={"images": beside})
+        assert torch.equal(both["pixel_values"], expected.expand(2, -1, -1, -1))
+    plain = [{"role": "user", "content": "is it"}]
+    mixed = PROCESSOR.apply_chat_template([chat, plain], **how, processor_kwargs={"images": [PHOTO, None]})
+    assert mixed["has_image"].tolist() == [True, False]
+    twice = [{"role": "user", "content": [{"type": "image"}, {"type": "image"}]}]
+    for wrong, beside, message in (
+        ([chat], None, "names no picture"),
+        ([chat, chat], [PHOTO, None], "names no picture"),
+        ([chat, chat], [PHOTO], "1 images for 2 conversations"),
+        ([twice], [PHOTO], "has 2 images"),
+        ([chat], [], "images is empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PROCESSOR.apply_chat_template(wrong, **how, processor_kwargs={"images": beside})
+    named = [{"role": "user", "content": [{"type": "image", "base64": TEXT}]}]
+    with pytest.raises(ValueError, match="and another in processor_kwargs"):
+        PROCESSOR.apply_chat_template(named, **how, processor_kwargs={"images": [PHOTO]})
 
 
 @pytest.mark.parametrize("option", [{"do_normalize": False}, {"size": {"height": 8}}, {"do_rescale": False}])
@@ -251,7 +301,7 @@ def test_options_that_cannot_be_honoured_are_errors(option: dict[str, Any], tmp_
         lambda: AgeVlmImageProcessor(64, 16, **option),
         lambda: AgeVlmImageProcessor.from_pretrained(tmp_path, **option),
     ):
-        with pytest.raises(ValueError, match=f"{next(iter(option))} is .*cannot honour"):
+        with pytest.raises(ValueError, match=f"'{next(iter(option))}' is .*cannot honour"):
             call()
     PROCESSOR(images=PHOTO, do_rescale=True, do_convert_rgb=True, data_format="channels_first", size=None)
 

@@ -1,5 +1,6 @@
 """`apply_chat_template` and the processor's call honour transformers' options; what they cannot honour is an error."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,7 +47,9 @@ def processor(template: str = LLAMA3) -> AgeVlmProcessor:
 def begins_texts(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """The same tokenizer, adding a begin-of-text token as Llama 3's does."""
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", tokenizer.bos_token_id)]
+        single="<|begin_of_text|> $A",
+        pair="<|begin_of_text|> $A $B:1",
+        special_tokens=[("<|begin_of_text|>", tokenizer.bos_token_id)],
     )
     return tokenizer
 
@@ -103,6 +106,8 @@ def test_tools_documents_and_variables_reach_the_template() -> None:
     )
     assert tooled.apply_chat_template(CHAT[:1], mood="no") == "<|begin_of_text|>no user : what is it "
     assert tooled.apply_chat_template([chat, chat]) == [tooled.apply_chat_template(chat)] * 2
+    none = processor().apply_chat_template(CHAT, tools=[], documents=[])  # as callers write that always pass a list
+    assert none == processor().apply_chat_template(CHAT)
     continued = processor().apply_chat_template(CHAT, continue_final_message=True)
     assert continued.endswith("yes")
     with pytest.raises(ValueError, match="not compatible"):
@@ -115,13 +120,13 @@ def test_tools_documents_and_variables_reach_the_template() -> None:
         ({"tools": [{"type": "function", "function": {"name": "x"}}]}, "tools are given, but the chat template never"),
         ({"documents": [{"text": "x"}]}, "documents are given"),
         ({"return_assistant_tokens_mask": True, **DICT}, r"\{% generation %\}"),
-        ({"moood": "sad"}, r"moood is no option .*chat template \(.*messages"),
-        ({"processor_kwargs": {"paddin": True}, **DICT}, "paddin is no option"),
-        ({"paddin": True, **DICT}, "paddin is no option"),
+        ({"moood": "sad"}, r"'moood' is no option .*chat template \(.*messages"),
+        ({"processor_kwargs": {"paddin": True}, **DICT}, "'paddin' is no option"),
+        ({"paddin": True, **DICT}, "'paddin' is no option"),
         ({"load_audio_from_video": True}, "load_audio_from_video"),
-        ({"enable_thinking": False, **DICT}, "enable_thinking is no option"),
-        ({"return_mm_token_type_ids": True, **DICT}, "return_mm_token_type_ids is no option"),
-        ({"do_normalize": False, **DICT}, "do_normalize is False"),
+        ({"enable_thinking": False, **DICT}, "'enable_thinking' is no option"),
+        ({"return_mm_token_type_ids": True, **DICT}, "'return_mm_token_type_ids' is no option"),
+        ({"do_normalize": False, **DICT}, "'do_normalize' is False"),
     ],
 )
 def test_what_has_no_effect_is_an_error(options: dict[str, Any], message: str) -> None:
@@ -152,6 +157,46 @@ def test_control_tokens_are_refused_wherever_the_template_could_write_them() -> 
             tooled.apply_chat_template(chat, **more, sanitize_control_tokens=True)
 
 
+def test_fields_of_a_message_that_the_template_never_writes_are_errors() -> None:
+    called = [*CHAT[:1], {"role": "assistant", "content": None, "tool_calls": [{"name": "red"}]}]
+    for chat, field in ((called, "tool_calls"), ([{**CHAT[0], "thinking": "many"}], "thinking")):
+        with pytest.raises(ValueError, match=f"has '{field}', which the chat template never writes"):
+            processor().apply_chat_template(chat)
+        processor(WITH_TOOLS).apply_chat_template(chat)
+    assert processor().apply_chat_template([{**CHAT[0], "thinking": None}])
+    assert processor("{{ messages | tojson }}").apply_chat_template(called).count("red") == 1
+
+
+READS_PARTS = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role }} : {% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}"
+    "{% elif p.type == 'image' %}left {% endif %}{% endfor %} {% endfor %}"
+)
+
+
+def test_a_template_that_reads_parts_gets_them() -> None:
+    """As most templates of vision-language models do; a plain string would leave no words."""
+    seen = {"type": "image", "image": Image.new("RGB", (9, 9))}
+    chat = [{"role": "user", "content": [seen, {"type": "text", "text": "what is it"}]}, CHAT[1]]
+    one = processor(READS_PARTS)
+    text = "<|begin_of_text|>user : left what is it assistant : a red circle "
+    assert one.apply_chat_template(chat) == text
+    assert one.apply_chat_template(chat) == one.tokenizer.apply_chat_template(
+        [chat[0], {**CHAT[1], "content": [{"type": "text", "text": "a red circle"}]}],
+        chat_template=READS_PARTS, tokenize=False,
+    )  # fmt: skip
+    inputs = one.apply_chat_template(chat, **DICT, return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 64, 64)
+    words = text.removeprefix("<|begin_of_text|>").split()
+    assert one.tokenizer.decode(inputs["input_ids"][0], skip_special_tokens=True).split() == words
+    # Training reads text only, through the same template.
+    encoded = one.encode_chat(CHAT[:2])
+    assert encoded.text == "<|begin_of_text|>user : what is it assistant : a red circle "
+    assert [t for t, wanted in zip(encoded.input_ids, encoded.targets, strict=True) if wanted]
+    assert processor(LLAMA3).apply_chat_template(chat) == processor().apply_chat_template(
+        [{"role": "user", "content": "what is it"}, CHAT[1]]
+    )
+
+
 @pytest.mark.parametrize("empty", [[], [[]], [CHAT, []]])
 def test_an_empty_conversation_is_named(empty: Any) -> None:
     with pytest.raises(ValueError, match="conversation is empty"):
@@ -165,13 +210,17 @@ def test_training_refuses_fields_that_it_would_not_see() -> None:
     assert processor().encode_chat([{"role": "user", "content": "is it", "name": None}]).input_ids
 
 
-def test_named_templates_of_a_tokenizer() -> None:
+def test_named_templates_of_a_tokenizer(tmp_path: Path) -> None:
     tokenizer = word_tokenizer()
     tokenizer.chat_template = {"default": LLAMA3, "short": "{{ messages[-1].content }}"}
     several = AgeVlmProcessor(SQUARE, tokenizer)
     assert several.apply_chat_template(CHAT) == processor().apply_chat_template(CHAT)
     assert several.apply_chat_template(CHAT, chat_template="short") == "yes"
     assert several.encode_chat(CHAT) == processor().encode_chat(CHAT)
+    several.save_pretrained(tmp_path)
+    again = AgeVlmProcessor.from_pretrained(tmp_path)
+    assert again.apply_chat_template(CHAT, chat_template="short") == "yes"
+    assert again.encode_chat(CHAT) == processor().encode_chat(CHAT)
 
 
 def test_nested_options_are_flat_ones() -> None:
@@ -184,7 +233,7 @@ def test_nested_options_are_flat_ones() -> None:
         truncation=True,
     )
     assert all(torch.equal(flat[name], nested[name]) for name in flat)
-    with pytest.raises(ValueError, match="paddding is no option"):
+    with pytest.raises(ValueError, match="'paddding' is no option"):
         processor()(text=texts, text_kwargs={"paddding": True})
     for other in ({"videos": [1]}, {"audio": [1]}):
         with pytest.raises(ValueError, match="leave videos and audio out"):
@@ -203,7 +252,9 @@ def test_a_rendered_chat_gets_no_second_begin_of_text() -> None:
     )  # fmt: skip
     assert torch.equal(direct["input_ids"], chat["input_ids"])
     assert (direct["input_ids"] == begin).sum(1).tolist() == [1, 1]
-    assert adding(text=rendered[0])["input_ids"] == [adding.encode_chat(CHAT[:1], True).input_ids]
+    assert adding(text=rendered[0], add_special_tokens=None)["input_ids"] == [
+        adding.encode_chat(CHAT[:1], True).input_ids
+    ]
     # Other texts keep the one that the tokenizer adds, also in the same call, whose rows are then padded by hand.
     both = adding(text=["is it", rendered[1]], padding=True, return_tensors="pt")
     assert (both["input_ids"] == begin).sum(1).tolist() == [1, 1]
@@ -211,13 +262,56 @@ def test_a_rendered_chat_gets_no_second_begin_of_text() -> None:
     assert torch.equal(both["input_ids"][1], direct["input_ids"][1])
     cut = adding(text=["is it red", rendered[1]], padding="max_length", max_length=5, truncation=True)
     assert [len(ids) for ids in cut["input_ids"]] == [5, 5]
+    spaced = adding(text=f" \n{rendered[0]}")["input_ids"][0]
+    assert spaced.count(begin) == 1
     # Who asks for special tokens gets what the tokenizer makes of it.
     assert adding(text=rendered[0], add_special_tokens=True)["input_ids"][0][:2] == [begin, begin]
     # A tokenizer that adds none is left alone.
     assert plain(text=["is it", rendered[0]])["input_ids"][0] == plain.tokenizer("is it")["input_ids"]
 
 
-def test_batches_for_generation_are_padded_on_the_left(tmp_path: Any) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"return_attention_mask": False},
+        {"return_offsets_mapping": True, "return_special_tokens_mask": True},
+        {"return_length": True},
+        {"truncation": True, "max_length": 4},
+        {"pad_to_multiple_of": 4},
+        {"padding": "max_length", "max_length": 30},
+        {"padding_side": "right"},
+        {"text_pair": ["red", "red"]},
+    ],
+)
+def test_a_call_with_rendered_and_other_texts_is_as_regular_as_one_of_a_kind(options: dict[str, Any]) -> None:
+    """The tokenizer adds its begin-of-text token to all texts of a call or to none."""
+    adding = AgeVlmProcessor(SQUARE, begins_texts(word_tokenizer()))
+    rendered = adding.render(CHAT[:1], add_generation_prompt=True)
+    options = {"padding": True, "return_tensors": "pt", **options}
+    mixed = adding(text=["is it", rendered], **options)
+    alike = adding(text=[rendered, rendered], **options)
+    assert {k: (v.shape, v.dtype) for k, v in mixed.items()} == {k: (v.shape, v.dtype) for k, v in alike.items()}
+    for name, values in alike.items():
+        assert torch.equal(mixed[name][1], values[1]), name
+    begin = adding.tokenizer.bos_token_id
+    assert (mixed["input_ids"] == begin).sum(1).tolist() == [1, 1]
+
+
+def test_texts_that_become_several_rows() -> None:
+    adding = AgeVlmProcessor(SQUARE, begins_texts(word_tokenizer()))
+    rendered = adding.render(CHAT, add_generation_prompt=True)
+    cut = {"truncation": True, "max_length": 5, "padding": True, "return_overflowing_tokens": True}
+    assert len(adding(text=rendered, **cut)["input_ids"]) > 1
+    with pytest.raises(ValueError, match="give add_special_tokens too"):
+        adding(text=["is it", rendered], **cut)
+    with pytest.raises(ValueError, match="its image is one"):
+        adding(images=Image.new("RGB", (9, 9)), text=rendered, **cut)
+    with pytest.raises(ValueError, match="text is a dict"):
+        adding(text={"is": "it"})
+
+
+def test_batches_for_generation_are_padded_on_the_left(tmp_path: Path) -> None:
     model = tiny_model(trained=True).double()
     made = AgeVlmProcessor.from_backbones(word_tokenizer(), model.config.vision_config)
     made.save_pretrained(tmp_path)

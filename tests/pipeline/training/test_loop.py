@@ -115,7 +115,7 @@ def test_gradients_of_one_step_agree_to_rounding(world: dict[str, Any]) -> None:
 def test_the_loss_is_the_mean_of_eq_3_over_guided_rows_of_the_global_batch(
     world: dict[str, Any], weight: float
 ) -> None:
-    """Computed here: L_LM over all target tokens plus lambda times the mean over layers of the mean over guided rows."""
+    """Computed here: L_LM over all target tokens, plus lambda times the mean over layers of that over guided rows."""
     trainer = trainer_of(world, "stage3", CONFIG, micro_batch=3)
     trainer.model.config.guidance_weight = weight
     parts = next(trainer.micro_batches())
