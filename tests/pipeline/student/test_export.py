@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from model.miniature.world import make_scene, render
+from pipeline.artifacts.paths import PROJECT
 from pipeline.artifacts.store import Artifact
 from pipeline.student import export
 from pipeline.training.student import load_student
@@ -102,6 +103,9 @@ def test_the_example_of_the_card_runs_where_this_project_is_not(chain: Chain, tm
     assert len(said) > 10
     assert printed == f"{said}\n{out[0].tolist()}\n"
     assert (folder / "again" / "modeling_agevlm.py").is_file()  # a copy that is saved from there carries the code on
+    for file in folder.rglob("*"):
+        if file.suffix in (".json", ".md", ".py", ".jinja"):  # no place of the machine that it was made on
+            assert not [p for p in (PROJECT, chain.store.root, tmp_path) if str(p) in file.read_text()], file
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
