@@ -142,6 +142,11 @@ def test_one_rule_for_channels_and_values(values: Any, kind: Any, scaled: bool, 
     assert np.array_equal(np.asarray(to_rgb(image)), expected)
 
 
+@pytest.mark.parametrize(("value", "grey"), [(np.int64(1), 1), (np.uint8(1), 1), (np.float32(1), 255), (True, 255)])
+def test_the_type_says_if_one_is_white(value: Any, grey: int) -> None:
+    assert to_rgb(np.full((4, 4), value)).getpixel((0, 0)) == (grey, grey, grey)
+
+
 def test_arrays_that_could_be_read_either_way() -> None:
     cube = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
     last = np.asarray(to_rgb(cube))

@@ -270,6 +270,13 @@ def test_a_rendered_chat_gets_no_second_begin_of_text() -> None:
     assert plain(text=["is it", rendered[0]])["input_ids"][0] == plain.tokenizer("is it")["input_ids"]
 
 
+def test_a_chat_is_tokenized_as_in_training_also_where_its_template_writes_no_begin_of_text() -> None:
+    adding = AgeVlmProcessor(SQUARE, begins_texts(word_tokenizer()), LLAMA3.replace("{{- bos_token }}", ""))
+    chat = adding.apply_chat_template(CHAT, tokenize=True)
+    assert chat == [adding.encode_chat(CHAT).input_ids]
+    assert adding.tokenizer.bos_token_id not in chat[0]
+
+
 @pytest.mark.parametrize(
     "options",
     [
