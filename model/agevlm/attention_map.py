@@ -1,7 +1,7 @@
 """The query-averaged attention map A_l^q that eq. 3 is computed from (paper section 3.2.2).
 
 A_l^q is one distribution over cells per row: the softmax weights of a cross-attention layer, averaged over all heads
-and over the query's text tokens. `naive_query_averaged_map` is that sentence in four lines. Autograd would keep heads x
+and over the query's text tokens. `naive_query_averaged_map` is that sentence in code. Autograd would keep heads x
 tokens x cells for it. But the average's gradient is the same for every head and token,
 
     d a[s] / d A[h, t, s] = 1 / (H N),
@@ -141,17 +141,11 @@ def _rows(
     mutates_args=(),
     schema="(Tensor q, Tensor k, Tensor tokens, Tensor? cells, Tensor sizes, float scaling) -> Tensor",
 )
-def _averaged_map(
-    q_BHTE: torch.Tensor,
-    k_BKSE: torch.Tensor,
-    tokens_BT: torch.Tensor,
-    cells_BS: torch.Tensor | None,
-    sizes_B2: torch.Tensor,
-    scaling: float,
-) -> torch.Tensor:
+def _averaged_map(q_BHTE: torch.Tensor, k_BKSE: torch.Tensor, *query: Any) -> torch.Tensor:
+    # `query`: the further arguments of `_rows`.
     map_BS = _shape_of_map(q_BHTE, k_BKSE).zero_()
     with torch.autocast(q_BHTE.device.type, enabled=False):
-        for b, row in _rows(q_BHTE, k_BKSE, tokens_BT, cells_BS, sizes_B2, scaling):
+        for b, row in _rows(q_BHTE, k_BKSE, *query):
             sum_S = map_BS.new_zeros(row.k_KSE.shape[1])
             for _, _, weights_KMS in row.chunks():
                 sum_S += weights_KMS.flatten(0, 1).sum(0)
@@ -168,24 +162,18 @@ def _averaged_map(
     ),
 )
 def _averaged_map_backward(
-    grad_BS: torch.Tensor,
-    q_BHTE: torch.Tensor,
-    k_BKSE: torch.Tensor,
-    tokens_BT: torch.Tensor,
-    cells_BS: torch.Tensor | None,
-    sizes_B2: torch.Tensor,
-    scaling: float,
+    grad_BS: torch.Tensor, q_BHTE: torch.Tensor, k_BKSE: torch.Tensor, *query: Any
 ) -> tuple[torch.Tensor, torch.Tensor]:
     grad_q_BHTE, grad_k_BKSE = torch.zeros_like(q_BHTE), torch.zeros_like(k_BKSE)
     heads = q_BHTE.shape[1]
     with torch.autocast(q_BHTE.device.type, enabled=False):
-        for b, row in _rows(q_BHTE, k_BKSE, tokens_BT, cells_BS, sizes_B2, scaling):
+        for b, row in _rows(q_BHTE, k_BKSE, *query):
             grad_S = grad_BS[b, row.cells].to(row.precise) / (heads * len(row.tokens_N))
             grad_k_KSE = torch.zeros_like(row.k_KSE)
             for chunk_n, q_KME, weights_KMS in row.chunks():
                 # Softmax's backward with one upstream gradient for all heads and tokens: A (g - <A, g>).
                 grad_scores_KMS = weights_KMS.mul_(grad_S - (weights_KMS @ grad_S)[..., None])
-                grad_q_KME = torch.bmm(grad_scores_KMS, row.k_KSE) * scaling
+                grad_q_KME = torch.bmm(grad_scores_KMS, row.k_KSE) * row.scaling
                 grad_q_BHTE[b, :, chunk_n] = grad_q_KME.reshape(heads, len(chunk_n), -1).to(q_BHTE.dtype)
                 grad_k_KSE += torch.bmm(grad_scores_KMS.transpose(1, 2), q_KME)
             grad_k_BKSE[b, :, row.cells] = grad_k_KSE.to(k_BKSE.dtype)

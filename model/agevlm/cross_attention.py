@@ -99,7 +99,7 @@ def attach_image_cache(cache: Cache, num_text_layers: int, num_cross_attention_l
 
 @dataclass
 class ImageContext:
-    """What all cross-attention modules share in one forward pass, beside the visual tokens.
+    """Masks and map query of one forward pass, shared by all cross-attention modules.
 
     key_mask_BS: cells that may be looked at, at least one per row; None for all.
     has_image_B: rows with an image; the others get exactly zero. None when every row has one.

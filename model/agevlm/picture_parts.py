@@ -1,4 +1,4 @@
-"""Which picture belongs to which row or conversation, in every nesting that transformers takes."""
+"""The picture of each row or conversation, in every nesting that transformers takes."""
 
 from __future__ import annotations
 

@@ -102,7 +102,8 @@ class AgeVlmProcessor(ProcessorMixin):  # type: ignore[misc]
         if videos is not None or audio is not None:
             raise ValueError("AGE-VLM reads pictures and text; leave videos and audio out")
         of_text, of_images = split_options(kwargs)
-        return_tensors = return_tensors or of_text.pop("return_tensors", None)
+        nested = of_text.pop("return_tensors", None)
+        return_tensors = return_tensors or nested
         data: dict[str, Any] = {}
         rows = None
         if text is not None:

@@ -1,4 +1,4 @@
-"""Which options of transformers' processors and chat templates AGE-VLM's processor honours; others are errors.
+"""The options of transformers' processors and chat templates that AGE-VLM's processor honours; others are errors.
 
 transformers passes unknown options on until they are lost: a misspelt one, or one that a template never reads, has no
 effect and says nothing.
@@ -15,7 +15,7 @@ from transformers.processing_utils import TextKwargs
 from transformers.utils.chat_template_utils import _get_template_variables as template_variables
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from .chat_text import shortened, text_messages
+from .chat_text import MARK, shortened, text_messages
 from .image_processing_agevlm import AgeVlmImageOptions
 
 NESTED_OPTIONS = ("text_kwargs", "images_kwargs", "common_kwargs")
@@ -24,7 +24,6 @@ NESTED_OPTIONS = ("text_kwargs", "images_kwargs", "common_kwargs")
 TEXT_OPTIONS = frozenset(TextKwargs.__annotations__) - {"return_mm_token_type_ids", "sanitize_control_tokens"}
 IMAGE_OPTIONS = frozenset(AgeVlmImageOptions.__annotations__) - {"return_tensors", "image_size", "stride", "letterbox"}
 REASONING = ("reasoning_content", "thinking", "reasoning")  # names of one field, which transformers fills in
-MARK = "\ue000"  # a private-use character: in no template
 GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # what marks the assistant's words in a template
 
 
@@ -93,6 +92,7 @@ def messages_for_template(template: str, messages: Sequence[dict[str, Any]]) -> 
     Raises: ValueError for a malformed message, and for one with a field that the template never writes.
     """
     plain = text_messages(messages)
+    as_parts = reads_parts(template)
     for number, message in enumerate(plain):
         lost = [
             name
@@ -104,7 +104,7 @@ def messages_for_template(template: str, messages: Sequence[dict[str, Any]]) -> 
                 f"message {number} has {shortened(lost[0])}, which the chat template never writes; take it out, or use "
                 "a template that does"
             )
-        if "content" in message and reads_parts(template):
+        if as_parts and "content" in message:
             content = messages[number]["content"]
             message["content"] = [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
     return plain

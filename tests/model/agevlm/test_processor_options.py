@@ -233,6 +233,8 @@ def test_nested_options_are_flat_ones() -> None:
         truncation=True,
     )
     assert all(torch.equal(flat[name], nested[name]) for name in flat)
+    twice = processor()(text=texts, padding=True, return_tensors="pt", common_kwargs={"return_tensors": "np"})
+    assert isinstance(twice["input_ids"], torch.Tensor)
     with pytest.raises(ValueError, match="'paddding' is no option"):
         processor()(text=texts, text_kwargs={"paddding": True})
     for other in ({"videos": [1]}, {"audio": [1]}):
