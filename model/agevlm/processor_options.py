@@ -120,9 +120,10 @@ def reads_parts(template: str) -> bool:
             texts, _ = render_jinja_template([chat], chat_template=template, bos_token="", eos_token="")
         except Exception:  # templates raise errors of their own, or stumble over the type of the content
             return False
-        return MARK in texts[0]
+        return mark in texts[0]
 
-    return not written(MARK) and written([{"type": "text", "text": MARK}])
+    mark = MARK.format(number=0)  # no letters: a template may change their case
+    return not written(mark) and written([{"type": "text", "text": mark}])
 
 
 __all__ = ["check_template_arguments", "messages_for_template", "split_options", "split_template_options"]
