@@ -19,3 +19,15 @@ class ArtifactError(AgevlmError):
 
 class StepError(AgevlmError):
     """A step ran and failed."""
+
+
+class ImageError(DataError):
+    """An image cannot be used. `reason` is a short name to count by; the message has the details."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        """Pickle with both arguments, so that the error can return from a worker process."""
+        return type(self), (self.reason, str(self))
