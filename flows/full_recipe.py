@@ -34,7 +34,7 @@ def full_recipe(
     force: ForceSteps = None,
     **masks: Any,
 ) -> State[Any]:
-    """Make every artifact of a recipe: inventory, subset, segment, masks, pack, stages 1-4, evaluate, report.
+    """Make every artifact of a recipe: inventory, overlap, subset, segment, masks, pack, stages 1-4, evaluate, report.
 
     Artifacts that exist are not made again. Running it again continues with what is not made yet; a training stage
     that was interrupted starts over.

@@ -23,7 +23,7 @@ def run(
     ],
 ) -> None:
     """Run a step and publish its artifact; does nothing if the artifact exists."""
-    from pipeline.compute.imports import fast_imports
+    from pipeline.compute.collection import collection_paused
     from pipeline.compute.threads import wait_briefly
     from pipeline.plan.job import read_job
 
@@ -34,7 +34,7 @@ def run(
         os.environ.update({"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **job.environment})
         wait_briefly()
 
-        with fast_imports():
+        with collection_paused():
             from pipeline.steps.runner import run_job
 
         print(f"{job.key}: making {job.ref}", flush=True)

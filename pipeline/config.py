@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.errors import ConfigError
 
@@ -16,6 +16,15 @@ class Config(BaseModel):
     """A frozen configuration. Unknown fields are errors; every field's description gives its unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def added_later(default: Any, **options: Any) -> Any:
+    """A field that was added when artifacts existed already: left out of dumps while it has its default value.
+
+    The id of an artifact is a hash of the dump of its parameters, so such a field changes no id where it is not used.
+    `options` are those of pydantic's `Field`.
+    """
+    return Field(default=default, exclude_if=lambda value: value == default, **options)
 
 
 def explain(error: ValidationError, what: str) -> ConfigError:

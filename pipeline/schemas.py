@@ -15,12 +15,25 @@ RECORDS = pa.schema(
     [
         ("sample_id", pa.string()),  # hash of the canonical record; '#k' for the k-th exact copy
         ("given_id", pa.string()),  # the raw data's own id, '' if none
+        ("source", pa.string()),  # the part of the data set: the record's 'source', else its image's first folder
         ("has_image", pa.bool_()),
-        ("image", pa.string()),  # path below the source's image folder, null for text-only records
+        ("image", pa.string()),  # locator (pipeline.sources.images.locators), null for text-only records
         ("image_sha256", pa.string()),  # of the file's bytes
+        ("image_format", pa.string()),  # by content, e.g. 'JPEG'
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("turns", pa.list_(_TURN)),
+    ]
+)
+
+# inventory: rejects/part-*.parquet
+INVENTORY_REJECTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("line", pa.int64()),  # or row, or annotation: its number in the file, from 1
+        ("given_id", pa.string()),
     ]
 )
 
@@ -33,6 +46,15 @@ TRUTH = pa.schema(
         ("height", pa.int32()),
         ("width", pa.int32()),
         ("rle", pa.string()),
+    ]
+)
+
+# overlap: pretrain/part-*.parquet and instruct/part-*.parquet, each sorted
+OVERLAP = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("kind", pa.string()),  # 'duplicates', or the data set that has its image too: 'evaluation_images'
+        ("other", pa.string()),  # sample_id of the original, or checksum of the image
     ]
 )
 
@@ -92,7 +114,9 @@ MASKS = pa.schema(
 _SPANS = pa.struct(
     [
         ("turn", pa.int32()),
-        ("question_start", pa.int32()),  # characters of the rendered conversation
+        # Characters of the rendered conversation. Where the template leaves the question out they are negative, so that
+        # they cover no token; their difference is still the question's length, which offsets of a turn's text need.
+        ("question_start", pa.int32()),
         ("question_end", pa.int32()),
         ("answer_start", pa.int32()),
         ("answer_end", pa.int32()),
@@ -104,6 +128,8 @@ PACK = pa.schema(
     [
         ("sample_id", pa.string()),
         ("image", pa.binary()),  # the file's own bytes, null for text-only rows
+        ("image_bytes", pa.int32()),  # size of `image`; 0 for text-only rows
+        ("length", pa.int32()),  # tokens of the row
         ("input_ids", pa.list_(pa.int32())),
         ("target", pa.list_(pa.bool_())),  # tokens that count in the LM loss: the assistant's
         ("token_starts", pa.list_(pa.int32())),  # characters of the rendered conversation

@@ -1,5 +1,6 @@
 """An S3-compatible server on the loopback interface that can refuse requests for a while, and counts them."""
 
+import os
 import threading
 import time
 from collections import Counter
@@ -84,3 +85,22 @@ def s3_server() -> Iterator[S3Server]:
         yield server
     finally:
         server.close()
+
+
+@contextmanager
+def s3_in_environment() -> Iterator[S3Server]:
+    """A server with an empty bucket that this process's s3fs uses."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()  # an earlier instance would ask its server, which is gone
+    with s3_server() as server:
+        old = {name: os.environ.get(name) for name in server.environment}
+        os.environ.update(server.environment)
+        try:
+            yield server
+        finally:
+            for name, value in old.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value

@@ -14,7 +14,7 @@ from flows.cli.terminal import duration, rejects_text, size_text
 from pipeline.artifacts.lineage import lineage
 from pipeline.artifacts.manifest import Manifest, plural
 from pipeline.artifacts.spec import short
-from pipeline.artifacts.staging import REJECTS
+from pipeline.artifacts.staging import REJECT_PARTS, REJECTS
 from pipeline.artifacts.store import LATEST, Artifact, ArtifactStore
 
 FILES_SHOWN = 12
@@ -46,7 +46,7 @@ def artifact_details(artifact: Artifact, rejects: int) -> Iterator[RenderableTyp
         yield _headed("inputs", _pairs({name: str(parent.ref) for name, parent in sorted(manifest.parents.items())}))
     if manifest.statistics:
         yield _headed("statistics", _pairs(_flat(manifest.statistics)))
-    if REJECTS in artifact.files and manifest.counts.total_rejected and rejects > 0:
+    if manifest.counts.total_rejected and rejects > 0:
         yield _headed(f"rejected rows (the first {rejects})", _rejects(artifact, rejects))
     yield _headed(f"files ({len(manifest.files)})", _files(manifest))
 
@@ -110,10 +110,15 @@ def _files(manifest: Manifest) -> Table:
 
 
 def _rejects(artifact: Artifact, count: int) -> Table:
+    """The first rejected rows, from one table of all or from those of the shards."""
     import pyarrow.parquet as pq
 
-    with artifact.open(REJECTS) as stream:
-        rows = pq.read_table(stream).slice(0, count).to_pylist()
+    rows: list[dict[str, object]] = []
+    for file in [REJECTS] if REJECTS in artifact.files else artifact.matching(f"{REJECT_PARTS}/", ".parquet"):
+        with artifact.open(file) as stream:
+            rows += pq.read_table(stream).slice(0, count - len(rows)).to_pylist()
+        if len(rows) == count:
+            break
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     for row in rows:
         table.add_row(str(row["id"]), str(row["reason"]), Text(str(row["detail"]), overflow="fold"))

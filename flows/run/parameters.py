@@ -26,9 +26,7 @@ Until = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    Field(
-        ge=1, description="use only the first N records (in seeded hash order) of each data set. None: as the recipe"
-    ),
+    Field(ge=1, description="use only the first N records of each data set, in file order. None: as the recipe says"),
 ]
 ForceSteps = Annotated[
     list[str] | None,

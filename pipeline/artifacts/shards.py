@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -100,6 +100,17 @@ class Shards:
     def path(self, file: str) -> str:
         """Full path of a data file in the store's file system."""
         return self._store.join(self.folder, file)
+
+    def open(self, file: str) -> IO[bytes]:
+        """Open a data file for reading. Raises OSError."""
+        stream: IO[bytes] = self._store.fs.open(self.path(file), "rb")
+        return stream
+
+    @property
+    def location(self) -> str:
+        """Path or URL of the data folder."""
+        path = self.path("").rstrip("/")
+        return path if self._store.is_local else str(self._store.fs.unstrip_protocol(path))
 
     def committed(self, inputs: str | None = None) -> dict[str, Seal]:
         """The seals of all shards that are committed and intact, by the shard's name.

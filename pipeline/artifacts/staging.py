@@ -9,9 +9,11 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,12 +22,15 @@ import pyarrow.parquet as pq
 from model.errors import ArtifactError
 from pipeline.artifacts import filesystem
 from pipeline.artifacts.manifest import Counts, FileEntry, Manifest, Parent, Provenance
-from pipeline.artifacts.shards import Seal, Shards
+from pipeline.artifacts.shards import Content, Seal, Shards
 from pipeline.artifacts.spec import ArtifactRef, StepSpec, digest, short
 from pipeline.artifacts.store import WORK, Artifact, ArtifactStore
 
 LIBRARIES = ("ray", "torch", "transformers", "timm", "segment-anything", "pyarrow", "numpy", "pillow", "pycocotools")
 REJECTS = "rejects.parquet"
+REJECT_PARTS = "rejects"
+"""Folder of the rejected rows of single shards."""
+ROWS_AT_ONCE = 1 << 14  # rejected rows that are put together before they are written
 REJECTS_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 Reject = tuple[str, str, str]
 """A rejected row: its id, the name of the reason, and a detail for people."""
@@ -114,7 +119,7 @@ class Staging:
         """Remove the files that the step's workers shared."""
         filesystem.remove_tree(self.store.fs, self.store.join(WORK, self.ref.id))
 
-    def commit_summary(self, name: str, files: dict[str, bytes], parts: Iterable[Seal], rows: int = 0) -> Seal:
+    def commit_summary(self, name: str, files: Mapping[str, Content], parts: Iterable[Seal], rows: int = 0) -> Seal:
         """Commit files that are computed from the shards, such as the table of all rejects."""
         assert self._shards is not None
         return self._shards.commit(name, files, rows, inputs=digest_of(parts))
@@ -123,10 +128,29 @@ class Staging:
         """Commit the table of the rejected rows of some shards."""
         return self.commit_summary("rejects", {REJECTS: table_bytes(rejects_table(rows))}, parts)
 
+    def commit_reject_parts(self, parts: Sequence[Seal]) -> Seal:
+        """Commit the table of the rejected rows of some shards, from their files in REJECT_PARTS. Holds few rows."""
+        files = [entry.path for seal in parts for entry in seal.files if entry.path.startswith(f"{REJECT_PARTS}/")]
+        return self.commit_summary("rejects", {REJECTS: partial(self._join_rejects, files)}, parts)
+
+    def _join_rejects(self, files: Sequence[str], target: Path) -> None:
+        """Write the rows of several tables of rejects into one local file."""
+        assert self._shards is not None
+        with pq.ParquetWriter(target, REJECTS_SCHEMA, compression="zstd") as writer:
+            waiting: list[pa.Table] = []
+            for file in files:
+                with self.store.fs.open(self._shards.path(file), "rb") as stream:
+                    waiting.append(pq.read_table(stream))
+                if sum(map(len, waiting)) >= ROWS_AT_ONCE:
+                    writer.write_table(pa.concat_tables(waiting))
+                    waiting = []
+            writer.write_table(pa.concat_tables([*waiting, REJECTS_SCHEMA.empty_table()]))
+
     def drop_shards(self) -> None:
-        """Remove all commits, because they may hold other raw data than was planned."""
+        """Remove all commits and work files, because they may hold other raw data than was planned."""
         if self._shards is not None:
             self._shards.drop_all()
+        self.remove_work()
 
     # -- the end
 

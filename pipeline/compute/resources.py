@@ -10,11 +10,16 @@ from pipeline.config import Config
 class Resources(Config):
     """CPUs, GPUs and processes of a step. Never part of an id."""
 
-    cpus: float = Field(default=1, ge=0, description="CPUs of each worker or actor")
+    cpus: float = Field(default=1, ge=0, description="CPUs of each worker, actor or task")
     gpus: float = Field(default=0, ge=0, description="GPUs of each worker or actor")
-    workers: int = Field(default=1, ge=1, description="Ray Train workers or teacher actors")
+    workers: int = Field(default=1, ge=1, description="Ray Train workers, teacher actors, or tasks that run at once")
     threads: int = Field(default=1, ge=1, description="CPU threads of torch in each worker")
     micro_batch: int = Field(default=16, ge=1, description="samples of one forward pass in training")
+
+    def __str__(self) -> str:
+        """For people: '2 CPU', '8 x 2 CPU + 1 GPU'."""
+        times = f"{self.workers} x " if self.workers > 1 else ""
+        return f"{times}{self.cpus:g} CPU{f' + {self.gpus:g} GPU' if self.gpus else ''}"
 
 
 def usable_cpus() -> int:

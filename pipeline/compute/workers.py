@@ -1,5 +1,10 @@
-"""Run one function on many pieces of work in parallel: threads for few pieces, Ray tasks for many; results in order."""
+"""Run one function on many pieces of work in parallel: threads for few pieces, Ray tasks for many; results in order.
 
+A step says in its resources how many calls may run at once (`workers`) and the CPUs of each (`cpus`). No more run, so
+that the rest of the cluster is free for other steps.
+"""
+
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from pipeline.compute import session as ray_session
-from pipeline.compute.resources import usable_cpus
+from pipeline.compute.resources import Resources
 
 Result = TypeVar("Result")
 MAX_THREADS = 32
@@ -52,25 +57,34 @@ class ThreadWorkers:
 
 
 class RayWorkers:
-    """Ray tasks of one CPU each, on every node."""
+    """Ray tasks, on every node.
 
-    def __init__(self) -> None:
+    Args:
+        resources: `workers` is the number of tasks that run at once, `cpus` the CPUs that each asks Ray for.
+    """
+
+    def __init__(self, resources: Resources) -> None:
         import ray
 
-        self._ray = ray
+        self._ray, self._resources = ray, resources
         self._tasks: dict[Callable[..., Any], Any] = {}
-        self._cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._unfinished: list[Any] = []
 
     @property
     def width(self) -> int:
-        """Twice the cluster's CPUs."""
-        return 2 * self._cpus
+        """Twice the tasks that run at once: a task can start while an earlier, slower one holds back the results."""
+        return 2 * self._resources.workers
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Start a call."""
+        """Start a call; waits until fewer than `workers` calls are unfinished."""
+        if len(self._unfinished) >= self._resources.workers:
+            _, self._unfinished = self._ray.wait(self._unfinished, num_returns=1, fetch_local=False)
         if function not in self._tasks:
-            self._tasks[function] = self._ray.remote(num_cpus=1, max_retries=RETRIES)(function)
-        return self._tasks[function].remote(*args)
+            options = {"num_cpus": self._resources.cpus, "max_retries": RETRIES}
+            self._tasks[function] = self._ray.remote(**options)(function)
+        handle = self._tasks[function].remote(*args)
+        self._unfinished.append(handle)
+        return handle
 
     def result(self, handle: Any) -> Any:
         """Wait for a call; raises the function's own error, not Ray's RayTaskError."""
@@ -81,10 +95,13 @@ class RayWorkers:
 
 
 @contextmanager
-def workers_for(size: int, ray_from: int) -> Iterator[Workers]:
-    """Workers for `size` pieces: threads below `ray_from`, where starting Ray's workers takes longer than it saves."""
+def workers_for(size: int, ray_from: int, resources: Resources) -> Iterator[Workers]:
+    """Workers for `size` pieces, within a step's resources.
+
+    Threads below `ray_from`, where starting Ray's workers takes longer than it saves: one for each CPU of the step.
+    """
     if size < ray_from:
-        threads = min(MAX_THREADS, usable_cpus())
+        threads = min(MAX_THREADS, max(1, math.floor(resources.workers * resources.cpus)))
         with ThreadPoolExecutor(threads, thread_name_prefix="workers") as pool:
             try:
                 yield ThreadWorkers(pool, threads)
@@ -93,7 +110,7 @@ def workers_for(size: int, ray_from: int) -> Iterator[Workers]:
                 raise
     else:
         with ray_session.session():
-            yield RayWorkers()
+            yield RayWorkers(resources)
 
 
 def ordered(workers: Workers, function: Callable[..., Result], pieces: Iterable[tuple[Any, ...]]) -> Iterator[Result]:

@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from pipeline.evaluation.overlay import heat_over
 from pipeline.evaluation.questions import Prediction, Question
 from pipeline.evaluation.scores import Result
 from pipeline.evaluation.student import Student
-from pipeline.sources.images import read_image_of
+from pipeline.sources.images.store import ImageStore
 
 MAP_LAYER = 0  # the first cross-attention layer, as in the paper's table 4
 
@@ -29,9 +28,9 @@ def choose_examples(predictions: list[Prediction], number: int) -> list[Predicti
     return sorted(known or predictions, key=lambda p: p.question.order)[:number]
 
 
-def open_picture(images: Path, question: Question) -> Image.Image:
+def open_picture(images: ImageStore, question: Question) -> Image.Image:
     """The picture of a question. Raises ImageError if it is missing or changed since the inventory."""
-    return decode_image(read_image_of(images, question.image, question.image_sha256))
+    return decode_image(images.read_checked(question.image, question.image_sha256))
 
 
 def geometry_of(student: Student, question: Question) -> Geometry:
@@ -57,7 +56,7 @@ def true_cells(student: Student, question: Question) -> np.ndarray[Any, np.dtype
 
 
 def example_files(
-    student: Student, images: Path, examples: list[Prediction], results: dict[str, Result]
+    student: Student, images: ImageStore, examples: list[Prediction], results: dict[str, Result]
 ) -> dict[str, bytes]:
     """The content of examples.json and of its pictures, by file name."""
     correct = {}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow as pa
 
 from model.images import ImageError, decode_image
 from pipeline.schemas import QUERIES
-from pipeline.sources.images import IMAGE_CHANGED, read_image_of
+from pipeline.sources.images.store import IMAGE_CHANGED, ImageStore
 
 # One row per picture of a shard: its pixels, or the reason why there are none, and the queries about it.
 PICTURES = pa.schema(
@@ -39,7 +38,7 @@ class Picture:
     """Rows of QUERIES."""
 
 
-def read_pictures(root: Path, shard: int, queries: pa.Table) -> pa.Table:
+def read_pictures(images: ImageStore, shard: int, queries: pa.Table) -> pa.Table:
     """Read and decode the pictures of a shard (rows of QUERIES) into one table (PICTURES).
 
     A picture that is missing or changed since the inventory fails its own queries only.
@@ -51,7 +50,7 @@ def read_pictures(root: Path, shard: int, queries: pa.Table) -> pa.Table:
         groups[-1].append(row)
     rows = []
     for group in groups:
-        pixels, reason = _read(root, group[0])
+        pixels, reason = _read(images, group[0])
         rows.append(
             {
                 "shard": shard,
@@ -75,10 +74,10 @@ def pictures_of(table: pa.Table) -> Iterator[Picture]:
         yield Picture(pixels, table["reason"][row].as_py(), table["queries"][row].as_py())
 
 
-def _read(root: Path, row: dict[str, Any]) -> tuple[bytes | None, str]:
+def _read(images: ImageStore, row: dict[str, Any]) -> tuple[bytes | None, str]:
     """The pixels of a query's picture, or None and the reason."""
     try:
-        image = decode_image(read_image_of(root, row["image"], row["image_sha256"]))
+        image = decode_image(images.read_checked(row["image"], row["image_sha256"]))
     except ImageError as error:
         what = "" if error.reason == IMAGE_CHANGED else f"{error.reason}: "
         return None, f"{IMAGE_CHANGED}: {what}{error}"

@@ -18,14 +18,14 @@ from ray.data.block import BlockMetadata
 
 from model.errors import StepError
 from pipeline.artifacts.shards import Seal, Shards
-from pipeline.compute.imports import fast_imports
+from pipeline.compute.collection import collection_paused
 from pipeline.compute.resources import Resources
 from pipeline.compute.threads import wait_briefly
 from pipeline.masks.config import TeacherSetup
 from pipeline.masks.parts import errors_of, evidence_bytes, shard_name
 from pipeline.masks.pictures import pictures_of, read_pictures
 from pipeline.schemas import part_name
-from pipeline.sources.table import ImageFolder
+from pipeline.sources.images.store import ImageStore
 
 DECODE_CPUS = 0.5  # of a decoding task; if equal to an actor's, Ray fuses both and decodes in the actor
 ACTOR_RESTARTS = 2  # of one actor: a row that kills its process must not restart it for ever
@@ -47,7 +47,7 @@ class ShardDone:
 class ShardSource(Datasource):  # type: ignore[misc]
     """One read task per shard; each gives one block, the shard's decoded pictures with their queries."""
 
-    def __init__(self, images: ImageFolder, shards: Mapping[int, pa.Table]) -> None:
+    def __init__(self, images: ImageStore, shards: Mapping[int, pa.Table]) -> None:
         super().__init__()
         self._images, self._shards = images, shards
 
@@ -63,7 +63,7 @@ class ShardSource(Datasource):  # type: ignore[misc]
         images = self._images
         whole = pa.Table.from_pylist(queries.to_pylist(), schema=queries.schema)  # a slice would carry its parent
         metadata = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return ReadTask(lambda: [read_pictures(images.path(), index, whole)], metadata)
+        return ReadTask(lambda: [read_pictures(images, index, whole)], metadata)
 
 
 class TeacherActor:
@@ -71,7 +71,7 @@ class TeacherActor:
 
     def __init__(self, setup: TeacherSetup, shards: Shards, count: int) -> None:
         wait_briefly()
-        with fast_imports():
+        with collection_paused():
             import torch
 
             from pipeline.masks.evidence import open_teachers
@@ -108,7 +108,7 @@ def segment_shards(
     shards: Shards,
     missing: Mapping[int, pa.Table],
     count: int,
-    images: ImageFolder,
+    images: ImageStore,
     setup: TeacherSetup,
     resources: Resources,
 ) -> Iterator[ShardDone]:

@@ -5,9 +5,10 @@ module renders and tokenizes exactly as transformers does.
 """
 
 import json
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +21,6 @@ from tokenizers import Tokenizer
 from model.agevlm.chat_templates import TEMPLATE_DAY, template_for
 from model.agevlm.chat_text import Span, chat_frame, place_targets, place_words
 from model.errors import ConfigError, DataError
-from pipeline.compute.hub import local_folder
 from pipeline.sources.records import Turn
 
 ROLES = ("user", "assistant")
@@ -40,11 +40,11 @@ class Rendered:
     """The end of each turn in the text."""
 
 
-class ChatFormat:
-    """A tokenizer and its chat template."""
+class TextFormat(ABC):
+    """A backbone's tokenizer, and a way to write a conversation as text."""
 
-    def __init__(self, folder: Path, system_prompt: str | None = None) -> None:
-        """Open the folder of a backbone. Raises ConfigError if it has no fast tokenizer or a broken template."""
+    def __init__(self, folder: Path) -> None:
+        """Open the folder of a backbone. Raises ConfigError if it has no fast tokenizer."""
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise ConfigError(f"weights.text: {folder} has no tokenizer.json; save its fast tokenizer there")
@@ -54,9 +54,28 @@ class ChatFormat:
             raise ConfigError(f"weights.text: {file} is not a tokenizer: {error}") from error
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
+        self.names = _special_names(folder)
+        """The special tokens by name: bos_token, eos_token and so on."""
         added = self.tokenizer.get_added_tokens_decoder().values()
-        self.control_tokens = tuple(token.content for token in added if token.special)
-        self._names = _special_names(folder)
+        special = [re.escape(token.content) for token in added if token.special]
+        self._control = re.compile("|".join(special)) if special else None
+
+    def control_token(self, text: str) -> str | None:
+        """A token that starts or ends turns and that the text contains; None if it has none."""
+        found = self._control.search(text) if self._control else None
+        return found[0] if found else None
+
+    @abstractmethod
+    def render(self, turns: Sequence[Turn]) -> Rendered:
+        """A conversation as text. Raises DataError if it cannot be written."""
+
+
+class ChatFormat(TextFormat):
+    """The backbone's chat template."""
+
+    def __init__(self, folder: Path, system_prompt: str | None = None) -> None:
+        """Open the folder of a backbone. Raises ConfigError if it has no fast tokenizer or a broken template."""
+        super().__init__(folder)
         self._system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
         self._template = self._compile(folder)
         self._frames: dict[int, tuple[str, ...]] = {}
@@ -79,7 +98,7 @@ class ChatFormat:
         """The chat as the text that is tokenized. Raises ConfigError if the template raises an error."""
         try:
             return self._template.render(
-                messages=list(messages), add_generation_prompt=add_generation_prompt, **self._names
+                messages=list(messages), add_generation_prompt=add_generation_prompt, **self.names
             )
         except jinja2.TemplateError as error:
             raise ConfigError(f"weights.text: the chat template refuses the conversation: {error}") from error
@@ -153,9 +172,3 @@ def _chat_template(folder: Path) -> str | None:
     if isinstance(template, list):  # several by name
         template = {entry["name"]: entry["template"] for entry in template}.get("default")
     return template if isinstance(template, str) else None
-
-
-@lru_cache(maxsize=4)
-def open_chat(weights: str, system_prompt: str | None = None) -> ChatFormat:
-    """The chat format of a backbone (a folder, or a hub's name), opened once per process. Raises ConfigError."""
-    return ChatFormat(local_folder("text", weights, TOKENIZER_FILES), system_prompt)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from model.agevlm.chat_text import Span, covered
 from model.errors import DataError
-from pipeline.packing.chat import ChatFormat, Rendered
+from pipeline.packing.chat import Rendered, TextFormat
+from pipeline.packing.formats import PlainFormat
 from pipeline.sources.records import Turn
 
 
@@ -32,23 +33,26 @@ class RowError(DataError):
         self.reason = reason
 
 
-def make_row(chat: ChatFormat, turns: Sequence[Turn], max_tokens: int) -> Row:
+def make_row(form: TextFormat, turns: Sequence[Turn], max_tokens: int) -> Row:
     """Render and tokenize a conversation; last turns that do not fit into `max_tokens` are dropped.
 
-    Raises RowError with reason 'control_token' (the text has a token that starts or ends turns), 'template' or
-    'too_long'.
+    Raises RowError with reason 'control_token' (the text has a token that starts or ends turns), 'several_turns' (the
+    plain template has one caption), 'template' or 'too_long'.
     """
+    if isinstance(form, PlainFormat) and len(turns) > 1:
+        raise RowError("several_turns", f"the plain template writes one caption, but the record has {len(turns)} turns")
     for number, turn in enumerate(turns):
-        for token in chat.control_tokens:
-            if token in turn.question or token in turn.answer:
+        for text in (turn.question, turn.answer):
+            token = form.control_token(text)
+            if token is not None:
                 raise RowError("control_token", f"turn {number} contains the control token {token!r}")
     kept = len(turns)
     while True:
         try:
-            rendered = chat.render(turns[:kept])
+            rendered = form.render(turns[:kept])
         except DataError as error:
             raise RowError("template", str(error)) from error
-        encoding = chat.tokenizer.encode(rendered.text, add_special_tokens=False)
+        encoding = form.tokenizer.encode(rendered.text, add_special_tokens=False)
         if len(encoding.ids) <= max_tokens:
             return _row(rendered, list(encoding.ids), encoding.offsets, len(turns) - kept)
         if kept == 1:

@@ -1,39 +1,24 @@
-"""Makes the shards of a pack: reads images, tokenizes conversations, writes rows in row groups."""
+"""Makes the shards of a pack: tokenizes conversations, reads images, writes rows in row groups."""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from model.errors import StepError
-from model.images import ImageError
-from pipeline.artifacts.shards import Seal, Shards
-from pipeline.packing.chat import open_chat
+from model.errors import ImageError, StepError
+from pipeline.artifacts.shards import Content, Seal, Shards
+from pipeline.artifacts.staging import REJECT_PARTS, Reject, rejects_table, table_bytes
 from pipeline.packing.config import PackConfig
-from pipeline.packing.rows import Row, RowError, make_row
-from pipeline.schemas import PACK, part_name
-from pipeline.sources.images import read_image_of
+from pipeline.packing.formats import open_format
+from pipeline.packing.groups import PackedRow, packed, write_rows
+from pipeline.packing.rows import RowError, make_row
+from pipeline.schemas import RECORDS, part_name
+from pipeline.sources.images.store import ImageStore
 from pipeline.sources.records import Turn
-from pipeline.sources.table import ImageFolder
 
-GROUP_BYTES = 512 << 20  # a row group is closed early at this size: Arrow's binary arrays end at 2 GB
-
-
-def _leaves(prefix: str, kind: pa.DataType) -> list[str]:
-    """Parquet's names of the columns below an Arrow column."""
-    if pa.types.is_list(kind):
-        return _leaves(f"{prefix}.list.element", kind.value_type)
-    if pa.types.is_struct(kind):
-        return [name for field in kind for name in _leaves(f"{prefix}.{field.name}", field.type)]
-    return [prefix]
-
-
-LEAVES = [name for field in PACK for name in _leaves(field.name, field.type)]
+NEEDED = pa.schema([RECORDS.field(name) for name in ("sample_id", "has_image", "image", "image_sha256", "turns")])
+"""The columns of a record that a pack is made from."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +29,7 @@ class PackJob:
     count: int
     dataset: str
     """Name of the data set, for messages."""
-    images: ImageFolder
+    images: ImageStore
     tokenizer: str
     """Path or hub name of the backbone whose tokenizer is used."""
     config: PackConfig
@@ -55,79 +40,51 @@ class PackJob:
 
 
 def build_shard(job: PackJob, index: int, records: pa.Table) -> Seal:
-    """Make and commit one shard from its records (RECORDS). Equal arguments give equal bytes.
+    """Make and commit one shard from its records (NEEDED). Equal arguments give equal bytes.
 
-    The seal's facts are 'rejects' (id, reason, detail) and 'statistics'. Raises StepError if an image changed since
-    the inventory.
+    The seal's facts are 'rejected' (reason -> records), 'first' (detail of the first reject, or '') and 'statistics'.
+    The rejects themselves are a second file of the shard, if there are any, because all seals are in memory at the end.
+    Raises StepError if an image changed since the inventory.
     """
-    chat = open_chat(job.tokenizer, job.config.system_prompt)
-    rejects: list[tuple[str, str, str]] = []
+    form = open_format(job.tokenizer, job.config.template, job.config.system_prompt)
+    rejects: list[Reject] = []
     statistics: Counter[str] = Counter()
-    rows = []
-    for record in records.to_pylist():
-        turns = [Turn(turn["question"], turn["answer"]) for turn in record["turns"]]
-        try:
-            row = make_row(chat, turns, job.config.max_tokens)
-        except RowError as error:
-            rejects.append((record["sample_id"], error.reason, str(error)))
-            continue
-        statistics["turns"] += len(row.turns)
-        statistics["turns_dropped"] += row.dropped
-        statistics["rows_shortened"] += row.dropped > 0
-        statistics["tokens"] += len(row.input_ids)
-        statistics["target_tokens"] += sum(row.target)
-        statistics["with_image" if record["has_image"] else "text_only"] += 1
-        rows.append((record, row))
-    facts = {"rejects": rejects, "statistics": dict(sorted(statistics.items()))}
-    return job.shards.commit(
-        job.name(index), {part_name(index, job.count): partial(_write, rows, job)}, len(rows), facts
-    )
+    rows: list[PackedRow] = []
+    for batch in records.to_batches():
+        for record in batch.to_pylist():
+            turns = [Turn(turn["question"], turn["answer"]) for turn in record["turns"]]
+            try:
+                row = make_row(form, turns, job.config.max_tokens)
+            except RowError as error:
+                rejects.append((record["sample_id"], error.reason, str(error)))
+                continue
+            statistics["turns"] += len(row.turns)
+            statistics["turns_dropped"] += row.dropped
+            statistics["rows_shortened"] += row.dropped > 0
+            statistics["tokens"] += len(row.input_ids)
+            statistics["target_tokens"] += sum(row.target)
+            statistics["with_image" if record["has_image"] else "text_only"] += 1
+            rows.append(packed(record, row))
+    image_of = partial(_image, job)
+    files: dict[str, Content] = {
+        part_name(index, job.count): lambda path: write_rows(path, rows, job.config.row_group_rows, image_of)
+    }
+    if rejects:
+        files[part_name(index, job.count, REJECT_PARTS)] = table_bytes(rejects_table(rejects))
+    facts = {
+        "rejected": dict(Counter(reason for _, reason, _ in rejects)),
+        "first": rejects[0][2] if rejects else "",
+        "statistics": dict(sorted(statistics.items())),
+    }
+    return job.shards.commit(job.name(index), files, len(rows), facts)
 
 
-def _write(rows: list[tuple[dict[str, Any], Row]], job: PackJob, path: Path) -> None:
-    images = job.images.path()
-    compressed = [name for name in LEAVES if name != "image"]  # images are compressed as they are
-    with pq.ParquetWriter(
-        path,
-        PACK,
-        compression=dict.fromkeys(compressed, "zstd") | {"image": "none"},
-        use_dictionary=compressed,
-    ) as writer:
-        for group in _groups(rows, job, images):
-            writer.write_table(pa.Table.from_pylist(group, schema=PACK), row_group_size=len(group))
-
-
-def _groups(rows: list[tuple[dict[str, Any], Row]], job: PackJob, images: Path) -> Iterator[list[dict[str, Any]]]:
-    """The rows of PACK, one row group at a time, so that only one group's images are in memory."""
-    group: list[dict[str, Any]] = []
-    size = 0
-    for record, row in rows:
-        image = _image(record, job, images)
-        if group and (len(group) == job.config.row_group_rows or size + len(image or b"") > GROUP_BYTES):
-            yield group
-            group, size = [], 0
-        size += len(image or b"")
-        group.append(
-            {
-                "sample_id": record["sample_id"],
-                "image": image,
-                "input_ids": row.input_ids,
-                "target": row.target,
-                "token_starts": row.token_starts,
-                "token_ends": row.token_ends,
-                "turns": row.turns,
-            }
-        )
-    if group:
-        yield group
-
-
-def _image(record: dict[str, Any], job: PackJob, images: Path) -> bytes | None:
-    """The bytes of a record's image, checked against the inventory; None for text only."""
-    if not record["has_image"]:
+def _image(job: PackJob, row: PackedRow) -> bytes | None:
+    """The bytes of a row's image, checked against the inventory; None for text only."""
+    if row.image is None:
         return None
     try:
-        return read_image_of(images, record["image"], record["image_sha256"])
+        return job.images.read_checked(row.image, row.image_sha256 or "")
     except ImageError as error:
         raise StepError(
             f"{error}, but the inventory has it; restore it, or read all images again with "

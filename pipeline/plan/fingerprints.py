@@ -10,12 +10,15 @@ from typing import Any
 
 from model.errors import ConfigError, DataError
 from pipeline.artifacts.atomic import write_text
-from pipeline.artifacts.paths import PROJECT
+from pipeline.artifacts.filesystem import open_filesystem, version
+from pipeline.artifacts.paths import PROJECT, is_url
 from pipeline.artifacts.spec import digest
 from pipeline.artifacts.store import sha256_of
 from pipeline.compute import hub
 from pipeline.plan.recipe import Dataset, Recipe, Weights
-from pipeline.sources.config import LOCATIONS, CambrianSource, FolderSource, MiniatureSource, identity
+from pipeline.sources.config import FOLDERS, LOCATIONS, AnySource, FolderSource, MiniatureSource, identity
+from pipeline.sources.files import is_file, is_folder
+from pipeline.sources.metadata_files import metadata_files
 
 MODEL = PROJECT / "model"
 MINIATURE_WEIGHTS = MODEL / "miniature" / "weights"
@@ -28,10 +31,19 @@ RECENT_NS = 2_000_000_000
 
 
 class Fingerprints:
-    """Computes fingerprints. Checksums of files are cached below `scratch` and reused while a file is unchanged."""
+    """Computes fingerprints. Checksums of files are cached below `scratch` and reused while a file is unchanged.
 
-    def __init__(self, scratch: Path) -> None:
-        self._cache = scratch / "fingerprints"
+    Args:
+        scratch: local folder.
+        planning: True when a plan is made: then every image's size is looked at, once, even if several data sets share
+            the folder. False for the checks of a step that was planned: then a folder is listed again only if a file
+            was added, removed or renamed in it. A file that was overwritten in place has other bytes than the inventory
+            says, which every step that reads it finds.
+    """
+
+    def __init__(self, scratch: Path, planning: bool = True) -> None:
+        self._cache, self._planning = scratch / "fingerprints", planning
+        self._listings: dict[str, str] = {}
 
     def weights(self, role: str, name: str) -> str:
         """Checksum of a weights file, or of all files of a weights folder; for hub weights their name with the commit.
@@ -54,25 +66,56 @@ class Fingerprints:
         except OSError as error:
             raise ConfigError(f"weights.{role} = '{name}': {_explained(error)}; correct that, or the recipe") from error
 
-    def source(self, dataset: str, source: CambrianSource | FolderSource | MiniatureSource) -> str:
-        """Checksum of a raw data set: its annotation files, and names and sizes of its images. Raises DataError."""
+    def source(self, dataset: str, source: AnySource) -> str:
+        """Checksum of a raw data set: its annotation files, and names and sizes of its images. Raises DataError.
+
+        On an object store the objects' versions (ETags) stand for their content.
+        """
         if isinstance(source, MiniatureSource):
             code = {name: self.file(MODEL / "miniature" / name) for name in ("world.py", "language.py")}
             return digest({**code, **identity(source)})
-        names = [name for name in LOCATIONS[source.kind] if name != "images" and getattr(source, name)]
-        annotations = {name: Path(getattr(source, name)) for name in names}
+        found: dict[str, str] = {}
         try:
-            for path in annotations.values():
-                if not path.is_file():
-                    raise DataError(f"data.{dataset}: annotation file {path} does not exist; correct it in the recipe")
-            if not Path(source.images).is_dir():
-                raise DataError(
-                    f"data.{dataset}: image folder {source.images} does not exist; correct it in the recipe"
-                )
-            files = {name: self.file(path) for name, path in annotations.items()}
-            return digest({"annotations": files, "images": listing(Path(source.images))})
+            for name in LOCATIONS[source.kind]:
+                place = getattr(source, name)
+                if place is None:
+                    continue
+                if name in FOLDERS:
+                    if not is_file(place) and not is_folder(place):
+                        raise DataError(
+                            f"data.{dataset}: image folder {place} does not exist; correct it in the recipe"
+                        )
+                    found[name] = self.folder(place)
+                else:
+                    if not is_file(place):
+                        raise DataError(
+                            f"data.{dataset}: annotation file {place} does not exist; correct it in the recipe"
+                        )
+                    found[name] = listing_of_store(place) if is_url(place) else self.file(Path(place))
+            if isinstance(source, FolderSource):
+                found |= {name: self.file(path) for name, path in metadata_files(source).items()}
+            return digest(found)
         except OSError as error:
             raise DataError(f"data.{dataset}: {_explained(error)}; correct that, or the recipe") from error
+
+    def folder(self, place: str) -> str:
+        """Digest of the names and sizes in a folder (or of one archive), by path or URL. Raises OSError."""
+        if place not in self._listings:
+            self._listings[place] = listing_of_store(place) if is_url(place) else self._local_folder(Path(place))
+        return self._listings[place]
+
+    def _local_folder(self, folder: Path) -> str:
+        entry = self._cache / f"listing-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()}.json"
+        known = {} if self._planning else _read_entry(entry)
+        if known and all(_folder_stamp(folder, below) == stamp for below, stamp in known["folders"].items()):
+            return str(known["listing"])
+        started = time.time_ns()
+        folders: dict[str, list[int]] = {}
+        found = listing(folder, folders)
+        # A folder that changed just now could change again under the same times.
+        if folders and all(started - stamp[0] >= RECENT_NS for stamp in folders.values()):
+            write_text(entry, json.dumps({"listing": found, "folders": folders}))
+        return found
 
     def file(self, path: Path) -> str:
         """SHA-256 of a file. Raises OSError.
@@ -114,22 +157,46 @@ def weights_path(role: str, name: str) -> Path:
     return MINIATURE_WEIGHTS / MINIATURE_FOLDERS[role] if name == "miniature" else Path(name).resolve()
 
 
-def listing(folder: Path) -> str:
+def listing(folder: Path, folders: dict[str, list[int]] | None = None) -> str:
     """Digest of the names below a folder and of the files' sizes, without opening the files. Raises OSError.
 
-    Not cached: a folder's timestamps do not change when a file in it is overwritten in place, so every file must be
-    looked at.
+    Also of a single file. Every file is looked at: a folder's timestamps do not change when a file in it is overwritten
+    in place. `folders` gets the stamps of all folders.
     """
     hasher = hashlib.sha256()
-    for entry in _entries(os.fsencode(folder)):
+    if folder.is_file():
+        return digest([folder.name, folder.stat().st_size])
+    for entry in _entries(os.fsencode(folder), folders if folders is not None else {}):
         hasher.update(b"".join(part + b"\0" for part in entry))  # no name has a zero byte
     return hasher.hexdigest()
 
 
-def _entries(root: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+def listing_of_store(url: str) -> str:
+    """Digest of the names, sizes and versions (ETags) of the objects below a URL. Raises OSError."""
+    fs, root = open_filesystem(url)
+    found = fs.find(root, detail=True)
+    return digest(
+        sorted(
+            [str(path)[len(root) :], int(info["size"]), version(info) or str(info.get("mtime", ""))]
+            for path, info in found.items()
+        )
+    )
+
+
+def _folder_stamp(root: Path, below: str) -> list[int] | None:
+    """Times and inode of a folder, which change when a name in it does; None if it is gone."""
+    try:
+        status = os.stat(os.path.join(os.fsencode(root), os.fsencode(below)))
+    except OSError:
+        return None
+    return [max(status.st_mtime_ns, status.st_ctime_ns), status.st_mtime_ns, status.st_ino]
+
+
+def _entries(root: bytes, folders: dict[str, list[int]]) -> Iterator[tuple[bytes, bytes, bytes]]:
     """Path, kind, and size or link target of each entry below a folder, in an order that is the same on every system.
 
-    An unreadable entry has its own kind, so that the digest changes once it can be read.
+    An unreadable entry has its own kind, so that the digest changes once it can be read. `folders` gets each folder's
+    stamp, taken before it is listed.
     """
     # Depth first with a stack instead of recursion: folders may be nested deeper than Python's recursion limit. Sorted
     # by the bytes of the names, because os.scandir's order differs between file systems.
@@ -137,6 +204,9 @@ def _entries(root: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
     waiting = [b""]
     while waiting:
         prefix = waiting.pop()
+        stamp = _folder_stamp(Path(os.fsdecode(root)), os.fsdecode(prefix))
+        if stamp is not None:
+            folders[os.fsdecode(prefix)] = stamp
         try:
             with os.scandir(os.path.join(root, prefix)) as found:
                 entries = sorted(found, key=lambda entry: entry.name)

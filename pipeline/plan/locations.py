@@ -4,7 +4,6 @@ None of these changes a result, so none is part of an id.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import Field
@@ -15,6 +14,7 @@ from pipeline.config import Config
 from pipeline.plan.fingerprints import weights_path
 from pipeline.plan.recipe import Dataset, Recipe, Weights
 from pipeline.sources.config import LOCATIONS, Source
+from pipeline.sources.files import absolute
 
 Value = TypeVar("Value")
 
@@ -54,7 +54,7 @@ def locations_of(recipe: Recipe, root: str, scratch: str) -> Locations:
 
 def _absolute(source: Source) -> Source:
     paths = {field: getattr(source, field) for field in LOCATIONS[source.kind]}
-    return source.model_copy(update={field: str(Path(p).resolve()) for field, p in paths.items() if p is not None})
+    return source.model_copy(update={field: absolute(p) for field, p in paths.items() if p is not None})
 
 
 def _named(what: str, name: str, found: Mapping[str, Value]) -> Value:

@@ -2,14 +2,17 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from pipeline.config import Config
+from pipeline.config import Config, added_later
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.masks.config import MaskGates, TeacherConfig
+from pipeline.overlap.config import DropKind
 from pipeline.packing.config import PackConfig
 from pipeline.sources.conversation import QueryKind
 from pipeline.training.config import StageConfig, StudentConfig
+
+_DROP: Any = added_later((), description="kinds of records that are left out")
 
 
 class InventoryParams(Config):
@@ -17,17 +20,27 @@ class InventoryParams(Config):
 
     source: dict[str, Any] = Field(description="the source's settings, without its locations")
     fingerprint: str = Field(description="checksum of the raw data")
-    limit: int | None = Field(description="only the first N records of the seeded hash order")
-    seed: int
+    limit: int | None = Field(description="only the first N records, in file order")
+
+
+class OverlapParams(Config):
+    """overlap: find duplicates and shared images; it has no parameters."""
 
 
 class SubsetParams(Config):
     """subset: choose the records whose text is sent to the teachers, and that text."""
 
-    size: int | None = Field(description="records; None takes all that have an image")
+    size: int | None = Field(description="records; None takes all that have an image, or those of the quotas")
     query: QueryKind
     turns: Literal["one", "all"]
     seed: int
+    drop: tuple[DropKind, ...] = _DROP
+    quotas: dict[str, PositiveInt] | None = added_later(None, description="source -> records, in place of one size")
+
+    @property
+    def requested(self) -> int | None:
+        """Records that the subset should have; None for all."""
+        return self.size if self.quotas is None else sum(self.quotas.values())
 
 
 class SegmentParams(Config):
@@ -50,6 +63,7 @@ class PackParams(Config):
     pack: PackConfig
     tokenizer: str = Field(description="checksum of the backbone's folder")
     seed: int
+    drop: tuple[DropKind, ...] = _DROP
 
 
 class StageParams(Config):

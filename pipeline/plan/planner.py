@@ -122,23 +122,28 @@ def add_inventories(plan: PlanBuilder) -> None:
             "source": identity(dataset.source),
             "fingerprint": plan.fingerprints[f"data.{name}"],
             "limit": dataset.limit,
-            "seed": plan.recipe.seed,
         }
         plan.add("inventory", name, params, {}, f"inventory-{name}")
+
+
+def add_overlap(plan: PlanBuilder) -> None:
+    """The comparison of the three data sets. Steps depend on it only if the recipe drops what it finds."""
+    plan.add("overlap", "data", {}, {name: f"inventory-{name}" for name in DATASETS}, "overlap")
 
 
 def add_packs_and_masks(plan: PlanBuilder) -> None:
     """Packs of the two training sets, and the masks of those that guide a stage. Packs do not depend on masks."""
     recipe, fingerprints = plan.recipe, plan.fingerprints
     for name in TRAINING_SETS:
-        inventory = f"inventory-{name}"
-        pack = {"pack": recipe.pack, "tokenizer": fingerprints["weights.text"], "seed": recipe.seed}
-        plan.add("pack", name, pack, {"inventory": inventory}, f"pack-{name}")
+        inventory, dataset = f"inventory-{name}", plan.dataset(name)
+        records = {"inventory": inventory} | ({"overlap": "overlap"} if dataset.drop else {})
+        common = {"seed": recipe.seed, "drop": dataset.drop}
+        pack = {"pack": recipe.pack, "tokenizer": fingerprints["weights.text"], **common}
+        plan.add("pack", name, pack, records, f"pack-{name}")
         if name not in plan.guided_datasets:
             continue
-        dataset = plan.dataset(name)
-        chosen = {"size": dataset.subset, "query": dataset.query, "turns": dataset.turns, "seed": recipe.seed}
-        subset = plan.add("subset", name, chosen, {"inventory": inventory}, f"subset-{name}")
+        chosen = {"size": dataset.subset, "quotas": dataset.quotas, "query": dataset.query, "turns": dataset.turns}
+        subset = plan.add("subset", name, chosen | common, records, f"subset-{name}")
         teachers = {"florence": fingerprints["weights.florence"], "sam": fingerprints["weights.sam"]}
         asked = {"teacher": recipe.teacher, **teachers}
         segments = plan.add("segment", name, asked, {"inventory": inventory, "subset": subset}, f"segment-{name}")
@@ -186,6 +191,7 @@ def add_report(plan: PlanBuilder) -> None:
 
 PARTS: tuple[Callable[[PlanBuilder], None], ...] = (
     add_inventories,
+    add_overlap,
     add_packs_and_masks,
     add_training_and_evaluation,
     add_report,

@@ -1,22 +1,24 @@
 """A recipe: one YAML file with all settings of a run."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from model.errors import ConfigError
 from model.stage_table import STAGE_STEPS, Variant
 from pipeline.artifacts.paths import PROJECT
 from pipeline.compute.hub import is_hub_name
 from pipeline.compute.resources import Resources
-from pipeline.config import Config, read_yaml, validate
+from pipeline.config import Config, added_later, read_yaml, validate
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.masks.config import MaskGates, TeacherConfig
+from pipeline.overlap.config import DropKind
 from pipeline.packing.config import PackConfig
 from pipeline.plan.step_table import STEPS
 from pipeline.sources.config import LOCATIONS, Source
 from pipeline.sources.conversation import QueryKind
+from pipeline.sources.files import absolute
 from pipeline.training.config import StageConfig, StudentConfig
 
 RECIPES = PROJECT / "flows" / "recipes"
@@ -27,12 +29,33 @@ class Dataset(Config):
     """One raw data set, and the records and texts that are used from it."""
 
     source: Source
-    limit: int | None = Field(default=None, ge=1, description="use only the first N records of the seeded hash order")
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="use only the first N records, in file order; no more are read, but all archives are listed",
+    )
     subset: int | None = Field(default=None, ge=1, description="records whose queries are segmented (77K, 150K)")
     query: QueryKind = Field(default="caption", description="the text that is sent to Florence-2")
     turns: Literal["one", "all"] = Field(
         default="one", description="one turn per record, chosen by hash, or every turn"
     )
+    drop: tuple[DropKind, ...] = added_later(
+        (), description="records that training leaves out: copies, or those on images of another data set"
+    )
+    quotas: dict[str, PositiveInt] | None = added_later(
+        None,
+        min_length=1,
+        description="source -> records whose queries are segmented, in place of 'subset'; other sources give none",
+    )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.quotas is not None and self.subset is not None:
+            raise ValueError(
+                f"subset = {self.subset} and quotas of {sum(self.quotas.values())} records; give one of them: with "
+                "quotas, the subset has their sum"
+            )
+        return self
 
 
 class Data(Config):
@@ -41,6 +64,20 @@ class Data(Config):
     pretrain: Dataset = Field(description="stages 1-3: Cambrian-Alignment 2.5M in the paper")
     instruct: Dataset = Field(description="stage 4: Cambrian-10M in the paper")
     evaluation: Dataset = Field(description="questions with known answers, about images that are not trained on")
+
+    @model_validator(mode="after")
+    def _can_be_dropped(self) -> Self:
+        allowed = {"pretrain": get_args(DropKind), "instruct": ("duplicates", "evaluation_images"), "evaluation": ()}
+        for name, dataset in self:
+            for kind in dataset.drop:
+                if kind not in allowed[name]:
+                    can = (
+                        f"it can drop {', '.join(allowed[name])}" if allowed[name] else "only training data is dropped"
+                    )
+                    raise ValueError(f"{name}.drop = '{kind}': {can}")
+            if len(set(dataset.drop)) != len(dataset.drop):
+                raise ValueError(f"{name}.drop = {list(dataset.drop)} repeats; name each kind once")
+        return self
 
 
 class Weights(Config):
@@ -180,7 +217,7 @@ def _located(recipe: Recipe, base: Path) -> Recipe:
     datasets = {}
     for name, dataset in recipe.data:
         places = {field: getattr(dataset.source, field) for field in LOCATIONS[dataset.source.kind]}
-        places = {field: str((base / place).resolve()) for field, place in places.items() if place is not None}
+        places = {field: absolute(place, base) for field, place in places.items() if place is not None}
         datasets[name] = dataset.model_copy(update={"source": dataset.source.model_copy(update=places)})
     weights = {
         role: name if name == "miniature" or is_hub_name(name) else str((base / name).resolve())

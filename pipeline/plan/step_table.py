@@ -12,6 +12,7 @@ from pipeline.plan.parameters import (
     EvaluateParams,
     InventoryParams,
     MasksParams,
+    OverlapParams,
     PackParams,
     ReportParams,
     SegmentParams,
@@ -51,8 +52,11 @@ class Step:
         return name.split("/")[0] if self.takes_all else self.inputs.get(name)
 
 
-_READING = ("pipeline/schemas.py", "pipeline/sources", "model/images.py", "model/agevlm/upright.py")
+_PICTURES = ("model/images.py", "model/jpeg.py", "model/containers.py", "model/agevlm/upright.py")
+_READING = ("pipeline/schemas.py", "pipeline/sources", *_PICTURES)
 """Files that decide which records and pictures a step sees."""
+_TWO_TASKS = Resources(cpus=1, workers=2)
+"""A laptop's two cores. A recipe for a larger machine gives inventory and pack more tasks."""
 
 STEPS: dict[str, Step] = {
     step.name: step
@@ -64,7 +68,24 @@ STEPS: dict[str, Step] = {
             unit="record",
             params=InventoryParams,
             entry="pipeline.steps.inventory:run",
-            sources=("pipeline/steps/inventory.py", *_READING),
+            revision=2,
+            resources=_TWO_TASKS,
+            sources=("pipeline/steps/inventory.py", "pipeline/inventory", *_READING),
+        ),
+        Step(
+            name="overlap",
+            summary="find duplicates, and images that data sets share",
+            kind="overlap",
+            unit="record",
+            params=OverlapParams,
+            entry="pipeline.steps.overlap:run",
+            inputs={"pretrain": "inventory", "instruct": "inventory", "evaluation": "inventory"},
+            sources=(
+                "pipeline/steps/overlap.py",
+                "pipeline/steps/record_batches.py",
+                "pipeline/overlap",
+                "pipeline/schemas.py",
+            ),
         ),
         Step(
             name="subset",
@@ -73,12 +94,17 @@ STEPS: dict[str, Step] = {
             unit="record",
             params=SubsetParams,
             entry="pipeline.steps.subset:run",
-            inputs={"inventory": "inventory"},
+            inputs={"inventory": "inventory", "overlap": "overlap"},
+            optional=frozenset({"overlap"}),
             sources=(
                 "pipeline/steps/subset.py",
+                "pipeline/steps/dropped.py",
+                "pipeline/overlap/config.py",
+                "pipeline/steps/selection.py",
+                "pipeline/steps/record_batches.py",
+                "pipeline/compute/sorting.py",
                 "pipeline/schemas.py",
                 "pipeline/sources/conversation.py",
-                "pipeline/sources/index.py",
                 "pipeline/sources/records.py",
             ),
         ),
@@ -131,10 +157,17 @@ STEPS: dict[str, Step] = {
             unit="record",
             params=PackParams,
             entry="pipeline.steps.pack:run",
-            inputs={"inventory": "inventory"},
+            inputs={"inventory": "inventory", "overlap": "overlap"},
+            optional=frozenset({"overlap"}),
+            revision=2,
+            resources=_TWO_TASKS,
             sources=(
                 "pipeline/steps/pack.py",
+                "pipeline/steps/dropped.py",
+                "pipeline/steps/record_batches.py",
+                "pipeline/overlap/config.py",
                 "pipeline/packing",
+                "pipeline/compute/sorting.py",
                 "model/agevlm/chat_templates.py",
                 "model/agevlm/chat_text.py",
                 *_READING,
@@ -162,7 +195,7 @@ STEPS: dict[str, Step] = {
                     "pipeline/masks/statistics.py",
                     "pipeline/schemas.py",
                     "model/agevlm",
-                    "model/images.py",
+                    *_PICTURES,
                     "model/stage_table.py",
                     "model/stages.py",
                     "model/teachers/rle.py",
@@ -206,7 +239,7 @@ STEPS: dict[str, Step] = {
             params=ReportParams,
             entry="pipeline.steps.report:run",
             takes_all=True,
-            revision=2,
+            revision=3,
             group="evaluation",
             sources=(
                 "pipeline/steps/report.py",
@@ -217,8 +250,7 @@ STEPS: dict[str, Step] = {
                 "pipeline/masks/parts.py",
                 "pipeline/masks/statistics.py",
                 "pipeline/schemas.py",
-                "model/agevlm/upright.py",
-                "model/images.py",
+                *_PICTURES,
                 "model/stage_table.py",
                 "model/teachers/rle.py",
             ),

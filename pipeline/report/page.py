@@ -16,7 +16,7 @@ from pipeline.report.evaluation import evaluation_section
 from pipeline.report.findings import findings, limits, title, totals
 from pipeline.report.formatting import clip, count, duration, moment, plural, reasons_text, score, share, size
 from pipeline.report.masks import half_or_better, mask_sections
-from pipeline.report.overlap import overlap_words
+from pipeline.report.overlap import dataset_rows, overlap_words
 from pipeline.report.reproduce import reproduction
 from pipeline.report.step_graph import graph, legend
 from pipeline.report.training import chart_groups, stage_curves
@@ -63,6 +63,7 @@ def make_page(
         graph=graph(run, report_id),
         legend=legend(run),
         longest=max((v.manifest.provenance.seconds for v in run.steps), default=0) or 1,
+        datasets=dataset_rows(run),
         masks=masks,
         stages=stages,
         charts=chart_groups(stages),

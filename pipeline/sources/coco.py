@@ -1,6 +1,9 @@
-"""COCO's instance annotations: the categories in an image, and one mask for each."""
+"""COCO's instance annotations: the categories in an image, and one mask for each.
 
-import json
+An annotation that cannot be used is left out and counted by the name of its fault. What depends on it is in doubt: its
+category in its image, or the whole image if its category is not known.
+"""
+
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,86 +11,121 @@ from typing import Any
 
 from pycocotools import mask as coco
 
-from model.errors import DataError
-from pipeline.sources.cambrian import tidy
+from pipeline.sources.coco_file import BadEntry, Findings, ImageTable, entry_name, id_of, read_json
 from pipeline.sources.records import Truth
-
-REMEDY = "correct the file, or name another in the recipe"
-REACH = 4  # a polygon's corner further out than this many image sizes is an error; rounding stays far below it
+from pipeline.sources.segmentation import read_segmentation
 
 
-def read_json(path: Path, *keys: str) -> dict[str, list[dict[str, Any]]]:
-    """The lists `keys` of a COCO file, each a list of objects. Raises DataError that names the file and the fault."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            f"annotation file {path} cannot be read ({error.strerror}); correct its location in the recipe"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"annotation file {path} is not JSON: {error}; {REMEDY}") from error
-    lists = {key: value.get(key) if isinstance(value, dict) else None for key in keys}
-    for key, items in lists.items():
-        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise DataError(f"annotation file {path} has no list '{key}' of objects; it must be in COCO's format")
-    return lists  # type: ignore[return-value]
+class Categories:
+    """COCO's list of categories. Names that differ in case or white space only are one category."""
 
+    def __init__(self, categories: list[Any], findings: Findings) -> None:
+        """Read the list. Entries that cannot be used, or contradict each other, are added to `findings`."""
+        self._findings = findings
+        self._names: dict[int | str, str] = {}
+        self._listed: set[Any] = set()  # the ids as they are written
+        self._two_names: set[int | str] = set()
+        self._spelling: dict[str, str] = {}
+        for number, entry in enumerate(categories, 1):
+            try:
+                self._add(entry)
+            except BadEntry as error:
+                findings.reject(entry_name("category", number, entry), error)
 
-def file_names(path: Path, images: list[dict[str, Any]]) -> dict[Any, str]:
-    """Image id -> file name, from COCO's list of images. Raises DataError if an image lacks one of them."""
-    try:
-        return {image["id"]: tidy(_text(image, "file_name")) for image in images}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"annotation file {path} is not in COCO's format: {error!r} in 'images'; {REMEDY}") from error
+    def _add(self, entry: Any) -> None:
+        key, name = (id_of(entry.get("id")), entry.get("name")) if isinstance(entry, dict) else (None, None)
+        if key is None or not isinstance(name, str) or not name.strip():
+            raise BadEntry("bad_category", "has no id that is a whole number or a text, or no name")
+        name = " ".join(name.split())
+        name = self._spelling.setdefault(name.casefold(), name)
+        self._listed.add(entry["id"])
+        known = self._names.setdefault(key, name)
+        if known != name:
+            self._two_names.add(key)
+            raise BadEntry("duplicate_category_id", f"is {name!r}, but the same id was {known!r} before")
 
+    @property
+    def names(self) -> list[str]:
+        """All names once, in the order of their ids: numbers, then texts."""
+        keys = sorted(self._names, key=lambda key: (isinstance(key, str), key))
+        return list(dict.fromkeys(self._names[key] for key in keys))
 
-def _key(item: dict[str, Any]) -> int | str:
-    """An id, as a number or a text. Raises KeyError or ValueError."""
-    value = item["id"]
-    if not isinstance(value, int | str):
-        raise ValueError(f"id is {value!r}, neither a whole number nor a text")
-    return value
+    def find(self, category_id: Any) -> str:
+        """The name of an id. Raises BadEntry.
 
-
-def _text(item: dict[str, Any], key: str) -> str:
-    """A non-empty text. Raises KeyError or ValueError."""
-    value = item[key]
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{key} is {value!r}, not a text")
-    return value
+        The reasons are 'unknown_category' for a number that is not listed, which is another class of object, and
+        'bad_category_id' for anything else, which may stand for any of the categories.
+        """
+        key = id_of(category_id)
+        if isinstance(key, int) and key not in self._names:
+            raise BadEntry("unknown_category", f"category_id {category_id!r:.50} is not in 'categories'")
+        if key is None or key not in self._names or key in self._two_names:
+            raise BadEntry("bad_category_id", f"category_id {category_id!r:.50} is no category's, or two categories'")
+        if category_id not in self._listed:
+            self._findings.repaired["id_in_another_form"] += 1
+        return self._names[key]
 
 
 class Instances:
     """The instances of a COCO file, by image file name and category name. Crowd regions count as instances."""
 
     def __init__(self, path: Path) -> None:
-        """Read a COCO instances file. Raises DataError."""
-        self._path = path
+        """Read a COCO instances file, and check every mask. Raises DataError if it is not COCO's format at all."""
         raw = read_json(path, "images", "annotations", "categories")
-        files = file_names(path, raw["images"])
+        self.findings = Findings(path)
+        """The entries that were left out or repaired."""
+        self._images = ImageTable(raw["images"], self.findings)
+        self._categories = Categories(raw["categories"], self.findings)
+        self._masks: dict[str, dict[str, list[bytes]]] = defaultdict(lambda: defaultdict(list))
+        self._doubts: dict[str, set[str]] = defaultdict(set)
+        self._doubtful = set(self._images.contradictory)
+        for number, annotation in enumerate(raw["annotations"], 1):
+            try:
+                self._add(annotation)
+            except BadEntry as error:
+                self.findings.reject(entry_name("annotation", number, annotation), error)
+
+    def _add(self, annotation: Any) -> None:
+        if not isinstance(annotation, dict):
+            raise BadEntry("bad_annotation", f"is {type(annotation).__name__}, not an object")
+        file = self._images.find(annotation.get("image_id"))
+        if file in self._images.contradictory:
+            raise BadEntry("duplicate_file_name", f"image {file} has two sizes, or an id that is not its own")
         try:
-            self._names = {_key(category): _text(category, "name") for category in raw["categories"]}
-            self._sizes = {files[i["id"]]: (int(i["height"]), int(i["width"])) for i in raw["images"]}
-            self._masks: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
-            for annotation in raw["annotations"]:
-                name = self._names[annotation["category_id"]]
-                self._masks[files[annotation["image_id"]]][name].append(annotation["segmentation"])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"annotation file {path} is not in COCO's instances format: {error!r}; {REMEDY}") from error
+            name = self._categories.find(annotation.get("category_id"))
+        except BadEntry as error:
+            if error.reason == "bad_category_id":
+                self._doubtful.add(file)
+            raise
+        try:
+            size = self._images.sizes[file]
+            if size is None:
+                raise BadEntry("bad_image_size", f"image {file} has no usable height and width")
+            mask = read_segmentation(annotation.get("segmentation"), *size)
+        except BadEntry:
+            self._doubts[file].add(name)
+            raise
+        self._masks[file][name].append(mask.counts)
+        if mask.repair:
+            self.findings.repaired[mask.repair] += 1
 
     @property
     def files(self) -> list[str]:
         """File names of the annotated images, in the file's order."""
-        return list(self._sizes)
+        return list(self._images.sizes)
 
     @property
     def categories(self) -> list[str]:
         """All category names, in the order of their ids: numbers, then texts."""
-        return [self._names[key] for key in sorted(self._names, key=lambda key: (isinstance(key, str), key))]
+        return self._categories.names
 
     def present(self, file: str) -> list[str]:
-        """The categories of an image, sorted."""
-        return sorted(self._masks[file]) if file in self._masks else []
+        """The categories that are certainly in an image, sorted; without those in doubt."""
+        return sorted(name for name in self._masks.get(file, ()) if not self.in_doubt(file, [name]))
+
+    def in_doubt(self, file: str, categories: Iterable[str]) -> bool:
+        """True if an annotation that was left out may be about one of these categories in this image."""
+        return any(file in self._doubtful or name in self._doubts.get(file, ()) for name in categories)
 
     def by_frequency(self) -> list[str]:
         """The categories that occur in some image, the most frequent first."""
@@ -95,72 +133,10 @@ class Instances:
         return sorted(counts, key=lambda name: (-counts[name], name))
 
     def truth(self, file: str, categories: Iterable[str]) -> Truth | None:
-        """The union mask of all instances of these categories in an image; None if it has none, or is unknown.
-
-        Raises DataError if a segmentation is neither polygons nor run lengths.
-        """
-        if file not in self._masks:
+        """The union mask of all instances of these categories in an image; None if it has none or is in doubt."""
+        wanted, masks, size = list(categories), self._masks.get(file, {}), self._images.sizes.get(file)
+        counts = [mask for name in wanted for mask in masks.get(name, [])]
+        if size is None or not counts or self.in_doubt(file, wanted):
             return None
-        height, width = self._sizes[file]
-        parts = [mask for name in categories for mask in self._masks[file].get(name, [])]
-        try:
-            rles = [rle for part in parts for rle in _rles(part, height, width)]
-        except Exception as error:  # pycocotools raises bare Exception too
-            raise DataError(
-                f"annotation file {self._path}, image {file}: a segmentation is neither polygons nor run lengths: "
-                f"{error!r}; {REMEDY}"
-            ) from error
-        if not rles:
-            return None
-        union = coco.merge(rles)
-        return Truth(True, height, width, union["counts"].decode("ascii"))
-
-
-def _rles(segmentation: Any, height: int, width: int) -> list[Any]:
-    """Compressed run lengths of one annotation: polygons, or run lengths as a list or as compressed text.
-
-    Run lengths and coordinates are checked first, because pycocotools' C code trusts them. Raises the errors of Python
-    and pycocotools for malformed values.
-    """
-    if isinstance(segmentation, dict):
-        return [_checked_runs(segmentation["counts"], height, width)]
-    if not isinstance(segmentation, list):
-        raise TypeError(f"it is {type(segmentation).__name__}")
-    polygons = [[float(value) for value in polygon] for polygon in segmentation if len(polygon) >= 6]
-    limit = REACH * max(height, width)
-    if any(not abs(value) <= limit for polygon in polygons for value in polygon):  # also NaN
-        raise ValueError(f"a corner is more than {limit} pixels away")
-    return list(coco.frPyObjects(polygons, height, width)) if polygons else []
-
-
-def _checked_runs(counts: Any, height: int, width: int) -> Any:
-    """Run lengths in pycocotools' form. Raises ValueError unless they fill the image exactly."""
-    runs = counts if isinstance(counts, list) else _uncompressed(counts)
-    if any(not isinstance(run, int) or run < 0 for run in runs) or sum(runs) != height * width:
-        raise ValueError(f"the run lengths do not fill {height} x {width} pixels")
-    return coco.frPyObjects({"size": [height, width], "counts": runs}, height, width)
-
-
-def _uncompressed(text: str) -> list[int]:
-    """Run lengths from COCO's compressed text.
-
-    Each character holds 5 bits, the lowest first. From index 3 on a run is stored as the difference from the run two
-    before it.
-    """
-    runs: list[int] = []
-    characters = iter(text.encode("ascii"))
-    for character in characters:
-        value, shift = 0, 0
-        while True:
-            bits = character - 48
-            if not 0 <= bits < 64:
-                raise ValueError("not COCO's compressed run lengths")
-            value |= (bits & 31) << shift
-            shift += 5
-            if not bits & 32:
-                break
-            character = next(characters)
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + runs[-2] if len(runs) > 2 else value)
-    return runs
+        union = coco.merge([{"size": list(size), "counts": mask} for mask in counts])
+        return Truth(True, *size, union["counts"].decode("ascii"))

@@ -3,7 +3,7 @@
 Character offsets of a turn refer to its text, `question + " " + answer`.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pipeline.sources.records import Turn
 
@@ -11,7 +11,12 @@ QueryKind = Literal["caption", "question", "question_and_answer"]
 """The text of a turn that is sent to Florence-2."""
 
 IMAGE_TOKEN = "<image>"
+INSTRUCTION = "Describe the image."
+"""The question of a caption that comes without one."""
 ROLES = ("human", "gpt")
+ALIASES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
+LAYOUTS = (("from", "value"), ("role", "content"))
+"""The names of a message's two fields: LLaVA's, and those of chat templates."""
 
 
 class BadConversation(ValueError):
@@ -22,6 +27,24 @@ class BadConversation(ValueError):
         self.reason = reason
 
 
+class Conversation(NamedTuple):
+    """A conversation that can be used."""
+
+    turns: tuple[Turn, ...]
+    asks_about_image: bool
+    """True if the human's text has the image token."""
+    changes: tuple[str, ...]
+    """Names of what was changed: 'role_alias', 'leading_turn_dropped', 'image_token_moved' (it was not the first thing
+    that the human says) and 'image_token_removed' (one more than needed, or one in an answer)."""
+
+
+class _Message(NamedTuple):
+    role: str
+    raw: str
+    text: str
+    alias: bool
+
+
 def clean(text: str) -> str:
     """A turn's text without image tokens and outer white space."""
     while IMAGE_TOKEN in text:  # again and again, because removing one may join the halves of another
@@ -29,44 +52,64 @@ def clean(text: str) -> str:
     return text.strip()
 
 
-def read_turns(conversations: Any) -> tuple[Turn, ...]:
-    """The turns of a raw conversation: `[{"from": "human" | "gpt", "value": text}, ...]`.
+def read_conversation(conversations: Any) -> Conversation:
+    """Read a raw conversation: `[{"from": "human" | "gpt", "value": text}, ...]`, or role, content, user, assistant.
 
     A first turn that is not from the human is dropped, as in Cambrian. Raises BadConversation with the reason
-    'bad_conversation' (form, roles or their order), 'empty_answer' or 'bad_text'.
+    'bad_conversation' (no list of messages with text), 'bad_roles' (unknown ones, or their order), 'empty_text' (an
+    answer without words) or 'bad_text'.
     """
     if not isinstance(conversations, list) or not conversations:
         raise BadConversation("bad_conversation", "'conversations' is not a list of turns")
     messages = [_message(number, raw) for number, raw in enumerate(conversations)]
-    if messages[0][0] != "human":
-        messages = messages[1:]
-    for number, (role, _) in enumerate(messages):
-        if role != ROLES[number % 2]:
+    dropped = messages[0].role != ROLES[0]
+    kept = messages[1:] if dropped else messages
+    for number, message in enumerate(kept):
+        if message.role != ROLES[number % 2]:
             expected = ROLES[number % 2]
-            raise BadConversation("bad_conversation", f"turn {number} is from {role!r}, expected {expected!r}")
-    if not messages or len(messages) % 2:
-        raise BadConversation("bad_conversation", "the last question has no answer" if messages else "no question")
-    turns = tuple(Turn(messages[i][1], messages[i + 1][1]) for i in range(0, len(messages), 2))
+            raise BadConversation("bad_roles", f"turn {number} is from {message.role!r}, expected {expected!r}")
+    if not kept or len(kept) % 2:
+        raise BadConversation("bad_roles", "the last question has no answer" if kept else "no question")
+    turns = tuple(Turn(kept[i].text, kept[i + 1].text) for i in range(0, len(kept), 2))
     for number, turn in enumerate(turns):
         if not turn.answer:
-            raise BadConversation("empty_answer", f"answer {number} is empty")
-    return turns
+            raise BadConversation("empty_text", f"answer {number} is empty")
+    asks = any(IMAGE_TOKEN in message.raw for message in kept[::2])
+    changes = [
+        *(["role_alias"] if any(message.alias for message in kept) else []),
+        *(["leading_turn_dropped"] if dropped else []),
+        *_token_changes(kept, asks),
+    ]
+    return Conversation(turns, asks, tuple(changes))
 
 
-def _message(number: int, raw: Any) -> tuple[str, str]:
-    if not isinstance(raw, dict) or not isinstance(raw.get("from"), str) or not isinstance(raw.get("value"), str):
+def _token_changes(kept: list[_Message], asks: bool) -> list[str]:
+    """What happens to image tokens: exactly one stays, as the first thing that the human says."""
+    tokens = sum(message.raw.count(IMAGE_TOKEN) for message in kept)
+    changes = []
+    if asks and not kept[0].raw.lstrip().startswith(IMAGE_TOKEN):
+        changes.append("image_token_moved")
+    if tokens > asks:
+        changes.append("image_token_removed")
+    return changes
+
+
+def _message(number: int, raw: Any) -> _Message:
+    """One message. A role is known by its alias; 'system' and other unknown ones are kept to be judged by order."""
+    fields = raw if isinstance(raw, dict) else {}
+    for role_field, text_field in LAYOUTS:
+        said, value = fields.get(role_field), fields.get(text_field)
+        if isinstance(said, str) and isinstance(value, str):
+            break
+    else:
         raise BadConversation("bad_conversation", f"turn {number} has no text fields 'from' and 'value'")
-    text = clean(raw["value"])
+    text = clean(value)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:  # a lone surrogate: JSON can write it, UTF-8 cannot
         raise BadConversation("bad_text", f"turn {number} is no Unicode text: {error}") from error
-    return raw["from"], text
-
-
-def asks_about_image(conversations: Any) -> bool:
-    """True if a human turn has the image token. The conversation must be one that `read_turns` accepts."""
-    return any(message["from"] == "human" and IMAGE_TOKEN in message["value"] for message in conversations)
+    role = ALIASES.get(said, said)
+    return _Message(role, value, text, alias=role != said or role_field != "from")
 
 
 def turn_text(turn: Turn) -> str:

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,12 +27,19 @@ JPEG_QUALITY = 92
 MAX_TURNS = 3  # turns of one record; a scene's questions are spread over as many records as they need
 
 
-def open_miniature(source: MiniatureSource, scratch: Path) -> CambrianReader:
+class Miniature(NamedTuple):
+    """A rendered data set."""
+
+    reader: CambrianReader
+    images: Path
+
+
+def open_miniature(source: MiniatureSource, scratch: Path) -> Miniature:
     """The data set of this source below `scratch`; it is rendered first if needed (800 scenes take seconds)."""
     folder = scratch / "miniature" / short(_content_hash(source))
     if not folder.is_dir():
         _render_folder(source, folder)
-    return CambrianReader(folder / "records.jsonl", folder / "images", folder / "truth.jsonl")
+    return Miniature(CambrianReader(str(folder / "records.jsonl"), str(folder / "truth.jsonl")), folder / "images")
 
 
 def _content_hash(source: MiniatureSource) -> str:

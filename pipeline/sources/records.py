@@ -1,10 +1,8 @@
 """A record: one sample of a raw data set, in the form that all sources share."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline.artifacts.spec import digest
 
@@ -36,10 +34,18 @@ class Record:
     sample_id: str
     given_id: str
     image: str | None
-    """Path from the raw data, relative to the image folder (checked when it is opened); None for text only."""
+    """The image as the raw data names it; None for text only. `pipeline.inventory.looking` finds and checks it."""
     turns: tuple[Turn, ...]
     truth: tuple[Truth | None, ...] | None = None
     """One entry per turn if the source has ground truth, else None."""
+    number: int = 0
+    """Number of its line (or row) in its split, from 1."""
+    source: str = ""
+    """The part of the data set that it comes from: its field 'source', else the first folder of its image path."""
+    changes: tuple[str, ...] = ()
+    """Names of what was changed in its conversation, such as 'leading_turn_dropped'."""
+    truth_in_doubt: int = 0
+    """Turns whose truth was left out, because an annotation that it depends on cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +55,12 @@ class Rejected:
     sample_id: str
     reason: str
     detail: str
+    number: int = 0
+    """Number of its line (or row) in its split, from 1."""
+    given_id: str = ""
 
 
 Entry = Record | Rejected
-
-
-class RawSource(Protocol):
-    """A raw data set, open for reading."""
-
-    @property
-    def images(self) -> Path:
-        """The folder that image paths start from."""
-        ...
-
-    @property
-    def knows_truth(self) -> bool:
-        """True if records come with ground truth."""
-        ...
-
-    def entries(self) -> Iterator[Entry]:
-        """Every record in file order, the same at each call. Ids have no '#k': `Index.walk` numbers exact copies."""
-        ...
 
 
 def canonical_id(image: Any, conversations: Any) -> str:
@@ -85,6 +76,19 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def given_id(value: Any) -> str:
+    """A raw data set's own id of a record as text; '' if it has none, or one that is neither text nor a number."""
+    return printable(str(value)) if isinstance(value, str | int | float) and value == value else ""
+
+
+def source_name(value: Any, image: str | None) -> str:
+    """The part of the data set that a record comes from: its own field 'source', else its image's first folder."""
+    if isinstance(value, str) and value:
+        return printable(value)
+    parts = [] if image is None else [part for part in image.split("/") if part not in ("", ".", "..")]
+    return printable(parts[0]) if len(parts) > 1 else ""
+
+
 def copy_id(canonical: str, copies: int) -> str:
     """The id of an exact copy: '#1' for the first copy of a record, and so on; the first itself has no suffix."""
     return f"{canonical}#{copies}" if copies else canonical
@@ -96,3 +100,8 @@ def order_key(purpose: str, seed: int, name: str) -> bytes:
     Each purpose has a different order, so that the rows of a subset are spread evenly over a pack.
     """
     return hashlib.sha256(f"{purpose}:{seed}:{name}".encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def key_of(purpose: str, seed: int, name: str) -> int:
+    """The first 64 bits of a name's sort key (`order_key`) as a number."""
+    return int.from_bytes(order_key(purpose, seed, name)[:8], "big")

@@ -1,7 +1,7 @@
 """The argument and the return value of a step's `run` function: StepContext and Outcome."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,8 +15,8 @@ from pipeline.config import Config, validate
 from pipeline.plan.job import JobSpec
 from pipeline.plan.locations import Locations
 from pipeline.plan.step_table import Step
-from pipeline.sources.records import RawSource
-from pipeline.sources.table import ImageFolder, open_source
+from pipeline.sources.images.store import ImageStore
+from pipeline.sources.table import DataSet
 
 Params = TypeVar("Params", bound=Config)
 
@@ -50,13 +50,14 @@ class StepContext:
         """Raw data, weights and scratch space."""
         return self.job.locations
 
-    def open_source(self, dataset: str) -> RawSource:
-        """A raw data set, open for reading. Raises ConfigError or DataError."""
-        return open_source(self.locations.source(dataset), Path(self.locations.scratch))
+    def dataset(self, name: str) -> DataSet:
+        """A raw data set. Can be sent to workers. Raises ConfigError."""
+        return DataSet(self.locations.source(name), Path(self.locations.scratch))
 
-    def images(self, dataset: str) -> ImageFolder:
-        """The folder that a data set's image paths start from. Can be sent to workers."""
-        return ImageFolder(self.locations.source(dataset), Path(self.locations.scratch))
+    def images(self, inventory: str = "inventory") -> ImageStore:
+        """The images of the data set of an input inventory. Can be sent to workers."""
+        artifact = self.inputs[inventory]
+        return replace(self.dataset(artifact.ref.name), kept=artifact.location()).images()
 
     @property
     def resources(self) -> Resources:

@@ -7,15 +7,13 @@ of a few questions below `maps/` (the same questions for every checkpoint), and 
 import json
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
 import transformers
 from PIL import Image
 
-from model.errors import ConfigError, DataError
-from model.images import ImageError
+from model.errors import ConfigError, DataError, ImageError
 from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.shards import Seal
 from pipeline.artifacts.staging import REJECTS, Reject, rejects_table, table_bytes
@@ -27,6 +25,7 @@ from pipeline.evaluation.student import Student
 from pipeline.evaluation.table import BENCHMARKS
 from pipeline.plan.parameters import EvaluateParams
 from pipeline.schemas import MODEL, STAGE_FILE, part_name
+from pipeline.sources.images.store import ImageStore
 from pipeline.steps.context import Outcome, StepContext
 from pipeline.steps.reject_limit import check_reject_limit, earlier_commits, rejected_rows
 from pipeline.training.student import load_student
@@ -64,7 +63,7 @@ def run(context: StepContext) -> Outcome:
         )
     rejected = [*unasked, *refused]
     examples = choose_examples(predictions, config.attention_examples)
-    images = context.images(context.inputs["inventory"].ref.name).path()
+    images = context.images()
     summary = {
         **{BENCHMARKS[name].table_file: table_bytes(result.table) for name, result in results.items()},
         "scores.json": _scores(results),
@@ -148,7 +147,7 @@ def _answer(
     shards, share = context.staging.shards(), context.locations.max_reject_share
     names = [part_name(number, len(pieces)).removesuffix(".parquet") for number in range(len(pieces))]
     seals = earlier_commits(shards, names, total, share, _reasons(refused))
-    images = context.images(context.inputs["inventory"].ref.name).path()
+    images = context.images()
     done = len(unasked) + len(refused) + sum(len(pieces[number]) for number in seals)
     every = len(unasked) + len(refused) + sum(map(len, pieces))
     for number, piece in enumerate(pieces):
@@ -171,7 +170,7 @@ def _answer(
 
 
 def _batches(
-    questions: list[Question], size: int, images: Path, rejected: list[Reject]
+    questions: list[Question], size: int, images: ImageStore, rejected: list[Reject]
 ) -> Iterator[tuple[list[Question], list[Image.Image]]]:
     """Batches of questions with their pictures. Those whose picture cannot be used are added to `rejected`."""
     batch: list[Question] = []

@@ -22,7 +22,7 @@ def fingerprints_now(params: Iterable[str], locations: Locations, dataset: str) 
 
     Raises ConfigError or DataError if the data or weights are missing or cannot be read.
     """
-    fingerprints = Fingerprints(Path(locations.scratch))
+    fingerprints = Fingerprints(Path(locations.scratch), planning=False)
     for name in params:
         if name == RAW:
             yield name, f"data.{dataset}", fingerprints.source(dataset, locations.source(dataset))

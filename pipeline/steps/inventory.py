@@ -1,204 +1,232 @@
-"""inventory: read every record, resolve, open and hash every image once, and reject unusable records with a reason.
+"""inventory: read every record, find, open and hash every image once, and reject unusable records with a reason.
 
-Shards of `RECORDS_PER_SHARD` raw records are committed one by one; after a crash only the missing ones are made. The
-result does not depend on the number of workers.
+The work is in `pipeline.inventory`; here its tasks are started, and their counts added up. Each task commits its
+result, so after a crash only missing ones run. The result does not depend on the number of workers.
 """
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from model.errors import DataError
 from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.shards import Seal, Shards
-from pipeline.artifacts.staging import Reject
-from pipeline.compute.workers import workers_for
+from pipeline.artifacts.spec import digest
+from pipeline.compute.workers import Workers, ordered, workers_for
+from pipeline.inventory.job import BUCKET_RECORDS, InventoryJob, Piece, file_key
+from pipeline.inventory.joining import join, shard_name
+from pipeline.inventory.listing import archive_name, list_archive, needed, stamp_of_archive
+from pipeline.inventory.looking import bucket_name, look
+from pipeline.inventory.reading import is_whole, pieces_of, read_split, split_name
 from pipeline.plan.parameters import InventoryParams
-from pipeline.schemas import RECORDS, TRUTH, part_name
-from pipeline.sources.images import ImageFacts
-from pipeline.sources.index import Index, build_index
-from pipeline.sources.inspection import BATCH, Inspector
-from pipeline.sources.records import Entry, RawSource, Record, Rejected, Truth, printable
+from pipeline.sources.images.archives import Archive
+from pipeline.sources.interface import Split
+from pipeline.sources.records import printable
 from pipeline.steps.context import Outcome, StepContext
-from pipeline.steps.reject_limit import check_reject_limit, earlier_commits, rejected_rows, rejects_of
+from pipeline.steps.reject_limit import check_reject_limit, exceeds
 
-RECORDS_PER_SHARD = 64 * BATCH
-RAY_FROM = 4000  # images; for fewer (at 5 ms each), starting Ray's workers takes longer than they save
+RAY_FROM = 4000  # records; for fewer, starting Ray's workers takes longer than they save
 EXAMPLES = 5
-MAX_DETAIL = 1000  # characters
-Seals = dict[int, Seal]
-"""Number of a shard -> its commit."""
-
-
-@dataclass
-class ShardRows:
-    """The rows of one shard, and its part of the statistics."""
-
-    records: list[dict[str, Any]] = field(default_factory=list)
-    truth: list[dict[str, Any]] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    statistics: Counter[str] = field(default_factory=Counter)
-
-    def add(self, entry: Entry, facts: ImageFacts | None) -> None:
-        """Add one record, or reject it."""
-        if isinstance(entry, Rejected):
-            self._reject(entry.sample_id, entry.reason, entry.detail)
-        elif facts is not None and facts.reason:
-            self._reject(entry.sample_id, facts.reason, facts.detail)
-        else:
-            self._accept(entry, facts)
-
-    def _reject(self, sample_id: str, reason: str, detail: str) -> None:
-        """Details quote raw data, so they are cut and made valid UTF-8."""
-        self.rejects.append((sample_id, reason, printable(detail[:MAX_DETAIL])))
-
-    def _accept(self, record: Record, facts: ImageFacts | None) -> None:
-        self.records.append(
-            {
-                "sample_id": record.sample_id,
-                "given_id": record.given_id,
-                "has_image": facts is not None,
-                "image": record.image,
-                "image_sha256": facts.sha256 if facts else None,
-                "width": facts.width if facts else None,
-                "height": facts.height if facts else None,
-                "turns": [{"question": turn.question, "answer": turn.answer} for turn in record.turns],
-            }
-        )
-        self.statistics["turns"] += len(record.turns)
-        self.statistics["with_image" if facts else "text_only"] += 1
-        self.statistics["exact_copies"] += "#" in record.sample_id
-        for number, truth in enumerate(record.truth or ()):
-            if truth is not None and facts is not None:
-                self._add_truth(record.sample_id, number, truth, facts)
-
-    def _add_truth(self, sample_id: str, turn: int, truth: Truth, facts: ImageFacts) -> None:
-        if truth.present and (truth.height, truth.width) != (facts.height, facts.width):
-            # The annotation is for another orientation or size of the image: its mask would be in the wrong place.
-            self.statistics["truth_of_another_size"] += 1
-            return
-        size = {"height": facts.height, "width": facts.width}
-        self.truth.append(
-            {
-                "sample_id": sample_id,
-                "turn": turn,
-                "present": truth.present,
-                "rle": truth.rle if truth.present else None,
-            }
-            | size
-        )
-        self.statistics["turns_with_truth"] += 1
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The division of the raw records into shards, and the tables of a shard."""
-
-    index: Index
-    knows_truth: bool
-
-    @property
-    def count(self) -> int:
-        """Number of shards."""
-        return -(-self.index.taken // RECORDS_PER_SHARD)
-
-    def size(self, number: int) -> int:
-        """Number of raw records in a shard."""
-        return min(RECORDS_PER_SHARD, self.index.taken - number * RECORDS_PER_SHARD)
-
-    def commit(self, shards: Shards, number: int, shard: ShardRows) -> Seal:
-        """Write the tables of a shard and seal it."""
-        tables = {"records": (shard.records, RECORDS)} | ({"truth": (shard.truth, TRUTH)} if self.knows_truth else {})
-        files = {
-            part_name(number, self.count, table): partial(_write, pa.Table.from_pylist(rows, schema=schema))
-            for table, (rows, schema) in tables.items()
-        }
-        facts = {"rejects": shard.rejects, "statistics": shard.statistics}
-        return shards.commit(shard_name(number), files, len(shard.records), facts)
-
-
-def shard_name(number: int) -> str:
-    """Name of a shard's commit."""
-    return f"{number:05d}"
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    pq.write_table(table, path, compression="zstd")
 
 
 def run(context: StepContext) -> Outcome:
     """Make the inventory of one data set. Raises DataError."""
-    params, name = context.params(InventoryParams), context.job.ref.name
-    source = context.open_source(name)
-    index = build_index(source, params.seed, params.limit)
-    if not index.total:
-        raise DataError(f"data.{name} holds no records; correct its annotation file in the recipe")
-    layout, shards = Layout(index, source.knows_truth), context.staging.shards(index.digest)
-    names = [shard_name(number) for number in range(layout.count)]
-    seals = earlier_commits(shards, names, index.taken, context.locations.max_reject_share)
-    _inspect(context, source, layout, shards, seals)
-    return _outcome(context, layout, [seals[number] for number in range(layout.count)])
-
-
-def _inspect(context: StepContext, source: RawSource, layout: Layout, shards: Shards, seals: Seals) -> None:
-    """Make the shards that are not committed yet. Raises DataError as soon as the reject limit is exceeded."""
-    index, name = layout.index, context.job.ref.name
-    rejected = rejects_of(seals.values())
-    with workers_for(index.images, RAY_FROM) as workers:
-        inspector = Inspector(context.images(name), index, workers)
-        entries = iter(index.walk(source))
-        for number in range(layout.count):
-            mine, done = islice(entries, layout.size(number)), number * RECORDS_PER_SHARD
-            if number in seals:
-                inspector.skip(mine)  # reads its records, so that the next shard's come next
-                continue
-            shard = ShardRows()
-            for batch in inspector.inspect(_batches(mine)):
-                for entry, facts in batch:
-                    shard.add(entry, facts)
-                done += len(batch)
-                context.progress.update(done, index.taken, rejected=rejected.total() + len(shard.rejects))
-            seals[number] = layout.commit(shards, number, shard)
-            rejected += rejects_of([seals[number]])
-            stopped = "" if done == index.taken else f" (stopped after {done})"
-            what = f"records of data.{name}{stopped}"
-            check_reject_limit(what, rejected, index.taken, context.locations.max_reject_share, _remedy(seals))
-        next(entries, None)  # read to the end: `walk` raises there if the raw data changed since the first pass
-
-
-def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    iterator = iter(entries)
-    while batch := list(islice(iterator, BATCH)):
-        yield batch
-
-
-def _remedy(seals: Seals) -> str:
-    """The end of an error message: some rejects as examples, and the remedy."""
-    rejects = rejected_rows(seals[number] for number in sorted(seals))
-    examples = [f"  {reason}: {detail}" for _, reason, detail in islice(rejects, EXAMPLES)]
-    remedy = "Correct the data or its locations in the recipe and run again, or allow more with max_reject_share."
-    return "\n".join(["the first of them:", *examples, remedy])
-
-
-def _outcome(context: StepContext, layout: Layout, seals: list[Seal]) -> Outcome:
-    """Count every record, and commit the table of rejects."""
-    index = layout.index
-    summary = context.staging.commit_rejects(rejected_rows(seals), seals)
-    statistics: Counter[str] = Counter()
-    for seal in seals:
-        statistics.update(seal.facts["statistics"])
-    counts = Counts(
-        unit=context.step.unit,
-        rows_in=index.total,
-        rows_out=sum(seal.rows for seal in seals),
-        rejected=dict(rejects_of(seals)),
-        not_selected=index.total - index.taken,
+    params = context.params(InventoryParams)
+    dataset = replace(context.dataset(context.job.ref.name), version=params.fingerprint)
+    source = dataset.open()
+    archives, small = dataset.archives(), source.size < RAY_FROM
+    shards = context.staging.shards(digest([params.fingerprint, params.limit]))
+    job = InventoryJob(
+        dataset=replace(dataset, kept=shards.location),
+        work=context.staging.work_shards("inventory"),
+        shards=shards,
+        buckets=max(1, -(-min(source.size, params.limit or source.size) // BUCKET_RECORDS)),
+        threads=max(1, math.floor(context.resources.cpus * (context.resources.workers if small else 1))),
+        knows_truth=source.knows_truth,
+        unit=source.unit,
+        frame=getattr(dataset.source, "annotation_frame", "upright"),
     )
-    return Outcome(counts, {**statistics, "images_named": index.images}, seals=[*seals, summary])
+    with workers_for(source.size, RAY_FROM, context.resources) as workers:
+        return _Inventory(context, job, workers, archives).make(params.limit)
+
+
+@dataclass
+class _Inventory:
+    """An inventory that is being made."""
+
+    context: StepContext
+    job: InventoryJob
+    workers: Workers
+    archives: list[Archive]
+
+    @property
+    def name(self) -> str:
+        """The data set, for messages."""
+        return f"data.{self.context.job.ref.name}"
+
+    def make(self, limit: int | None) -> Outcome:
+        """Run the tasks that are not committed yet, in four rounds."""
+        splits = self._read(limit)
+        pieces = pieces_of(splits)
+        total = sum(piece.entries for piece in pieces)
+        if not total:
+            raise DataError(f"{self.name} holds no records; correct its annotation file in the recipe")
+        listed = self._list(pieces, limit)
+        for seal in listed:
+            if seal.facts["damage"]:
+                print(f"{self.name}: archive {printable(seal.facts['archive'])}: {seal.facts['damage']}", flush=True)
+        looked = self._look(pieces, listed, splits, total)
+        names = [shard_name(piece.number) for piece in pieces]
+        shards = list(self._round(self.job.shards, names, join, lambda n: (pieces[n], len(pieces))))
+        return self._outcome(splits, listed, looked, shards, total)
+
+    # -- the rounds
+
+    def _round(
+        self, shards: Shards, names: list[str], task: Callable[..., Seal], arguments: Callable[[int], tuple[Any, ...]]
+    ) -> Iterator[Seal]:
+        """The seal of each name, in order; a task runs for each one that is not committed."""
+        found = shards.committed()
+        missing = [number for number, name in enumerate(names) if name not in found]
+        made = ordered(self.workers, task, ((self.job, *arguments(number)) for number in missing))
+        for name in names:
+            yield found[name] if name in found else next(made)
+
+    def _forget_changed(self, archives: Mapping[str, Archive]) -> None:
+        """Drop the commits of archives that were written again since, and all that was found in any archive.
+
+        An archive of the same size changes no fingerprint, so an earlier try may have read a damaged one.
+        """
+        known = self.job.work.committed()
+        now = {name: stamp_of_archive(archive) for name, archive in archives.items() if name in known}
+        changed = [name for name, stamp in now.items() if known[name].facts["stamp"] != stamp]
+        if not changed:
+            return
+        for name in [*changed, *(name for name in known if name.startswith(bucket_name(0)[:-5]))]:
+            self.job.work.drop(name)
+        self.job.shards.drop_all()  # also images that were copied from an archive that was read only in part
+        for name in now:
+            if known[name].facts["images"] and name not in changed:
+                self.job.work.drop(name)
+
+    def _read(self, limit: int | None) -> list[Seal]:
+        """Read the splits: all of them in parallel, or one after the other until there are `limit` entries."""
+        source = self.job.dataset.open()
+        splits = source.splits()
+        names = [split_name(split.number) for split in splits]
+        known = self.job.work.committed()
+        for split, name in zip(splits, names, strict=True):
+            if name in known and not is_whole(split.number, known):
+                self.job.work.drop(name)
+                del known[name]
+        if limit is None:
+            found = self._round(self.job.work, names, read_split, lambda n: (splits[n], None))
+        else:
+            found = self._read_some(splits, known, limit)
+        seals: list[Seal] = []
+        entries = 0
+        for seal in found:
+            seals.append(seal)
+            entries += seal.rows
+            self.context.progress.update(entries, max(entries, source.size if limit is None else limit))
+        return seals
+
+    def _read_some(self, splits: Sequence[Split], known: Mapping[str, Seal], limit: int) -> Iterator[Seal]:
+        for split in splits:
+            seal = known.get(split_name(split.number)) or read_split(self.job, split, limit)
+            limit -= seal.rows
+            yield seal
+            if not limit:
+                return
+
+    def _list(self, pieces: list[Piece], limit: int | None) -> list[Seal]:
+        """List the archives; with a limit only those that may hold an image of these records."""
+        numbers = list(range(len(self.archives)))
+        if limit is not None and self.archives:
+            tables = (self.job.read_table(piece.file("named")) for piece in pieces)
+            references = {image for table in tables for image in table["image"].to_pylist()}
+            numbers = needed(self.archives, references, self.job.dataset.images().aliases)
+            self.job = replace(self.job, wanted=frozenset(map(file_key, references)))
+        names = [archive_name(number) for number in numbers]
+        self._forget_changed(dict(zip(names, (self.archives[number] for number in numbers), strict=True)))
+        return list(self._round(self.job.work, names, list_archive, lambda n: (numbers[n], self.archives[numbers[n]])))
+
+    def _look(self, pieces: list[Piece], listed: list[Seal], splits: list[Seal], total: int) -> list[Seal]:
+        """Look into the buckets. Raises DataError as soon as the reject limit is exceeded."""
+        share = self.context.locations.max_reject_share
+        names = [bucket_name(number) for number in range(self.job.buckets)]
+        rejected = sum((Counter(seal.facts["rejected"]) for seal in splits), Counter[str]())
+        found = {name: seal for name, seal in self.job.work.committed().items() if name in names}
+        if exceeds(sum((Counter(seal.facts["rejected"]) for seal in found.values()), rejected), total, share):
+            # The images may have been repaired since.
+            for name in [name for name, seal in found.items() if seal.facts["rejected"]]:
+                self.job.work.drop(name)
+        seals: list[Seal] = []
+        examples: list[str] = []
+        for seal in self._round(self.job.work, names, look, lambda n: (n, pieces, listed)):
+            seals.append(seal)
+            rejected.update(seal.facts["rejected"])
+            examples += [f"  {reason}: {detail}" for reason, detail in seal.facts["examples"]]
+            self.context.progress.update(total * len(seals) // len(names), total, rejected=rejected.total())
+            if exceeds(rejected, total, share):
+                stopped = "" if len(seals) == len(names) else f" (stopped at part {len(seals)} of {len(names)})"
+                what = f"records of {self.name}{stopped}"
+                check_reject_limit(what, rejected, total, share, self._remedy(pieces, examples))
+        return seals
+
+    # -- the end
+
+    def _remedy(self, pieces: list[Piece], examples: list[str]) -> str:
+        """The end of an error message: some rejects as examples, and the remedy."""
+        early: list[str] = []
+        for piece in pieces:
+            rejected = self.job.read_table(piece.file("rejected")).slice(0, EXAMPLES).to_pylist()
+            early += [
+                f"  {row['reason']}: {self.job.unit} {row['number'] + piece.first_line}: {row['detail']}"
+                for row in rejected
+            ]
+            if len(early) >= EXAMPLES:
+                break
+        some = [*early[: max(2, EXAMPLES - len(examples))], *examples][:EXAMPLES]
+        remedy = "Correct the data or its locations in the recipe and run again, or allow more with max_reject_share."
+        return "\n".join(["some of them:", *some, remedy])
+
+    def _outcome(
+        self, splits: list[Seal], listed: list[Seal], looked: list[Seal], shards: list[Seal], total: int
+    ) -> Outcome:
+        """Add up the counts of all shards."""
+        statistics, rejected, changed = Counter[str](), Counter[str](), Counter[str]()
+        for seal in shards:
+            statistics.update(seal.facts["statistics"])
+            rejected.update(seal.facts["rejected"])
+        for seal in splits:
+            changed.update(seal.facts["changes"])
+        counts = Counts(
+            unit=self.context.step.unit,
+            rows_in=total,
+            rows_out=sum(seal.rows for seal in shards),
+            rejected=dict(rejected),
+        )
+        plain = {name: number for name, number in statistics.items() if ":" not in name}
+        groups: dict[str, dict[str, Any]] = {
+            "repairs": _group(statistics, "repair"),
+            "formats": _group(statistics, "format"),
+            "changes": dict(changed),
+        }
+        findings, examples = self.job.dataset.open().findings
+        for example in examples:
+            print(f"{self.name}: {example}", flush=True)
+        groups |= {name: dict(found) for name, found in findings.items()}
+        damaged = {printable(seal.facts["archive"]): seal.facts["damage"] for seal in listed if seal.facts["damage"]}
+        groups |= {"archives_damaged": damaged} if damaged else {}
+        named = sum(seal.facts["images"] for seal in looked)
+        images = [Seal.model_validate(image) for seal in listed for image in seal.facts["images"]]
+        groups = {name: found for name, found in groups.items() if found}
+        return Outcome(counts, {**plain, "images_named": named, **groups}, seals=[*shards, *images])
+
+
+def _group(statistics: Mapping[str, int], prefix: str) -> dict[str, int]:
+    start = f"{prefix}:"
+    return {name.removeprefix(start): number for name, number in sorted(statistics.items()) if name.startswith(start)}

@@ -14,8 +14,11 @@ def rejected_rows(seals: Iterable[Seal]) -> Iterator[Reject]:
 
 
 def rejects_of(seals: Iterable[Seal]) -> Counter[str]:
-    """Rejects of committed shards, counted by reason."""
-    return Counter(reason for _, reason, _ in rejected_rows(seals))
+    """Rejects of committed shards, counted by reason: the fact 'rejected' of each seal, or its rejected rows."""
+    counts: Counter[str] = Counter()
+    for seal in seals:
+        counts.update(seal.facts["rejected"] if "rejected" in seal.facts else (r for _, r, _ in rejected_rows([seal])))
+    return counts
 
 
 def earlier_commits(
@@ -35,7 +38,7 @@ def earlier_commits(
     found = shards.committed()
     seals = {number: found[name] for number, name in enumerate(names) if name in found}
     if exceeds(rejects_of(seals.values()) + Counter(others or {}), total, share):
-        for number in [number for number, seal in seals.items() if seal.facts["rejects"]]:
+        for number in [number for number, seal in seals.items() if rejects_of([seal])]:
             shards.drop(names[number])
             del seals[number]
     if seals:

@@ -9,7 +9,7 @@ from pipeline.artifacts.progress import Progress
 from pipeline.artifacts.spec import ArtifactRef
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
-from pipeline.compute.imports import fast_imports
+from pipeline.compute.collection import collection_paused
 from pipeline.plan.job import JobSpec
 from pipeline.plan.step_table import STEPS, Step
 from pipeline.steps.context import Outcome, StepContext, work_folder
@@ -99,5 +99,5 @@ def _published(store: ArtifactStore, ref: ArtifactRef) -> Artifact | None:
 def entry_point(step: Step) -> Callable[[StepContext], Outcome]:
     """Import the function that runs a step."""
     module, function = step.entry.split(":")
-    with fast_imports():
+    with collection_paused():
         return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]

@@ -60,7 +60,7 @@ def _compute(
     context.progress.update(done, total)
     if done == total:
         return
-    images, errors = context.images(context.inputs["inventory"].ref.name), rejects_of(seals.values())
+    images, errors = context.images(), rejects_of(seals.values())
     missing = {index: piece for index, piece in enumerate(pieces) if index not in seals}
     with session():
         from pipeline.masks.stream import segment_shards  # Ray Data takes seconds to import

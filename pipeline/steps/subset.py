@@ -1,116 +1,152 @@
 """subset: choose the records whose text is sent to the teachers, by a seeded hash, and cut out that text.
 
-Records are ranked by a hash of their id, so the choice does not depend on the order of the file, and a smaller subset
-is part of every larger one.
+The records are read twice: first the ids, to choose, then the texts of those that were chosen. Memory holds the keys of
+the chosen records (24 bytes each, twice; none where all are chosen) and one bucket of queries.
 """
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from pipeline.artifacts.manifest import Counts
+from pipeline.compute.sorting import Sorter, in_pieces
 from pipeline.plan.parameters import SubsetParams
 from pipeline.schemas import QUERIES, part_name
 from pipeline.sources.conversation import QueryKind, query_span, turn_text
-from pipeline.sources.index import key_of
-from pipeline.sources.records import Turn, order_key
+from pipeline.sources.records import Turn, key_of, order_key
 from pipeline.steps.context import Outcome, StepContext
+from pipeline.steps.dropped import Dropped, dropped_records
+from pipeline.steps.record_batches import record_batches
 from pipeline.steps.reject_limit import check_reject_limit
+from pipeline.steps.selection import Places, Selection
 
 QUERIES_PER_SHARD = 16384
-BATCH = 4096  # records read at once
-Places = npt.NDArray[np.void]
+COLUMNS = ("sample_id", "turns", "image_sha256", "height", "width", "image")
+"""Columns of a chosen record that its queries need."""
 
 
 def run(context: StepContext) -> Outcome:
-    """Choose the records and write their queries. Raises DataError if no record can be asked about."""
+    """Choose the records and write their queries. Raises DataError if no record can be asked about.
+
+    Raises ConfigError if a quota names a source that no record has.
+    """
     params = context.params(SubsetParams)
-    folder = context.input_path("inventory")
-    files = [folder / name for name in context.inputs["inventory"].matching("records/", ".parquet")]
-    total = context.inputs["inventory"].manifest.counts.rows_out
+    inventory = context.inputs["inventory"]
+    folder = context.input_path("inventory", "records/")
+    files = [folder / name for name in inventory.matching("records/", ".parquet")]
+    total = inventory.manifest.counts.rows_out
 
     left_out: Counter[str] = Counter()
-    chosen = choose(eligible(files, params.query, left_out), params.size, params.seed)
+    selection = Selection(params.seed, params.size, params.quotas)
+    dropped = dropped_records(context, inventory.ref.name, params.drop)
+    choose(files, params.query, selection, left_out, dropped)
+    left_out.update(dropped.counts if dropped else {})
     check_reject_limit(
-        f"records of subset-{context.inputs['inventory'].ref.name}",
+        f"records of subset-{inventory.ref.name}",
         left_out,
         total,
         1.0,  # records without an image or a question are normal; an error only if all of them are
         f"Queries of kind '{params.query}' need records with an image"
         f"{' and a question' if params.query == 'question' else ''}; correct the data, or 'query' in the recipe.",
     )
-    available = total - sum(left_out.values())
-    tables, seen = [], 0
-    for batch in _batches(files):
-        tables.append(_queries(batch, chosen, params))
-        seen += len(batch)
-        context.progress.update(seen, total)
-    queries = _ordered(pa.concat_tables(tables) if tables else QUERIES.empty_table(), params.seed)
+    chosen = selection.chosen()
+    taken = selection.available if chosen is None else len(chosen)
 
-    count = max(1, -(-len(queries) // QUERIES_PER_SHARD))
-    for number in range(count):
-        shard = queries.slice(number * QUERIES_PER_SHARD, QUERIES_PER_SHARD)
-        context.staging.write_table(part_name(number, count, "queries"), shard)
-    statistics = {
-        "requested": params.size,
-        "available": available,
-        "fewer_than_requested": params.size is not None and available < params.size,
+    sorter = Sorter(QUERIES, context.work())
+    seen = 0
+    for records, read in _chosen_records(files, params.query, chosen, dropped):
+        queries = _queries(records, params)
+        if len(queries):
+            sorter.add(queries, _keys(queries, params.seed))
+        seen += read
+        context.progress.update(seen, total)
+    statistics: dict[str, Any] = {
+        "requested": params.requested,
+        "available": selection.available,
+        "fewer_than_requested": selection.short,
         "text_only": left_out["text_only"],
         "empty_question": left_out["empty_question"],
-        "not_chosen": available - len(chosen),
-        "queries": len(queries),
-        "images": len(set(queries.column("image_sha256").to_pylist())),
+        "not_chosen": selection.available - taken,
+        "queries": sorter.rows,
+        "images": _write(context, sorter),
     }
-    counts = Counts(unit=context.step.unit, rows_in=total, rows_out=len(chosen), not_selected=total - len(chosen))
+    if dropped is not None:
+        statistics["dropped"] = dict(dropped.counts)
+    if params.quotas is not None:
+        statistics |= {"without_quota": selection.without_quota, "by_source": selection.by_source()}
+    counts = Counts(unit=context.step.unit, rows_in=total, rows_out=taken, not_selected=total - taken)
     return Outcome(counts, statistics)
 
 
-def _batches(files: list[Path]) -> Iterator[pa.Table]:
-    for path in files:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH):
-                yield pa.Table.from_batches([batch])
+def choose(
+    files: Sequence[Path],
+    kind: QueryKind,
+    selection: Selection,
+    left_out: Counter[str],
+    dropped: Dropped | None = None,
+) -> None:
+    """Show a selection every record with an image and a text of this kind; count the others in `left_out`.
 
-
-def eligible(files: list[Path], kind: QueryKind, left_out: Counter[str]) -> Iterator[str]:
-    """Ids of the records with an image and a text of this kind; the others are counted by reason in `left_out`."""
+    Records that the recipe drops are left out before that, and counted by `dropped`.
+    """
     columns = ["sample_id", "has_image", *(["turns"] if kind == "question" else [])]
-    for path in files:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(BATCH, columns=columns):
-                for row in batch.to_pylist():
-                    if not row["has_image"]:
-                        left_out["text_only"] += 1
-                    elif kind == "question" and not any(turn["question"] for turn in row["turns"]):
-                        left_out["empty_question"] += 1
-                    else:
-                        yield row["sample_id"]
+    columns += ["source"] if selection.quotas is not None else []
+    place = 0
+    for batch in record_batches(files, columns):
+        able, shown = _able(batch, kind), batch.column("has_image").to_numpy(zero_copy_only=False)
+        kept_in = np.ones(len(batch), dtype=bool) if dropped is None else ~dropped.find(batch["sample_id"], count=True)
+        left_out["text_only"] += int((kept_in & ~shown).sum())
+        left_out["empty_question"] += int((kept_in & shown & ~able).sum())
+        able &= kept_in
+        kept = np.flatnonzero(able)
+        rows = batch.take(pa.array(kept))
+        sources = rows.column("source") if selection.quotas is not None else None
+        if sources is not None:
+            selection.meet(batch.column("source"))
+        selection.add(rows.column("sample_id"), sources, place + kept)
+        place += len(batch)
 
 
-def choose(ids: Iterator[str], size: int | None, seed: int) -> frozenset[bytes]:
-    """Sort keys (`place`) of the first `size` ids in the seeded hash order: 16 bytes per id instead of the ids."""
-    places = np.frombuffer(b"".join(place(seed, sample_id) for sample_id in ids), dtype=">u8").reshape(-1, 2)
-    if size is not None and size < len(places):
-        order = np.lexsort((places[:, 1], places[:, 0]))
-        places = places[order[:size]]
-    return frozenset(row.tobytes() for row in places)
+def _able(batch: pa.RecordBatch, kind: QueryKind) -> npt.NDArray[np.bool_]:
+    """(records,) True for records with an image and a text of this kind."""
+    able = np.array(batch.column("has_image").to_numpy(zero_copy_only=False), dtype=bool)
+    if kind == "question":
+        turns = batch.column("turns")
+        asked = pc.binary_length(pc.struct_field(turns.flatten(), "question")).fill_null(0).to_numpy() > 0
+        owners = pc.list_parent_indices(turns).to_numpy()
+        able &= np.bincount(owners[asked], minlength=len(batch)) > 0
+    return able
 
 
-def place(seed: int, sample_id: str) -> bytes:
-    """Sort key of a record in the order of choice: 16 bytes."""
-    return order_key("subset", seed, sample_id)
+def _chosen_records(
+    files: Sequence[Path], kind: QueryKind, chosen: Places | None, dropped: Dropped | None
+) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """The chosen records of each piece of the inventory, and how many records the piece has."""
+    place = 0
+    columns = [*COLUMNS, *(["has_image"] if chosen is None else [])]
+    for batch in record_batches(files, columns):
+        if chosen is None:
+            able = _able(batch, kind)
+            if dropped is not None:
+                able &= ~dropped.find(batch["sample_id"])
+            rows = np.flatnonzero(able)
+        else:
+            first, last = np.searchsorted(chosen, (place, place + len(batch)))
+            rows = chosen[first:last] - place
+        place += len(batch)
+        yield batch.take(pa.array(rows)), len(batch)
 
 
-def _queries(batch: pa.Table, chosen: frozenset[bytes], params: SubsetParams) -> pa.Table:
-    rows = []
-    for record in batch.to_pylist():
-        if not record["has_image"] or place(params.seed, record["sample_id"]) not in chosen:
-            continue
+def _queries(records: pa.RecordBatch, params: SubsetParams) -> pa.Table:
+    rows: list[dict[str, Any]] = []
+    for record in records.to_pylist():
         turns = [Turn(turn["question"], turn["answer"]) for turn in record["turns"]]
         for number in pick_turns(record["sample_id"], turns, params):
             start, end = query_span(turns[number], params.query)
@@ -139,10 +175,29 @@ def pick_turns(sample_id: str, turns: list[Turn], params: SubsetParams) -> list[
     return [able[key_of("turn", params.seed, sample_id) % len(able)]]
 
 
-def _ordered(queries: pa.Table, seed: int) -> pa.Table:
-    """All queries of an image together, images in seeded hash order; then copies of the file, records, turns."""
-    shas = queries.column("image_sha256").to_pylist()
-    keys = pa.array([order_key("images", seed, sha).hex() for sha in shas], pa.string())
-    ranked = queries.append_column("rank", keys)
-    by = [(name, "ascending") for name in ("rank", "image", "sample_id", "turn")]
-    return ranked.sort_by(by).drop_columns(["rank"])
+def _keys(queries: pa.Table, seed: int) -> pa.Array:
+    """Sort keys: all queries of an image together, images in seeded hash order; then by copy of the file, record, turn.
+
+    A zero byte ends each text, so that a text comes before one that begins with it. No path has a zero byte.
+    """
+    columns = (queries.column(name).to_pylist() for name in ("image_sha256", "image", "sample_id", "turn"))
+    return pa.array(
+        [
+            order_key("images", seed, sha256) + f"{image}\0{sample_id}\0".encode() + turn.to_bytes(4, "big")
+            for sha256, image, sample_id, turn in zip(*columns, strict=True)
+        ],
+        pa.binary(),
+    )
+
+
+def _write(context: StepContext, sorter: Sorter) -> int:
+    """Write the queries in shards. Returns the number of different images."""
+    count = max(1, -(-sorter.rows // QUERIES_PER_SHARD))
+    images, last = 0, None
+    shards = in_pieces(sorter.read(), QUERIES_PER_SHARD) if sorter.rows else iter([QUERIES.empty_table()])
+    for number, shard in enumerate(shards):
+        context.staging.write_table(part_name(number, count, "queries"), shard)
+        for sha256, _ in itertools.groupby(shard.column("image_sha256").to_pylist()):
+            images += sha256 != last
+            last = sha256
+    return images

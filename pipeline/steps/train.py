@@ -14,7 +14,7 @@ from model.stage_table import StageRow, stage_row
 from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.shards import Seal, Shards, folder_content
 from pipeline.artifacts.spec import short
-from pipeline.compute.imports import fast_imports
+from pipeline.compute.collection import collection_paused
 from pipeline.compute.session import session
 from pipeline.masks.cells import build_cells
 from pipeline.plan.parameters import StageParams
@@ -99,7 +99,7 @@ def _commit_cells(context: StepContext, params: StageParams) -> tuple[Shards, Se
 
 def train_worker(config: dict[str, Any]) -> None:
     """The function that Ray Train runs in each worker. It imports the model, so that the driver does not."""
-    with fast_imports():
+    with collection_paused():
         from pipeline.training.worker import train
 
     train(config["task"], config["shards"], config["cells"])

@@ -10,7 +10,7 @@ from typing import Any
 
 from ray.train.backend import Backend, BackendConfig
 
-from pipeline.compute.imports import fast_imports
+from pipeline.compute.collection import collection_paused
 from pipeline.compute.threads import wait_briefly
 
 
@@ -55,7 +55,7 @@ def own_device() -> Iterator[None]:
 
 
 def _torch_config() -> Any:
-    with fast_imports():
+    with collection_paused():
         from ray.train.torch import TorchConfig
 
     return TorchConfig()

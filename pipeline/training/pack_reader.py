@@ -131,39 +131,21 @@ class PackReader:
         return self._groups[key]
 
     def with_image(self, shard: int) -> npt.NDArray[np.bool_]:
-        """(rows,) True for rows of a shard that have an image.
+        """(rows,) True for rows of a shard that have an image. No image is read."""
+        return self._column(shard, "image_bytes") > 0
 
-        Row groups whose statistics show that no image, or every image, is null are not read.
-        """
-        file = self._files[shard]
-        parts = []
-        for g in range(file.metadata.num_row_groups):
-            group = file.metadata.row_group(g)
-            nulls = _null_images(group)
-            if nulls in (0, group.num_rows):
-                parts.append(np.full(group.num_rows, nulls == 0))
-            else:
-                image = file.read_row_group(g, columns=["image"]).column("image")
-                parts.append(
-                    image.is_valid().to_numpy(zero_copy_only=False)
-                    if isinstance(image, pa.Array)
-                    else np.concatenate([c.is_valid().to_numpy(zero_copy_only=False) for c in image.chunks])
-                )
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=bool)
+    def lengths(self, shard: int) -> npt.NDArray[np.int32]:
+        """(rows,) tokens of each row of a shard. No tokens are read."""
+        return self._column(shard, "length")
+
+    def _column(self, shard: int, name: str) -> npt.NDArray[np.int32]:
+        """(rows,) a column of numbers. Raises DataError if a number is missing."""
+        column = self._files[shard].read(columns=[name]).column(name)
+        if column.null_count:
+            raise DataError(f"pack shard {self.paths[shard].name}: {name} has gaps; run the step 'pack' again")
+        return np.asarray(column.to_numpy(), dtype=np.int32)
 
     def sample_ids(self, shard: int) -> list[str]:
         """The sample ids of a shard, in its order."""
         ids: list[str] = self._files[shard].read(columns=["sample_id"]).column("sample_id").to_pylist()
         return ids
-
-
-def _null_images(group: Any) -> int | None:
-    """Number of null images in a row group, from its statistics; None if they do not have it."""
-    for c in range(group.num_columns):
-        column = group.column(c)
-        if column.path_in_schema == "image":
-            statistics = column.statistics
-            if statistics is None or not statistics.has_null_count:
-                return None
-            return int(statistics.null_count)
-    return None

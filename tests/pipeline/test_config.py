@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, model_validator
 
 from model.errors import ConfigError
-from pipeline.config import Config, read_yaml, validate
+from pipeline.config import Config, added_later, read_yaml, validate
 
 
 class Inner(Config):
@@ -52,3 +52,16 @@ def test_a_section_is_not_repeated() -> None:
 def test_yaml_that_is_not_a_mapping_is_refused(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         read_yaml(text, "x.yaml")
+
+
+class Grown(Config):
+    name: str
+    kind: str = added_later("plain", min_length=3, description="a field of a later version")
+
+
+def test_a_field_that_was_added_later_is_in_dumps_only_if_it_is_used() -> None:
+    assert Grown(name="a").model_dump() == Grown(name="a", kind="plain").model_dump(mode="json") == {"name": "a"}
+    assert Grown(name="a", kind="other").model_dump(mode="json") == {"name": "a", "kind": "other"}
+    assert Grown.model_validate({"name": "a"}).kind == "plain"
+    with pytest.raises(ConfigError, match="kind = 'x'"):
+        validate(Grown, {"name": "a", "kind": "x"}, "the file x.yaml")

@@ -33,7 +33,7 @@ def plan(
     ] = None,
     **masks: Any,
 ) -> None:
-    """Show every step of a recipe: cached, to run or stale, and why.
+    """Show every step of a recipe: the CPUs and GPUs that it asks for, and if it is cached, to run or stale, and why.
 
     The options are the parameters of the deployments. Nothing is run, and no stack is needed.
     """
@@ -72,10 +72,10 @@ def _table(found: "Sequence[Verdict]") -> "Table":
 
     from pipeline.artifacts.spec import short
 
-    table = Table("step", "id", "state", "why", box=None, pad_edge=False)
+    table = Table("step", "id", "asks for", "state", "why", box=None, pad_edge=False)
     for verdict in found:
         state = Text(verdict.condition, COLOURS[verdict.condition])
-        table.add_row(verdict.step.key, short(verdict.step.id), state, Text(verdict.why))
+        table.add_row(verdict.step.key, short(verdict.step.id), str(verdict.step.resources), state, Text(verdict.why))
     return table
 
 

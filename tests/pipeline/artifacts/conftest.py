@@ -1,6 +1,5 @@
 """A store in a temporary folder and a way to put small artifacts into it."""
 
-import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from pipeline.artifacts.shards import Shards
 from pipeline.artifacts.spec import ArtifactRef, StepSpec
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
-from tests.fixtures_s3 import BUCKET, S3Server, s3_server
+from tests.fixtures_s3 import BUCKET, S3Server, s3_in_environment
 
 Publish = Callable[..., Artifact]
 
@@ -45,18 +44,8 @@ def publish(store: ArtifactStore) -> Publish:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[S3Server]:
-    from s3fs import S3FileSystem
-
-    S3FileSystem.clear_instance_cache()  # an instance of an earlier module would ask its server, which is gone
-    with s3_server() as server:
-        old = {name: os.environ.get(name) for name in server.environment}
-        os.environ.update(server.environment)
+    with s3_in_environment() as server:
         yield server
-        for name, value in old.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @pytest.fixture(params=["disk", "s3"])

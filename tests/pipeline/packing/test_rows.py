@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.packing.chat import ChatFormat
+from pipeline.packing.formats import PlainFormat, open_format
 from pipeline.packing.rows import RowError, make_row
 from pipeline.sources.records import Turn
 from tests.pipeline.packing.fixtures_tokenizer import write_backbone
@@ -83,8 +84,7 @@ def test_the_targets_of_any_text_decode_to_its_answers(chat: ChatFormat, turns: 
 
 
 def test_a_backbones_folder_is_read_once(tmp_path: Path) -> None:
-    from pipeline.packing.chat import open_chat
-
     folder = str(write_backbone(tmp_path))
-    assert open_chat(folder, None) is open_chat(folder, None)
-    assert open_chat(folder, "You see.") is not open_chat(folder, None)
+    assert open_format(folder) is open_format(folder)
+    assert open_format(folder, "chat", "You see.") is not open_format(folder)
+    assert isinstance(open_format(folder, "plain"), PlainFormat)

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pipeline.plan.fingerprints as fingerprints_module
 from model.errors import ConfigError, DataError
 from pipeline.plan.fingerprints import Fingerprints, listing
 from pipeline.sources.config import CambrianSource, FolderSource, MiniatureSource
@@ -41,15 +43,49 @@ def test_moving_and_touching_raw_data_changes_nothing(tmp_path: Path, raw: Cambr
 
 
 def test_changed_raw_data_has_another_fingerprint(tmp_path: Path, raw: CambrianSource) -> None:
-    fingerprints = Fingerprints(tmp_path / "scratch")
-    seen = {fingerprints.source("pretrain", raw)}
+    def fingerprint() -> str:
+        return Fingerprints(tmp_path / "scratch").source("pretrain", raw)
+
+    seen = {fingerprint()}
     Path(raw.annotations).write_text("{ }\n")
-    seen.add(fingerprints.source("pretrain", raw))
+    seen.add(fingerprint())
     (Path(raw.images) / "a.jpg").write_bytes(b"aa")
-    seen.add(fingerprints.source("pretrain", raw))
+    seen.add(fingerprint())
     (Path(raw.images) / "b.jpg").write_bytes(b"b")
-    seen.add(fingerprints.source("pretrain", raw))
+    seen.add(fingerprint())
     assert len(seen) == 4
+
+
+def test_a_folder_is_listed_once_in_a_plan_and_again_in_a_step_only_if_names_changed(
+    tmp_path: Path, raw: CambrianSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprints_module, "RECENT_NS", 0)
+    listed: list[Path] = []
+    really = fingerprints_module.listing
+
+    def counted(folder: Path, folders: dict[str, list[int]] | None = None) -> str:
+        listed.append(folder)
+        return really(folder, folders)
+
+    monkeypatch.setattr(fingerprints_module, "listing", counted)
+    other = raw.model_copy(update={"folder_aliases": {"a": "b"}})
+    plan = Fingerprints(tmp_path / "scratch")
+    planned = plan.source("pretrain", raw)
+    assert plan.source("instruct", other) == planned
+    assert len(listed) == 1, "two data sets share the folder"
+
+    def in_a_step() -> str:
+        return Fingerprints(tmp_path / "scratch", planning=False).source("pretrain", raw)
+
+    assert in_a_step() == planned
+    (Path(raw.images) / "a.jpg").write_bytes(b"overwritten in place: pack and segment compare checksums")
+    assert in_a_step() == planned
+    assert len(listed) == 1
+    (Path(raw.images) / "b.jpg").write_bytes(b"b")
+    assert in_a_step() != planned
+    assert len(listed) == 2
+    assert Fingerprints(tmp_path / "scratch").source("pretrain", raw) != planned
+    assert len(listed) == 3, "a plan looks at every file"
 
 
 def test_the_role_of_a_file_is_part_of_the_fingerprint(tmp_path: Path) -> None:
@@ -60,6 +96,17 @@ def test_the_role_of_a_file_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     images.mkdir()
     captions = fingerprints.source("pretrain", FolderSource(images=str(images), captions=str(file)))
     assert captions != fingerprints.source("pretrain", FolderSource(images=str(images), instances=str(file)))
+
+
+def test_the_content_of_metadata_among_the_images_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    """Images are compared by name and size only, but such a file is an annotation file."""
+    images, fingerprints = tmp_path / "images", Fingerprints(tmp_path / "scratch")
+    (images / "train").mkdir(parents=True)
+    seen = set()
+    for text in ("A dog.", "A cat."):
+        (images / "train" / "metadata.jsonl").write_text(json.dumps({"file_name": "0.jpg", "text": text}))
+        seen.add(fingerprints.source("pretrain", FolderSource(images=str(images))))
+    assert len(seen) == 2
 
 
 # -- checksums of files

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from flows.run.schedule import demand
 from model.errors import ConfigError
 from pipeline.artifacts.spec import StepSpec
 from pipeline.plan.locations import locations_of
@@ -68,6 +69,35 @@ def test_packs_and_stages_one_and_two_do_not_depend_on_masks() -> None:
         assert not {k for k in ancestors if k.startswith(("segment", "masks", "subset"))}
 
 
+def dropping(**kinds: list[str]) -> Recipe:
+    """The miniature recipe with `drop` of some data sets."""
+    raw = load_recipe("miniature").model_dump(mode="json")
+    for name, dropped in kinds.items():
+        raw["data"][name]["drop"] = dropped
+    return Recipe.model_validate(raw)
+
+
+def test_no_step_but_the_report_depends_on_the_comparison_of_data_sets() -> None:
+    steps = planned()
+    assert [step.key for step in steps if "overlap" in step.inputs.values()] == ["report"]
+    for key in ("pack-pretrain", "subset-instruct"):
+        assert "drop" not in steps[key].spec.params
+    assert changed(steps, planned(dropping(pretrain=[], instruct=[]))) == set()
+
+
+def test_what_is_dropped_changes_the_steps_of_its_data_set() -> None:
+    before, after = planned(), planned(dropping(instruct=["duplicates", "evaluation_images"]))
+    assert changed(before, after) == {
+        "pack-instruct", "subset-instruct", "segment-instruct", "masks-instruct", "stage4_baseline", "stage4",
+        "stage4_lm", "evaluate-ca_baseline", "evaluate-age_vlm", "evaluate-age_vlm_lm", "report",
+    }  # fmt: skip
+    for key in ("pack-instruct", "subset-instruct"):
+        assert after[key].inputs == {"inventory": "inventory-instruct", "overlap": "overlap"}
+        assert after[key].spec.params["drop"] == ["duplicates", "evaluation_images"]
+    assert after["overlap"].id == before["overlap"].id
+    assert {"inventory-pretrain", "overlap"} <= {step.key for step in after.until("masks-instruct")}
+
+
 def test_only_the_lm_variant_needs_the_instruct_masks() -> None:
     recipe = load_recipe("miniature").override(variants=["ca_baseline", "age_vlm"])
     keys = {step.key for step in planned(recipe)}
@@ -96,6 +126,35 @@ def test_resources_never_enter_an_id() -> None:
     after = planned(Recipe.model_validate(raw))
     assert changed(planned(), after) == set()
     assert after["stage1"].resources.workers == 3
+
+
+def test_a_parameter_that_was_added_later_changes_no_id_until_it_is_used() -> None:
+    before, recipe = planned(), load_recipe("miniature")
+    assert "quotas" not in before["subset-pretrain"].spec.params
+    assert "template" not in before["pack-pretrain"].spec.params["pack"]
+    raw = recipe.model_dump(mode="json")
+    raw["pack"]["template"] = "chat"
+    raw["data"]["pretrain"]["quotas"] = None
+    assert changed(before, planned(Recipe.model_validate(raw))) == set()
+    raw["pack"]["template"] = "plain"
+    after = planned(Recipe.model_validate(raw))
+    assert after["pack-pretrain"].spec.params["pack"]["template"] == "plain"
+    assert {"pack-pretrain", "pack-instruct", "stage1"} <= changed(before, after)
+    assert not {"subset-pretrain", "segment-pretrain"} & changed(before, after)
+    raw["data"]["pretrain"] |= {"quotas": {"a": 10}, "subset": None}
+    params = planned(Recipe.model_validate(raw))["subset-pretrain"].spec.params
+    assert (params["size"], params["quotas"]) == (None, {"a": 10})
+
+
+def test_the_plan_says_what_reading_and_packing_ask_for() -> None:
+    steps = planned(load_recipe("photos"))
+    for key in ("inventory-pretrain", "pack-pretrain"):
+        assert demand(steps[key]).cpus == 2
+        assert str(steps[key].resources) == "2 x 1 CPU"
+    full = planned(load_recipe("paper"))
+    assert demand(full["pack-instruct"]).cpus == 16
+    assert str(full["segment-pretrain"].resources) == "8 x 2 CPU + 1 GPU"
+    assert str(full["evaluate-age_vlm"].resources) == "8 CPU + 1 GPU"
 
 
 @pytest.mark.parametrize(

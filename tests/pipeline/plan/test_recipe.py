@@ -1,6 +1,8 @@
 """Recipes: shipped ones load, and errors name the field and the value."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,11 +10,13 @@ from hypothesis import strategies as st
 
 from model.errors import ConfigError
 from pipeline.artifacts.paths import PROJECT
-from pipeline.plan.recipe import RECIPES, available, load_recipe, recipe_argument
-from pipeline.sources.config import CambrianSource, MiniatureSource, Source
-from pipeline.sources.images import inspect_image
+from pipeline.config import validate
+from pipeline.plan.recipe import RECIPES, Recipe, available, load_recipe, recipe_argument
+from pipeline.sources.config import CambrianSource, FolderSource, MiniatureSource, Source
+from pipeline.sources.images.finder import Finder
 from pipeline.sources.records import Record
-from pipeline.sources.table import open_source
+from pipeline.sources.table import DataSet
+from tests.pipeline.sources.fixtures_rows import entries_of
 
 
 @pytest.mark.parametrize("name", sorted(available()))
@@ -35,11 +39,12 @@ def images_of(source: Source) -> set[str] | None:
     """The images of a raw data set: content hashes of files, numbers of scenes. None if the data is not here."""
     if isinstance(source, MiniatureSource):
         return {f"scene {seed}" for seed in range(source.seed, source.seed + source.scenes)}
-    if not Path(source.images).is_dir():
+    if not isinstance(source, CambrianSource | FolderSource) or not Path(source.images).is_dir():
         return None
-    reader = open_source(source, Path("unused"))
-    names = {entry.image for entry in reader.entries() if isinstance(entry, Record) and entry.image is not None}
-    return {inspect_image(reader.images, name).sha256 for name in names}
+    dataset = DataSet(source, Path("unused"))
+    names = {entry.image for entry in entries_of(dataset.open()) if isinstance(entry, Record) and entry.image}
+    finder = Finder(dataset.images())
+    return {hashlib.sha256(dataset.images().read(finder.find(name).locator)).hexdigest() for name in names}
 
 
 @pytest.mark.parametrize("name", sorted(available()))
@@ -70,9 +75,11 @@ def test_the_error_for_an_unknown_recipe_lists_the_shipped_ones() -> None:
         ("teacher: {prompt: find it}", r"must contain \{query\} exactly once"),
         ("variants: [age_vlm, age_vlm]", "repeat"),
         ("training: {stages: {stage5: {}}}", "unknown stage 'stage5'"),
-        ("resources: {segmnet: {gpus: 1}}", "unknown step 'segmnet'; steps are inventory, subset, segment, masks"),
+        ("resources: {segmnet: {gpus: 1}}", "unknown step 'segmnet'; steps are inventory, overlap, subset, segment"),
         ("weights: {sam: hub:facebook/sam-vit-huge@0}", r"sam = 'hub:facebook/.*download it \(sam_vit_h_4b8939\.pth"),
         ("training: {common: {learning_rat: 1}}", "learning_rat: there is no such field"),
+        ("pack: {template: plain, system_prompt: Look}", "template = 'plain' has no place for a system_prompt"),
+        ("pack: {template: vicuna}", "pack.template = 'vicuna'"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_field(tmp_path: Path, change: str, message: str) -> None:
@@ -88,6 +95,39 @@ def test_a_wrong_value_is_named_with_its_field(tmp_path: Path, change: str, mess
     path.write_text("\n".join([*kept, change]))
     with pytest.raises(ConfigError, match=message):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "kinds", "message"),
+    [
+        ("pretrain", ["copies"], "'duplicates', 'evaluation_images' or 'instruct_images'"),
+        ("instruct", ["instruct_images"], "instruct.drop = 'instruct_images': it can drop duplicates, evaluation_im"),
+        ("evaluation", ["duplicates"], "evaluation.drop = 'duplicates': only training data is dropped"),
+        ("pretrain", ["duplicates", "duplicates"], "pretrain.drop = .* repeats"),
+    ],
+)
+def test_only_what_the_comparison_finds_in_training_data_is_dropped(
+    dataset: str, kinds: list[str], message: str
+) -> None:
+    raw = load_recipe("miniature").model_dump(mode="json")
+    raw["data"][dataset]["drop"] = kinds
+    with pytest.raises(ConfigError, match=message):
+        validate(Recipe, raw, "recipe")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"quotas": {"sam": 5}}, "subset = 240 and quotas of 5 records; give one of them"),
+        ({"quotas": {"sam": 0}, "subset": None}, r"quotas\.sam = 0"),
+        ({"quotas": {}, "subset": None}, "quotas"),
+    ],
+)
+def test_quotas_replace_the_size_of_a_subset(change: dict[str, Any], message: str) -> None:
+    raw = load_recipe("miniature").model_dump(mode="json")
+    raw["data"]["pretrain"] |= change
+    with pytest.raises(ConfigError, match=message):
+        validate(Recipe, raw, "recipe")
 
 
 def test_relative_locations_start_from_the_recipes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ from pipeline.plan.job import JobSpec, job_of
 from pipeline.plan.locations import Locations
 from pipeline.plan.planner import Plan, PlannedStep, plan
 from pipeline.plan.recipe import Recipe, load_recipe
-from pipeline.schemas import EVIDENCE, MASKS, PACK, RECORDS, TRUTH, part_name
+from pipeline.schemas import EVIDENCE, MASKS, OVERLAP, PACK, RECORDS, TRUTH, part_name
 from pipeline.steps.runner import run_job
 
 FINGERPRINTS = {
@@ -160,6 +160,24 @@ class Fabric:
         words = asked.question if name == "pretrain" else f"{asked.question} {asked.answer}"
         return words + self.evil, asked.targets
 
+    def _overlap(self, staging: Staging, step: PlannedStep) -> Counts:
+        """Facts of images that differ inside a data set; only `leaked` ones are in two."""
+        images = {name: {self._checksum(name, index) for index in range(self.scenes)} for name in SEEDS}
+        self.statistics[step.key] = {
+            name: {
+                "records": self.scenes,
+                "images": len(mine),
+                "duplicates": 0,
+                "images_in": {other: len(mine & images[other]) for other in SEEDS if other != name},
+                "images_in_others": len(set().union(*(mine & images[other] for other in SEEDS if other != name))),
+                "records_on_images_in": {other: len(mine & images[other]) for other in SEEDS if other != name},
+            }
+            for name, mine in images.items()
+        }
+        for name in ("pretrain", "instruct"):
+            staging.write_table(part_name(0, 1, name), OVERLAP.empty_table())
+        return Counts(unit="record", rows_in=3 * self.scenes, rows_out=3 * self.scenes)
+
     def _subset(self, staging: Staging, step: PlannedStep) -> Counts:
         staging.write_bytes("queries/part-00000-of-00001.parquet", b"not read by the report")
         return Counts(unit="record", rows_in=self.scenes, rows_out=self.scenes - 4, not_selected=4)
@@ -229,7 +247,8 @@ class Fabric:
             buffer = io.BytesIO()
             Image.fromarray(render(scene)[0]).save(buffer, "JPEG", quality=92)
             lists: dict[str, Any] = {"input_ids": [1], "target": [True], "token_starts": [0], "token_ends": [1]}
-            rows.append({"sample_id": sample, "image": buffer.getvalue(), **lists, "turns": []})
+            image = {"image": buffer.getvalue(), "image_bytes": buffer.tell(), "length": 1}
+            rows.append({"sample_id": sample, **image, **lists, "turns": []})
         shard = table_bytes(pa.Table.from_pylist(rows, schema=PACK), row_group_size=8)
         staging.write_bytes(part_name(0, 1), shard)
         return Counts(unit="record", rows_in=self.scenes, rows_out=self.scenes)

@@ -5,18 +5,19 @@ from pathlib import Path
 import pytest
 
 from pipeline.artifacts.store import Artifact
-from pipeline.plan.recipe import load_recipe
+from pipeline.plan.planner import TRAINING_SETS
+from pipeline.plan.recipe import Recipe, load_recipe
 from pipeline.report.collect import collect
-from pipeline.report.overlap import Overlap, overlap_of, overlap_words
+from pipeline.report.overlap import Overlap, dataset_rows, overlap_of, overlap_words
 from tests.pipeline.report.fixtures_artifacts import Fabric, page_of
 
 RECIPE = load_recipe("miniature").override(variants=["age_vlm_lm"])
 SCENES = 6
 
 
-def inputs_of(root: Path, leaked: int = 0) -> dict[str, Artifact]:
+def inputs_of(root: Path, leaked: int = 0, recipe: Recipe = RECIPE) -> dict[str, Artifact]:
     """The report's inputs in a made-up run of one variant."""
-    made = Fabric(root, RECIPE, SCENES, leaked=leaked)
+    made = Fabric(root, recipe, SCENES, leaked=leaked)
     return {f"{s.step.kind}/{s.key}": made.make(s) for s in made.plan() if s.key != "report"}
 
 
@@ -38,12 +39,19 @@ def test_no_image_was_trained_on(clean: dict[str, Artifact]) -> None:
 
 @pytest.mark.parametrize(
     "without",
-    ["inventory-evaluation", "inventory-pretrain", "inventory-instruct", "pack-instruct", "evaluate-age_vlm_lm"],
+    [
+        "inventory-evaluation",
+        "inventory-pretrain",
+        "inventory-instruct",
+        "pack-instruct",
+        "evaluate-age_vlm_lm",
+        "overlap",
+    ],
 )
 def test_what_cannot_be_known_is_not_claimed(without: str, clean: dict[str, Artifact]) -> None:
     found = overlap({name: a for name, a in clean.items() if not name.endswith(f"/{without}")})
     assert found is None
-    assert "The run lacks the inventories" in overlap_words(found)
+    assert "The run lacks the comparison" in overlap_words(found)
 
 
 def test_images_that_were_trained_on_are_counted(tmp_path: Path) -> None:
@@ -52,6 +60,30 @@ def test_images_that_were_trained_on_are_counted(tmp_path: Path) -> None:
     assert "1 of the evaluation's 6 images is also in the pretraining data: read the scores as in part training" in (
         overlap_words(found)
     )
+
+
+def dropping(*datasets: str) -> Recipe:
+    raw = RECIPE.model_dump(mode="json")
+    for name in datasets:
+        raw["data"][name]["drop"] = ["evaluation_images"]
+    return Recipe.model_validate(raw)
+
+
+@pytest.mark.parametrize(("datasets", "trained_on"), [(("instruct",), 2), (("pretrain",), 0), (TRAINING_SETS, 0)])
+def test_images_that_were_dropped_before_training_do_not_count(
+    tmp_path: Path, datasets: tuple[str, ...], trained_on: int
+) -> None:
+    found = overlap(inputs_of(tmp_path, leaked=2, recipe=dropping(*datasets)))
+    assert found == Overlap(SCENES, {"pretrain": trained_on, "instruct": 0}, trained_on)
+
+
+def test_the_data_sets_are_described(tmp_path: Path) -> None:
+    rows = dataset_rows(collect(RECIPE.name, RECIPE.variants, inputs_of(tmp_path, leaked=2)))
+    assert [row.name for row in rows] == ["pretraining", "instruction", "evaluation"]
+    assert rows[0].shared == {"instruct": "0", "evaluation": "2 (2 records)"}
+    assert rows[2].shared == {"pretrain": "2 (2 records)", "instruct": "0"}
+    assert rows[0].facts["records"] == SCENES
+    assert [row.dropped for row in rows] == ["", "", ""]
 
 
 def test_an_image_in_two_data_sets_counts_once() -> None:
@@ -67,3 +99,4 @@ def test_the_page_says_it_where_the_scores_stand_and_at_its_head(tmp_path: Path)
     assert statistics["evaluation_images"] == {"all": SCENES, "trained_on": SCENES}
     assert page.count("read the scores as training scores") == 3  # findings, evaluation, limits
     assert "None of the evaluation" not in page
+    assert f"{SCENES} ({SCENES} records)" in page.split('id="data"')[1].split("</section>")[0]

@@ -111,7 +111,7 @@ def test_anchors_lead_somewhere_and_pictures_are_described(reader: Reader) -> No
 
 def test_every_step_stands_in_the_graph_and_in_the_table(fabric: Fabric, artifact: Artifact, page: str) -> None:
     steps = [s for s in fabric.plan() if s.key != "report"]
-    assert len(steps) == 21
+    assert len(steps) == 22
     for step in steps:
         assert f'id="step-{step.key}"' in page
         assert f'href="#step-{step.key}"' in page
@@ -124,7 +124,7 @@ def test_every_step_stands_in_the_graph_and_in_the_table(fabric: Fabric, artifac
     assert page.count("truncated\u00a03") == 3
     assert artifact.ref.id in page
     counts = artifact.manifest.counts
-    assert (counts.unit, counts.rows_in, counts.rows_out) == ("artifact", 21, 21)
+    assert (counts.unit, counts.rows_in, counts.rows_out) == ("artifact", 22, 22)
 
 
 def test_the_masks_are_counted_and_shown(fabric: Fabric, page: str, reader: Reader) -> None:

@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.sources.conversation import BadConversation, clean, query_span, read_turns, turn_text
+from pipeline.sources.conversation import BadConversation, clean, query_span, read_conversation, turn_text
 from pipeline.sources.records import Turn
+
+
+def read_turns(raw: Any) -> tuple[Turn, ...]:
+    return read_conversation(raw).turns
 
 
 def said(*values: tuple[str, str]) -> list[dict[str, str]]:
@@ -43,13 +47,15 @@ BAD: dict[str, tuple[Any, str]] = {
     "turn is text": (["hello"], "bad_conversation"),
     "no value": ([{"from": "human"}], "bad_conversation"),
     "value is null": ([{"from": "human", "value": None}], "bad_conversation"),
-    "two questions": (said(("human", "a"), ("human", "b")), "bad_conversation"),
-    "unknown role": (said(("human", "a"), ("user", "b")), "bad_conversation"),
-    "two leading": (said(("system", "a"), ("gpt", "b"), ("human", "q"), ("gpt", "a")), "bad_conversation"),
-    "no answer": (said(("human", "a")), "bad_conversation"),
-    "unanswered end": (said(("human", "a"), ("gpt", "b"), ("human", "c")), "bad_conversation"),
-    "only an answer": (said(("gpt", "b")), "bad_conversation"),
-    "empty answer": (said(("human", "a"), ("gpt", " <image> ")), "empty_answer"),
+    "two questions": (said(("human", "a"), ("human", "b")), "bad_roles"),
+    "unknown role": (said(("human", "a"), ("robot", "b")), "bad_roles"),
+    "two questions by other names": (said(("human", "a"), ("user", "b")), "bad_roles"),
+    "a system turn between": (said(("human", "a"), ("system", "x"), ("gpt", "b")), "bad_roles"),
+    "two leading": (said(("system", "a"), ("gpt", "b"), ("human", "q"), ("gpt", "a")), "bad_roles"),
+    "no answer": (said(("human", "a")), "bad_roles"),
+    "unanswered end": (said(("human", "a"), ("gpt", "b"), ("human", "c")), "bad_roles"),
+    "only an answer": (said(("gpt", "b")), "bad_roles"),
+    "empty answer": (said(("human", "a"), ("gpt", " <image> ")), "empty_text"),
     "lone surrogate": (said(("human", "a"), ("gpt", "b\ud800")), "bad_text"),
 }
 
@@ -57,7 +63,7 @@ BAD: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("raw", "reason"), BAD.values(), ids=BAD.keys())
 def test_bad_conversations_are_refused_with_a_reason(raw: Any, reason: str) -> None:
     with pytest.raises(BadConversation) as caught:
-        read_turns(raw)
+        read_conversation(raw)
     assert caught.value.reason == reason
 
 

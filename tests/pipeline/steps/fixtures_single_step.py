@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.shards import Shards
 from pipeline.artifacts.spec import ArtifactRef, StepSpec
 from pipeline.artifacts.staging import Staging
@@ -17,6 +18,7 @@ from pipeline.compute.resources import Resources
 from pipeline.plan.job import JobSpec
 from pipeline.plan.locations import Locations
 from pipeline.plan.step_table import STEPS
+from pipeline.schemas import OVERLAP, part_name
 from pipeline.sources.config import CambrianSource, Source, identity
 from pipeline.steps.input_check import fingerprints_now
 from pipeline.steps.runner import run_job
@@ -29,11 +31,18 @@ class Workshop:
     folder: Path
     source: Source
     weights: dict[str, str] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+    root: str = ""
+    """Root of the store; '' for the folder 'store'."""
 
     @property
     def store(self) -> ArtifactStore:
         """The artifact store."""
-        return ArtifactStore(str(self.folder / "store"))
+        return ArtifactStore(self._root)
+
+    @property
+    def _root(self) -> str:
+        return self.root or str(self.folder / "store")
 
     def run(self, step_name: str, params: dict[str, Any], **inputs: Artifact) -> Artifact:
         """Run one step and return its artifact."""
@@ -46,7 +55,7 @@ class Workshop:
         """
         step, params = STEPS[step_name], dict(params)
         locations = Locations(
-            root=str(self.folder / "store"),
+            root=self._root,
             scratch=str(self.folder / "scratch"),
             max_reject_share=params.pop("max_reject_share", 0.5),
             sources={"pretrain": self.source},
@@ -62,13 +71,23 @@ class Workshop:
             ref=ArtifactRef(kind=step.kind, name="pretrain", id=spec.id()),
             inputs={name: artifact.ref for name, artifact in inputs.items()},
             locations=locations,
-            resources=Resources(),
+            resources=self.resources,
         )
 
     def inventory(self, **changes: Any) -> Artifact:
         """The inventory of the source."""
-        params = {"limit": None, "seed": 0, "fingerprint": "raw"}
+        params = {"limit": None, "fingerprint": "raw"}
         return self.run("inventory", {"source": identity(self.source), **params, **changes})
+
+    def overlap(self, rows: list[tuple[str, str]]) -> Artifact:
+        """A made-up comparison that lists these records of 'pretrain': id and kind."""
+        spec = StepSpec(step="overlap", revision=1, params={"rows": rows}, inputs={})
+        staging = Staging(self.store, ArtifactRef(kind="overlap", name="data", id=spec.id()), spec, 0, {})
+        for number, row in enumerate(rows):  # a part each
+            found = [dict(zip(OVERLAP.names, (*row, "another"), strict=True))]
+            staging.write_table(part_name(number, len(rows), "pretrain"), pa.Table.from_pylist(found, schema=OVERLAP))
+        staging.write_table(part_name(0, 1, "instruct"), OVERLAP.empty_table())
+        return staging.publish(Counts(unit="record", rows_in=len(rows), rows_out=len(rows)))
 
 
 def shards_of(job: JobSpec, made_from: str = "") -> Shards:
@@ -98,7 +117,7 @@ def table(artifact: Artifact, prefix: str = "part-") -> pa.Table:
 def rejects(artifact: Artifact) -> dict[str, list[str]]:
     """Details of the rejected rows by reason."""
     found: dict[str, list[str]] = {}
-    for row in pq.read_table(artifact.path("rejects.parquet")).to_pylist():
+    for row in table(artifact, "rejects").to_pylist():
         found.setdefault(row["reason"], []).append(row["detail"])
     return found
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-import pipeline.steps.inventory as inventory
+import pipeline.sources.cambrian as cambrian_source
+import pipeline.sources.lines as lines
 from model.errors import DataError
+from pipeline.inventory.reading import MAX_DETAIL
 from pipeline.schemas import RECORDS, TRUTH
+from pipeline.sources.cambrian import CambrianReader
 from pipeline.sources.config import FolderSource, MiniatureSource
-from pipeline.sources.table import open_source
 from tests.pipeline.sources.fixtures_pictures import animated, bomb, encoded, halves, rotated_by_exif
 from tests.pipeline.steps.fixtures_single_step import Workshop, cambrian, chat, rejects, table
 
@@ -53,14 +55,14 @@ def test_every_line_is_a_row_or_a_reject_with_its_reason(tmp_path: Path) -> None
     counts = artifact.manifest.counts
     assert (counts.unit, counts.rows_in, counts.rows_out, counts.not_selected) == ("record", 18, 7, 0)
     assert counts.rejected == {
-        "empty_file": 1,
+        "zero_byte": 1,
         "truncated": 1,
         "not_an_image": 1,
-        "too_many_pixels": 1,
-        "unsafe_path": 4,
+        "bomb": 1,
+        "path_escape": 4,
         "missing_image": 1,
         "malformed_json": 1,
-        "empty_answer": 1,
+        "empty_text": 1,
     }
     assert {reason: len(details) for reason, details in rejects(artifact).items()} == counts.rejected
     assert rejects(artifact)["malformed_json"][0].startswith("line 14: ")
@@ -84,7 +86,13 @@ def test_every_line_is_a_row_or_a_reject_with_its_reason(tmp_path: Path) -> None
         "text_only": 1,
         "exact_copies": 1,
         "images_named": 13,
+        "repairs": {"dot_prefix": 1},
+        "formats": {"GIF": 1, "JPEG": 4, "PNG": 1},
+        "changes": {"image_token_added": 1},
     }
+    lost = {row["reason"]: row for row in table(artifact, "rejects/").to_pylist()}
+    assert (lost["zero_byte"]["line"], lost["zero_byte"]["given_id"]) == (5, "empty.jpg")
+    assert (lost["malformed_json"]["line"], lost["malformed_json"]["given_id"]) == (14, "")
 
 
 def test_too_many_rejects_fail_with_counts_examples_and_remedy(tmp_path: Path) -> None:
@@ -93,7 +101,7 @@ def test_too_many_rejects_fail_with_counts_examples_and_remedy(tmp_path: Path) -
         workshop.inventory(max_reject_share=0.3)
     message = str(caught.value)
     assert "11 of 18 records of data.pretrain were rejected, more than max_reject_share = 0.3" in message
-    assert "  unsafe_path: 4" in message
+    assert "  path_escape: 4" in message
     assert "empty.jpg" in message
     assert "allow more with max_reject_share" in message
     assert workshop.store.get(workshop.job("inventory", _params(workshop, 0.3)).ref) is None
@@ -101,14 +109,26 @@ def test_too_many_rejects_fail_with_counts_examples_and_remedy(tmp_path: Path) -
 
 def _params(workshop: Workshop, share: float) -> dict[str, Any]:
     source = {"kind": "cambrian"}
-    return {"source": source, "limit": None, "seed": 0, "max_reject_share": share, "fingerprint": "raw"}
+    return {"source": source, "limit": None, "max_reject_share": share, "fingerprint": "raw"}
 
 
-def test_a_limit_takes_some_and_counts_the_rest(tmp_path: Path) -> None:
-    artifact = messy(tmp_path).inventory(limit=5, max_reject_share=1.0)
-    counts = artifact.manifest.counts
-    assert (counts.rows_in, counts.not_selected) == (18, 13)
-    assert counts.rows_out + counts.total_rejected == 5
+def test_a_limit_takes_the_first_records_and_reads_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cambrian_source, "SPLIT_BYTES", 300)
+    monkeypatch.setattr(lines, "BLOCK", 64)
+    whole = many(tmp_path / "all").inventory()
+    opened: list[int] = []
+    really = CambrianReader.read
+    monkeypatch.setattr(
+        CambrianReader, "read", lambda self, split: (opened.append(split.start), really(self, split))[1]
+    )
+    for limit in (1, 5, 12, 40, 1000):
+        opened.clear()
+        artifact = many(tmp_path / str(limit)).inventory(limit=limit)
+        counts = artifact.manifest.counts
+        assert counts.rows_out + counts.total_rejected == counts.rows_in == min(limit, 40)
+        assert len(opened) <= 1 + min(limit, 40) // 2
+        taken = table(artifact, "records/")
+        assert taken.equals(table(whole, "records/").slice(0, len(taken)))
 
 
 def test_an_empty_data_set_is_an_error(tmp_path: Path) -> None:
@@ -124,21 +144,14 @@ def test_a_data_set_without_a_good_record_is_an_error_at_any_reject_limit(tmp_pa
 def test_details_that_are_not_valid_utf8_are_escaped_and_cut(tmp_path: Path) -> None:
     talk = [{"from": "\ud800" * 5000, "value": "Q"}, {"from": "gpt", "value": "A"}]
     good: dict[str, Any] = {"conversations": chat(("Q", "A"))}
-    (tmp_path / "images").mkdir()
-    (tmp_path / "captions.json").write_text(
-        json.dumps({"images": [], "annotations": [{"id": "\ud800", "caption": "x"}]})
-    )
-    for source in (
-        cambrian(tmp_path, [{"conversations": [{"from": "human", "value": "Q"}, *talk]}, good]),
-        FolderSource(images=str(tmp_path / "images"), captions=str(tmp_path / "captions.json")),
-    ):
-        shard = inventory.ShardRows()
-        for entry in open_source(source, tmp_path).entries():
-            shard.add(entry, None)
-        details = [detail for _, _, detail in shard.rejects]
-        assert len(details) == 1
-        assert "\\ud800" in details[0].encode("utf-8").decode()
-        assert len(details[0]) < 6 * inventory.MAX_DETAIL + 1
+    bad = {"conversations": [{"from": "human", "value": "Q"}, *talk]}
+    artifact = Workshop(
+        tmp_path, cambrian(tmp_path, [bad, good, {"image": "\ud800", "conversations": CHAT}])
+    ).inventory(max_reject_share=0.9)
+    details = rejects(artifact)
+    assert "\\ud800" in details["bad_roles"][0]
+    assert "\\ud800" in details["path_escape"][0]
+    assert len(details["bad_roles"][0]) < 6 * MAX_DETAIL + 20
 
 
 def many(folder: Path) -> Workshop:

@@ -1,106 +1,123 @@
 """inventory's commits: after kills and damage the result is the same; data that changed is an error."""
 
+import contextlib
+import gzip
+import json
+import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
-import pipeline.sources.inspection as inspection
+import pipeline.artifacts.shards as shards
+import pipeline.inventory.reading as reading
+import pipeline.sources.cambrian as cambrian_source
+import pipeline.sources.lines as lines
 import pipeline.steps.inventory as inventory
 from model.errors import DataError
 from pipeline.artifacts.shards import Seal, Shards
 from pipeline.artifacts.store import Artifact
-from pipeline.schemas import RECORDS
-from pipeline.sources.config import identity
-from pipeline.sources.images import ImageFacts
-from pipeline.sources.index import build_index
-from pipeline.sources.table import open_source
-from tests.pipeline.steps.fixtures_single_step import Workshop, cambrian, chat, shards_of
+from pipeline.sources.images.store import ImageStore
+from tests.pipeline.sources.fixtures_pictures import encoded, halves
+from tests.pipeline.sources.images.fixtures_archives import tar_bytes
+from tests.pipeline.steps.fixtures_single_step import Workshop, cambrian, chat
 from tests.pipeline.steps.test_inventory import CHAT, many
 
 
-def data(workshop: Workshop) -> Path:
-    """The data folder of the only step that was started."""
-    (folder,) = (workshop.folder / "store" / "inventory").glob("*/*/data-*")
-    return folder
+def seals_in(folder: Path) -> list[str]:
+    """The names of the commits of the only step that was started."""
+    return [path.stem for path in (folder / "store").rglob("_seals/*.json")]
 
 
-@pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inventory, "RECORDS_PER_SHARD", 6)
-    monkeypatch.setattr(inspection, "BATCH", 2)
-    monkeypatch.setattr(inventory, "BATCH", 2)
+def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty records make some splits, five buckets and ten or more pieces."""
+    monkeypatch.setattr(cambrian_source, "SPLIT_BYTES", 1500)
+    monkeypatch.setattr(cambrian_source, "RECORD_BYTES", 120)
+    monkeypatch.setattr(lines, "BLOCK", 256)
+    monkeypatch.setattr(reading, "PIECE_ENTRIES", 4)
+    monkeypatch.setattr(inventory, "BUCKET_RECORDS", 8)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(monkeypatch)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # hundreds of small commits would wait for the disk
+    monkeypatch.setitem(shards.OTHER_WRITER_SECONDS, "disk", 0.1)  # for a damaged file's writer, which is gone
 
 
 def content(artifact: Artifact) -> dict[str, str]:
     return {entry.path: entry.sha256 for entry in artifact.manifest.files}
 
 
-@pytest.mark.usefixtures("small_shards")
+class Dies(Exception):
+    """Stands for a kill."""
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, commits: int) -> list[str]:
+    """Make the first inventory die before it commits once more. The list gets the names of all commits."""
+    made: list[str] = []
+    really, alive = Shards.commit, [False]
+
+    def commit(self: Shards, name: str, *args: Any, **kwargs: Any) -> Seal:
+        if len(made) == commits and not alive[0]:
+            alive[0] = True
+            raise Dies
+        made.append(name)
+        return really(self, name, *args, **kwargs)
+
+    monkeypatch.setattr(Shards, "commit", commit)
+    return made
+
+
 def test_a_killed_inventory_continues_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = many(tmp_path / "a").inventory()
-    assert len(undisturbed.matching("records/")) == 7
-    workshop = many(tmp_path / "b")
+    assert len(undisturbed.matching("records/")) > 6
+    made = killed_after(monkeypatch, 10**9)
+    many(tmp_path / "b").inventory()
+    total = len(made)
+    assert {name.partition("-")[0] for name in made} >= {"split", "bucket", "00000"}
+    monkeypatch.undo()
+    for commits in (0, 1, total // 3, total // 2, total - 1):
+        with pytest.MonkeyPatch.context() as patch:
+            make_small(patch)
+            made = killed_after(patch, commits)
+            workshop = many(tmp_path / str(commits))
+            with pytest.raises(Dies):
+                workshop.inventory()
+            resumed = workshop.inventory()
+        twice = [name for name, times in Counter(made).items() if times > 1]
+        assert all(name.startswith("piece-") for name in twice), "only pieces of the split in work are made twice"
+        assert content(resumed) == content(undisturbed)
+        assert resumed.manifest.counts == undisturbed.manifest.counts
+        assert resumed.manifest.statistics == undisturbed.manifest.statistics
+
+
+def test_an_image_is_opened_once_over_all_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    really = inspection.inspect_images
-
-    def dies_later(root: Path, references: list[str]) -> list[ImageFacts]:
-        opened.extend(references)
-        if len(opened) > 9:
-            raise KeyboardInterrupt
-        return really(root, references)
-
-    monkeypatch.setattr(inspection, "inspect_images", dies_later)
-    with pytest.raises(KeyboardInterrupt):
-        workshop.inventory()
-    assert 0 < len(list((data(workshop) / "_seals").iterdir())) < 7
-    again: list[str] = []
-
-    def counts(root: Path, references: list[str]) -> list[ImageFacts]:
-        again.extend(references)
-        return really(root, references)
-
-    monkeypatch.setattr(inspection, "inspect_images", counts)
-    resumed = workshop.inventory()
-    assert content(resumed) == content(undisturbed)
-    assert resumed.manifest.counts == undisturbed.manifest.counts
-    assert resumed.manifest.statistics == undisturbed.manifest.statistics
-    assert len(again) == len(set(again))
-
-
-@pytest.mark.usefixtures("small_shards")
-def test_an_image_is_opened_once_over_all_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    really = inspection.inspect_images
-
-    def counts(root: Path, references: list[str]) -> list[ImageFacts]:
-        opened.extend(references)
-        return really(root, references)
-
-    monkeypatch.setattr(inspection, "inspect_images", counts)
+    really = ImageStore.read
+    monkeypatch.setattr(ImageStore, "read", lambda self, locator: (opened.append(locator), really(self, locator))[1])
     many(tmp_path).inventory()
-    assert sorted(opened) == sorted({f"{n}.jpg" for n in range(11)})
+    assert sorted(opened) == sorted(f"{n}.jpg" for n in range(9))
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_too_many_rejects_stop_the_step_early(tmp_path: Path) -> None:
-    lines: list[dict[str, Any] | str] = [{"image": f"{n}.jpg", "conversations": CHAT} for n in range(60)]
-    with pytest.raises(DataError, match=r"12 of 60 records of data\.pretrain \(stopped after 12\) were rejected"):
-        Workshop(tmp_path, cambrian(tmp_path, lines)).inventory(max_reject_share=0.1)
+    records: list[dict[str, Any] | str] = [{"image": f"{n}.jpg", "conversations": CHAT} for n in range(60)]
+    with pytest.raises(DataError, match=r"of 60 records of data\.pretrain \(stopped at part [1-4] of"):
+        Workshop(tmp_path, cambrian(tmp_path, records)).inventory(max_reject_share=0.1)
+    assert len([name for name in seals_in(tmp_path) if name.startswith("bucket-")]) < 5
 
 
-@pytest.mark.usefixtures("small_shards")
 def test_data_that_was_repaired_after_a_failure_is_read_again(tmp_path: Path) -> None:
-    """An image of the same size changes no fingerprint, so the inventory has the same id and the same shards."""
+    """An image of the same size changes no fingerprint, so the inventory has the same id and the same parts."""
     workshop = many(tmp_path / "a")
     expected = workshop.inventory(max_reject_share=0.2)
     broken = many(tmp_path / "b")
     for n in range(9):
         path = tmp_path / "b" / "images" / f"{n}.jpg"
         path.write_bytes(bytes(path.stat().st_size))
-    with pytest.raises(DataError, match="not_an_image: 10"):
+    with pytest.raises(DataError, match="not_an_image"):
         broken.inventory(max_reject_share=0.2)
     for n in range(9):
         name = f"{n}.jpg"
@@ -110,75 +127,33 @@ def test_data_that_was_repaired_after_a_failure_is_read_again(tmp_path: Path) ->
     assert repaired.manifest.counts == expected.manifest.counts
 
 
-@pytest.mark.usefixtures("small_shards")
-def test_shards_with_few_rejects_are_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    workshop, written = many(tmp_path), killed_at(monkeypatch, 3)
-    with pytest.raises(KeyboardInterrupt):
-        workshop.inventory()
-    assert written == [0, 1, 2]
-    assert workshop.inventory().manifest.counts.rejected == {"missing_image": 6}
-    assert written == [0, 1, 2, 3, 4, 5, 6], "9.jpg is missing in shard 1, which is kept"
-
-
-SEAL, TABLE = "_seals/00000.json", "records/part-00000-of-00007.parquet"
+FILES = ["_seals/split-00000.json", "00000-named.arrow", "bucket-00001-found.arrow", "records/part-00001"]
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "empty seal": lambda left: (left / SEAL).write_bytes(b""),
-    "half a seal": lambda left: cut(left / SEAL),
-    "empty table": lambda left: (left / TABLE).write_bytes(b""),
-    "half a table": lambda left: cut(left / TABLE),
-    "no table": lambda left: (left / TABLE).unlink(),
-    "another table": lambda left: pq.write_table(RECORDS.empty_table(), left / TABLE),
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "gone": Path.unlink,
+    "other bytes": lambda path: path.write_bytes(bytes(reversed(path.read_bytes()))),
 }
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def killed_at(monkeypatch: pytest.MonkeyPatch, shard: int) -> list[int]:
-    """Make the first inventory die before it commits this shard. The list records the shards that are committed."""
-    written: list[int] = []
-    really, alive = inventory.Layout.commit, [False]
-
-    def commit(self: inventory.Layout, shards: Shards, number: int, rows: inventory.ShardRows) -> Seal:
-        if number == shard and not alive[0]:
-            alive[0] = True
-            raise KeyboardInterrupt
-        written.append(number)
-        return really(self, shards, number, rows)
-
-    monkeypatch.setattr(inventory.Layout, "commit", commit)
-    return written
-
-
-@pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+@pytest.mark.parametrize("file", FILES)
 def test_a_damaged_commit_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object], file: str
 ) -> None:
     expected = many(tmp_path / "a").inventory()
     workshop = many(tmp_path / "b")
-    written = killed_at(monkeypatch, 2)
-    with pytest.raises(KeyboardInterrupt):
+    made = killed_after(monkeypatch, 26)
+    with pytest.raises(Dies):
         workshop.inventory()
-    damage(data(workshop))
+    (path, *_) = sorted(p for p in (workshop.folder / "store").rglob("*") if file in str(p) and p.is_file())
+    damage(path)
     again = workshop.inventory()
-    assert written == [0, 1, 0, 2, 3, 4, 5, 6]
+    twice = {name.split("-")[0] for name, times in Counter(made).items() if times > 1}
+    assert twice <= {"split", "piece", "bucket", "00001"}
+    assert len(twice) <= 2, "the damaged one, and a split's pieces"
     assert content(again) == content(expected)
     assert again.manifest.counts == expected.manifest.counts
-
-
-def test_commits_of_other_raw_data_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shards of other records have another folder, even under the same fingerprint."""
-    workshop = many(tmp_path)
-    job = workshop.job("inventory", {"source": identity(workshop.source), "limit": None, "seed": 0, "fingerprint": "x"})
-    first, second = (
-        build_index(open_source(cambrian(tmp_path / name, [{"conversations": chat((name, "A"))}]), tmp_path), 0)
-        for name in ("a", "b")
-    )
-    inventory.Layout(first, False).commit(shards_of(job, first.digest), 0, inventory.ShardRows())
-    assert list(shards_of(job, first.digest).committed()) == ["00000"]
-    assert shards_of(job, second.digest).committed() == {}
 
 
 CHANGES: dict[str, Callable[[list[str]], list[str]]] = {
@@ -190,23 +165,57 @@ CHANGES: dict[str, Callable[[list[str]], list[str]]] = {
 }
 
 
-@pytest.mark.usefixtures("small_shards")
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 @pytest.mark.parametrize("limit", [None, 20])
-def test_raw_data_that_change_between_the_passes_are_an_error(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    change: Callable[[list[str]], list[str]],
-    limit: int | None,
+def test_raw_data_that_change_while_they_are_read_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[list[str]], list[str]], limit: int | None
 ) -> None:
-    workshop, really = many(tmp_path), inventory.build_index
+    workshop, really = many(tmp_path), inventory.pieces_of
 
-    def build_index(*args: Any) -> Any:
-        index = really(*args)
+    def pieces_of(seals: list[Seal]) -> Any:
         path = tmp_path / "records.jsonl"
         path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
-        return index
+        return really(seals)
 
-    monkeypatch.setattr(inventory, "build_index", build_index)
+    monkeypatch.setattr(inventory, "pieces_of", pieces_of)
     with pytest.raises(DataError, match="changed"):
         workshop.inventory(limit=limit)
+    assert not seals_in(tmp_path), "parts of other data must not be used later"
+
+
+def test_records_that_are_added_or_changed_are_read_by_a_process_that_read_the_file_before(tmp_path: Path) -> None:
+    def write(records: list[dict[str, Any] | str], array: bool = False) -> None:
+        lines = [json.dumps(record) for record in records]
+        text = f"[{','.join(lines)}]" if array else "\n".join(lines)
+        (tmp_path / "records.jsonl").write_text(text)
+
+    workshop = Workshop(tmp_path, cambrian(tmp_path, []))
+    for count, array in ((5, False), (90, False), (7, True), (3, False)):
+        write([{"id": n, "conversations": chat((f"Q{n}", "A"))} for n in range(count)], array)
+        assert workshop.inventory().manifest.counts.rows_out == count
+
+
+def test_an_archive_that_has_grown_is_read_whole_by_the_same_process(tmp_path: Path) -> None:
+    source = cambrian(tmp_path, [{"image": f"{n}.png", "conversations": CHAT} for n in range(2)])
+    whole = tar_bytes({f"{n}.png": encoded(halves(20 + n, 10)) for n in range(2)})
+    archive = tmp_path / "images" / "a.tar"
+    archive.write_bytes(whole[: whole.index(b"1.png") + 520])
+    workshop = Workshop(tmp_path, source)
+    assert workshop.inventory(max_reject_share=0.9).manifest.counts.rejected == {"truncated": 1}
+    archive.write_bytes(whole)
+    assert workshop.inventory().manifest.counts.rejected == {}
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_an_archive_that_was_repaired_after_a_failure_is_read_again(tmp_path: Path, suffix: str) -> None:
+    """An archive of the same size changes no fingerprint."""
+    source = cambrian(tmp_path, [{"image": f"{n}.png", "conversations": CHAT} for n in range(3)])
+    whole = tar_bytes({f"{n}.png": encoded(halves(20 + n, 10)) for n in range(3)})
+    at = whole.index(b"1.png")
+    damaged = whole[:at] + b"\xff" * 1100 + whole[at + 1100 :]
+    archive = tmp_path / "images" / f"a{suffix}"
+    workshop = Workshop(tmp_path, source)
+    for content, problem in ((damaged, "were rejected"), (whole, "")):
+        archive.write_bytes(gzip.compress(content, 0, mtime=0) if suffix == ".tar.gz" else content)
+        with pytest.raises(DataError, match=problem) if problem else contextlib.nullcontext():
+            assert workshop.inventory(max_reject_share=0.1).manifest.counts.rejected == {}

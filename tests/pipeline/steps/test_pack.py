@@ -12,8 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import pipeline.compute.sorting as sorting
+import pipeline.packing.groups as groups
 import pipeline.packing.shards as packing
 import pipeline.steps.pack as pack
+import pipeline.steps.record_batches as record_batches
 from model.errors import ConfigError, DataError, StepError
 from pipeline.artifacts.shards import Seal
 from pipeline.artifacts.store import Artifact
@@ -21,6 +24,9 @@ from pipeline.packing.chat import ChatFormat
 from pipeline.schemas import PACK
 from pipeline.sources.records import Turn, order_key
 from pipeline.steps.context import work_folder
+from pipeline.training.order import Address
+from pipeline.training.pack_reader import PackReader
+from tests.pipeline.fixtures_inventories import publish_inventory
 from tests.pipeline.packing.fixtures_tokenizer import write_backbone
 from tests.pipeline.sources.fixtures_pictures import encoded, halves
 from tests.pipeline.steps.fixtures_single_step import Workshop, cambrian, chat, damaged, rejects, shards_of, table
@@ -56,8 +62,8 @@ def make(workshop: Workshop, inventory: Artifact, **changes: Any) -> Artifact:
     return workshop.run("pack", _params(**changes), inventory=inventory)
 
 
-def _params(seed: int = 0, **changes: Any) -> dict[str, Any]:
-    return {"pack": CONFIG | changes, "tokenizer": "weights", "seed": seed, "max_reject_share": 0.1}
+def _params(seed: int = 0, max_reject_share: float = 0.1, **changes: Any) -> dict[str, Any]:
+    return {"pack": CONFIG | changes, "tokenizer": "weights", "seed": seed, "max_reject_share": max_reject_share}
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +204,7 @@ def test_an_image_that_changed_since_the_inventory_stops_the_pack(tmp_path: Path
     with pytest.raises(StepError, match=r"image '1\.png' changed since the inventory: sha256 \w+, not \w+" + remedy):
         make(workshop, inventory)
     (tmp_path / "images" / "1.png").unlink()
-    with pytest.raises(StepError, match=r"image '1\.png': No such file or directory, but the inventory has it"):
+    with pytest.raises(StepError, match=r"image '1\.png' is not there, but the inventory has it"):
         make(workshop, inventory)
 
 
@@ -211,10 +217,61 @@ def test_a_backbone_without_a_tokenizer_is_named_before_any_work(tmp_path: Path)
 
 def test_row_groups_are_closed_before_they_are_too_big(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workshop, inventory = prepare(tmp_path, lines()[:4])
-    monkeypatch.setattr(packing, "GROUP_BYTES", 1)
+    monkeypatch.setattr(groups, "GROUP_BYTES", 1)
     artifact = make(workshop, inventory)
     with pq.ParquetFile(artifact.path("part-00000-of-00001.parquet")) as file:
         assert [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)] == [1, 1, 1, 1]
+
+
+def test_a_pack_that_does_not_fit_into_memory_is_the_same(
+    packed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop, inventory = prepare(tmp_path, lines())
+    monkeypatch.setattr(sorting, "BUCKET_BYTES", 300)
+    monkeypatch.setattr(sorting, "READ_BYTES", 100)
+    monkeypatch.setattr(record_batches, "BATCH_ROWS", 4)
+    again = make(workshop, inventory)
+    assert {e.path: e.sha256 for e in again.manifest.files} == {e.path: e.sha256 for e in packed.manifest.files}
+
+
+def test_lengths_and_sizes_are_columns(packed: Artifact) -> None:
+    for row in table(packed).to_pylist():
+        assert row["length"] == len(row["input_ids"]) == len(row["target"])
+        assert row["image_bytes"] == len(row["image"] or b"")
+    reader = PackReader(Path(packed.path()))
+    for shard in range(len(reader.paths)):
+        rows = [reader.row(Address(shard, row)) for row in range(reader.shard_rows(shard))]
+        assert reader.lengths(shard).tolist() == [len(row.input_ids) for row in rows]
+        assert reader.with_image(shard).tolist() == [row.image is not None for row in rows]
+
+
+def test_rejects_are_files_of_their_shards_and_in_one_table(packed: Artifact) -> None:
+    parts = [pq.read_table(packed.path(file)) for file in packed.matching("rejects/")]
+    assert 0 < len(parts) <= 2
+    assert pa.concat_tables(parts).equals(pq.read_table(packed.path("rejects.parquet")))
+
+
+def test_an_inventory_with_other_files_than_its_manifest_says_is_an_error(
+    workshop: Workshop, inventory: Artifact, tmp_path: Path
+) -> None:
+    other = Workshop(tmp_path, workshop.source, workshop.weights)
+    rows = table(inventory, "records/")
+    copy = publish_inventory(other.store, [rows])
+    pq.write_table(rows.slice(1), copy.path(copy.matching("records/")[0]))
+    with pytest.raises(DataError, match=r"has 30 records to pack, but its files have 29: .* 'agevlm verify' shows"):
+        make(other, copy)
+
+
+def test_the_plain_template_packs_captions(workshop: Workshop, inventory: Artifact) -> None:
+    artifact = make(workshop, inventory, template="plain", max_reject_share=0.9)
+    records = {row["sample_id"]: row for row in table(inventory, "records/").to_pylist()}
+    tokenizer = ChatFormat(Path(workshop.weights["text"])).tokenizer
+    for row in table(artifact).to_pylist():
+        (turn,) = records[row["sample_id"]]["turns"]
+        text = f"<|begin_of_text|>{turn['answer']}<|eot_id|>"
+        assert tokenizer.decode(row["input_ids"], skip_special_tokens=False) == text
+        assert row["target"] == [False] + [True] * (row["length"] - 1)
+    assert artifact.manifest.counts.rejected == {"several_turns": 14, "too_long": 1, "control_token": 1}
 
 
 def too_long(number: int) -> list[dict[str, Any] | str]:

@@ -41,7 +41,7 @@ def workshop(tmp_path: Path) -> Workshop:
 
 @pytest.fixture
 def job(workshop: Workshop) -> JobSpec:
-    params = {"source": identity(workshop.source), "limit": None, "seed": 0}
+    params = {"source": identity(workshop.source), "limit": None}
     return workshop.job("inventory", params | {RAW: "now"})
 
 
@@ -71,7 +71,7 @@ def changed(job: JobSpec, **changes: Any) -> JobSpec:
 
 
 def test_an_artifact_is_made_only_under_the_id_of_its_spec(workshop: Workshop, job: JobSpec) -> None:
-    edited = changed(job, params={**job.spec.params, "seed": 99})
+    edited = changed(job, params={**job.spec.params, "limit": 99})
     with pytest.raises(ConfigError) as caught:
         run_job(edited)
     message = str(caught.value)

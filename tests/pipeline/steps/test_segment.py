@@ -26,7 +26,7 @@ from pipeline.masks.config import TeacherConfig, TeacherSetup
 from pipeline.masks.parts import cut, facts_of
 from pipeline.masks.pictures import read_pictures
 from pipeline.schemas import EVIDENCE, QUERIES
-from pipeline.sources.table import ImageFolder
+from pipeline.sources.images.store import ImageStore
 from pipeline.steps import segment
 from pipeline.steps.context import work_folder
 from pipeline.steps.runner import run_job
@@ -56,7 +56,7 @@ def local_stream(computed: list[int], stop_after: int | None = None) -> Callable
         shards: Shards,
         missing: Mapping[int, pa.Table],
         count: int,
-        images: ImageFolder,
+        images: ImageStore,
         setup: TeacherSetup,
         resources: Resources,
     ) -> Iterator[stream.ShardDone]:
@@ -65,7 +65,7 @@ def local_stream(computed: list[int], stop_after: int | None = None) -> Callable
             if number == stop_after:
                 raise KeyboardInterrupt
             computed.append(index)
-            row = actor(read_pictures(images.path(), index, queries)).to_pylist()[0]
+            row = actor(read_pictures(images, index, queries)).to_pylist()[0]
             seal = Seal.from_bytes(row["seal"])
             assert seal is not None
             yield stream.ShardDone(index, seal, row["seconds"])
@@ -238,7 +238,8 @@ def test_a_block_that_is_not_a_whole_shard_is_refused(
 ) -> None:
     setup = TeacherSetup(str(weights[0]), str(weights[1]), "t", TEACHER, "cpu", 1)
     actor = stream.TeacherActor(setup, Shards(ArtifactStore(str(tmp_path / "other")), "segments", "inputs"), 2)
-    one, two = (read_pictures(dataset.images, i, shard) for i, shard in enumerate(cut(dataset.queries, 3)[:2]))
+    images = ImageStore(str(dataset.images))
+    one, two = (read_pictures(images, i, shard) for i, shard in enumerate(cut(dataset.queries, 3)[:2]))
     for block in (one.slice(0, 2), pa.concat_tables([one, two])):
         with pytest.raises(StepError, match="regrouped"):
             actor(block)
@@ -246,7 +247,7 @@ def test_a_block_that_is_not_a_whole_shard_is_refused(
 
 def test_a_blocks_size_is_bounded_by_the_sizes_in_the_inventory(dataset: Dataset) -> None:
     for index, shard in enumerate(cut(dataset.queries, 3)):
-        assert read_pictures(dataset.images, index, shard).nbytes < stream.block_bytes(shard)
+        assert read_pictures(ImageStore(str(dataset.images)), index, shard).nbytes < stream.block_bytes(shard)
 
 
 def expected_parts(dataset: Dataset, weights: tuple[Path, Path], teacher: TeacherConfig) -> dict[str, bytes]:

@@ -6,18 +6,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+import pipeline.compute.sorting as sorting
+import pipeline.steps.record_batches as record_batches
 import pipeline.steps.subset as subset
-from model.errors import DataError
+from model.errors import ConfigError, DataError
 from pipeline.artifacts.store import Artifact
 from pipeline.plan.parameters import SubsetParams
 from pipeline.schemas import QUERIES
-from pipeline.sources.conversation import turn_text
-from pipeline.sources.records import Turn
-from pipeline.steps.subset import choose, pick_turns, place
+from pipeline.sources.conversation import query_span, turn_text
+from pipeline.sources.records import Turn, order_key
+from pipeline.steps.subset import pick_turns
+from tests.pipeline.fixtures_inventories import publish_inventory
 from tests.pipeline.sources.fixtures_pictures import encoded, halves
 from tests.pipeline.steps.fixtures_single_step import Workshop, cambrian, chat, table
 
@@ -127,24 +132,49 @@ def test_the_file_order_changes_nothing(workshop: Workshop, inventory: Artifact,
     assert table(second, "queries/").equals(table(first, "queries/"))
 
 
-ids = st.lists(st.text(alphabet="0123456789abcdef", min_size=4, max_size=8), unique=True, max_size=40)
+def naive(inventory: Artifact, size: int | None, turns: str) -> list[dict[str, Any]]:
+    """The rows of a subset of captions by a plain sort of all records, then of all queries."""
+    records = [row for row in table(inventory, "records/").to_pylist() if row["has_image"]]
+    first = sorted(records, key=lambda row: order_key("subset", 0, row["sample_id"]))[:size]
+    params = SubsetParams(size=size, query="caption", turns=turns, seed=0)
+    rows = []
+    for record in first:
+        said = [Turn(**turn) for turn in record["turns"]]
+        for number in pick_turns(record["sample_id"], said, params):
+            start, end = query_span(said[number], "caption")
+            own = {name: record[name] for name in ("sample_id", "image_sha256", "height", "width", "image")}
+            query = {"query_kind": "caption", "char_start": start, "char_end": end, "query": said[number].answer}
+            rows.append({"turn": number, **own, **query})
+    return sorted(
+        rows,
+        key=lambda row: (order_key("images", 0, row["image_sha256"]), row["image"], row["sample_id"], row["turn"]),
+    )
 
 
-@settings(max_examples=80)
-@given(ids, st.integers(0, 3), st.integers(1, 40), st.integers(1, 40), st.randoms())
-def test_choices_are_nested_stable_and_of_the_right_size(
-    names: list[str], seed: int, first: int, second: int, shuffler: random.Random
+@pytest.mark.parametrize("size", [1, 12, None])
+@pytest.mark.parametrize("turns", ["one", "all"])
+@pytest.mark.parametrize("memory", [1, 1 << 20])
+def test_the_rows_are_those_of_a_plain_sort(
+    workshop: Workshop,
+    inventory: Artifact,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    size: int | None,
+    turns: str,
+    memory: int,
 ) -> None:
-    small, large = sorted((first, second))
-    few, more = choose(iter(names), small, seed), choose(iter(names), large, seed)
-    assert few <= more <= choose(iter(names), None, seed) == {place(seed, name) for name in names}
-    assert len(more) == min(large, len(names))
-    shuffled = list(names)
-    shuffler.shuffle(shuffled)
-    assert choose(iter(shuffled), small, seed) == few
-    without = names[1:]
-    if small <= len(without):  # removing one record changes at most one choice
-        assert len(choose(iter(without), small, seed) - few) <= 1
+    monkeypatch.setattr(subset, "QUERIES_PER_SHARD", 7)
+    monkeypatch.setattr(sorting, "BUCKET_BYTES", memory)
+    monkeypatch.setattr(record_batches, "BATCH_ROWS", 11)
+    other, rows = Workshop(tmp_path, workshop.source), table(inventory, "records/")
+    again = publish_inventory(other.store, [rows.slice(23), rows.slice(0, 23)], 2)
+    artifact = make(other, again, size=size, turns=turns)
+    expected = pa.Table.from_pylist(naive(inventory, size, turns), schema=QUERIES)
+    assert table(artifact, "queries/").equals(expected)
+    assert [pq.read_metadata(artifact.path(file)).num_rows for file in artifact.matching("queries/")][:-1] == [7] * (
+        (len(expected) - 1) // 7
+    )
+    assert artifact.manifest.statistics["images"] == len(set(expected.column("image_sha256").to_pylist()))
 
 
 @given(st.text(min_size=1), st.lists(st.booleans(), min_size=1, max_size=6).filter(any))
@@ -173,3 +203,57 @@ def test_a_data_set_without_a_usable_record_is_an_error(tmp_path: Path, kind: st
     inventory = workshop.inventory()
     with pytest.raises(DataError, match=rf"records of subset-pretrain .* nothing would be left:\n(.*\n)*  {reason}\n"):
         make(workshop, inventory, query=kind)
+
+
+paths = st.text(alphabet="a./0\u00e9\U0001f600", min_size=1, max_size=4)
+
+
+@given(st.lists(st.tuples(st.sampled_from("xy"), paths, paths, st.integers(0, 70000)), unique=True, max_size=30))
+def test_sort_keys_have_the_order_of_their_columns(rows: list[tuple[str, str, str, int]]) -> None:
+    columns = dict(zip(("image_sha256", "image", "sample_id", "turn"), zip(*rows, strict=True), strict=False))
+    keys = subset._keys(pa.table(columns or {key: [] for key in QUERIES.names}), 3).to_pylist()
+    by_key = [row for _, row in sorted(zip(keys, rows, strict=True))]
+    assert by_key == sorted(rows, key=lambda row: (order_key("images", 3, row[0]), *row[1:]))
+
+
+def with_sources(inventory: Artifact, folder: Path) -> tuple[Workshop, Artifact]:
+    """The inventory with records of three sources, 'a' to 'c', by the number of the record; in one file."""
+    rows = table(inventory, "records/")
+    names = pa.array(["abc"[int(n) % 3] for n in rows.column("given_id").to_pylist()])
+    rows = rows.set_column(rows.column_names.index("source"), "source", names)
+    made = Workshop(folder, cambrian(folder, []))
+    return made, publish_inventory(made.store, [rows])
+
+
+def test_quotas_take_the_first_records_of_each_source(inventory: Artifact, tmp_path: Path) -> None:
+    workshop, sources = with_sources(inventory, tmp_path)
+    records = [row for row in table(sources, "records/").to_pylist() if row["has_image"]]
+    taken: dict[int, set[str]] = {}
+    for quota in (3, 8):
+        artifact = make(workshop, sources, size=None, quotas={"a": quota, "b": 1000})
+        found = set(table(artifact, "queries/").column("sample_id").to_pylist())
+        order = {
+            source: sorted(
+                (row["sample_id"] for row in records if row["source"] == source),
+                key=lambda name: order_key("subset", 0, name),
+            )
+            for source in "abc"
+        }
+        assert found == {*order["a"][:quota], *order["b"]}
+        taken[quota] = found
+        counts, statistics = artifact.manifest.counts, artifact.manifest.statistics
+        assert (counts.rows_in, counts.rows_out, counts.not_selected) == (60, len(found), 60 - len(found))
+        assert statistics["requested"] == quota + 1000
+        assert statistics["fewer_than_requested"] is True
+        assert statistics["without_quota"] == len(order["c"])
+        assert statistics["by_source"] == {
+            "a": {"requested": quota, "available": len(order["a"]), "chosen": quota},
+            "b": {"requested": 1000, "available": len(order["b"]), "chosen": len(order["b"])},
+        }
+    assert taken[3] < taken[8]
+
+
+def test_a_quota_of_an_unknown_source_is_an_error(inventory: Artifact, tmp_path: Path) -> None:
+    workshop, sources = with_sources(inventory, tmp_path)
+    with pytest.raises(ConfigError, match=r"no record is of the source 'coco'; the sources are 'a', 'b', 'c'; correct"):
+        make(workshop, sources, size=None, quotas={"a": 1, "coco": 2})

@@ -70,7 +70,9 @@ def make_pack(
         table.append(
             {
                 "sample_id": sample_id,
-                "image": jpeg(picture) if has_image else None,
+                "image": (image := jpeg(picture) if has_image else None),
+                "image_bytes": len(image or b""),
+                "length": len(encoded.input_ids),
                 "input_ids": encoded.input_ids,
                 "target": encoded.targets,
                 "token_starts": [a for a, _ in encoded.offsets],

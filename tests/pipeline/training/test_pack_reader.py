@@ -21,6 +21,8 @@ def write_pack(folder: Path, shards: list[list[bytes | None]], group: int = 2) -
             {
                 "sample_id": f"{s}-{r}",
                 "image": image,
+                "image_bytes": len(image or b""),
+                "length": r + 1,
                 "input_ids": [100 * s + r] * (r + 1),
                 "target": [r % 2 == 0] * (r + 1),
                 "token_starts": list(range(r + 1)),
@@ -51,10 +53,22 @@ def test_every_row_is_found_in_any_order(tmp_path: Path) -> None:
         reader.row(Address(0, 7))
 
 
-def test_rows_with_an_image_are_known_from_statistics_or_by_reading(tmp_path: Path) -> None:
-    images = [b"x", b"x", None, None, None, b"x", b"x"]  # groups of two: all, none, mixed, all
-    write_pack(tmp_path, [images])
-    assert PackReader(tmp_path).with_image(0).tolist() == [i is not None for i in images]
+def test_images_and_lengths_are_known_without_reading_images_or_tokens(tmp_path: Path) -> None:
+    images = [b"x", b"x", None, None, None, b"x", b"x"]
+    write_pack(tmp_path, [images, [None]])
+    reader = PackReader(tmp_path)
+    assert reader.with_image(0).tolist() == [i is not None for i in images]
+    assert reader.with_image(1).tolist() == [False]
+    assert reader.lengths(0).tolist() == [len(reader.row(Address(0, r)).input_ids) for r in range(7)]
+
+
+def test_a_pack_without_lengths_is_refused(tmp_path: Path) -> None:
+    write_pack(tmp_path, [[b"x"]])
+    path = tmp_path / part_name(0, 1)
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index("length"), "length", pa.nulls(1, pa.int32())), path)
+    with pytest.raises(DataError, match="length has gaps"):
+        PackReader(tmp_path).lengths(0)
 
 
 def test_a_folder_that_is_not_a_pack_is_refused(tmp_path: Path) -> None:
