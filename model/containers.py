@@ -59,7 +59,7 @@ def ends_early(data: bytes, kind: str) -> bool:
 
 
 def damaged_pixels(data: bytes, kind: str) -> str:
-    """What is wrong with the checksums of a PNG's pixels, '' if nothing. PIL does not read them."""
+    """The fault in the checksums of a PNG's pixels, '' if there is none. PIL does not read them."""
     if kind == "PNG":
         for name, content, checksum in _png_chunks(data):
             if name == b"IDAT" and checksum is not None and checksum != zlib.crc32(content, zlib.crc32(name)):

@@ -43,7 +43,7 @@ HARMLESS: Final = ("extraneous bytes", "unknown JFIF revision", "Adobe color tra
 
 @dataclass(slots=True)
 class Header:
-    """What a JPEG file says before its first scan."""
+    """The segments of a JPEG file before its first scan."""
 
     width: int = 0
     """Pixels as stored, before any rotation; as is the height."""
@@ -203,7 +203,7 @@ def _complaint(data: bytes, header: Header) -> str:
 
 
 def _check_with_pil(data: bytes, message: str) -> None:
-    """What simplejpeg cannot open (uncommon subsampling), PIL may."""
+    """Open a file that simplejpeg cannot (uncommon subsampling) with PIL. Raises ImageError."""
     try:
         Image.open(io.BytesIO(data), formats=("JPEG",)).load()
     except Exception as error:  # PIL's plugins raise nearly every type on hostile files

@@ -21,7 +21,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes a picture of an EXIF orientation upright. 1 is upright."""
+"""EXIF orientation -> the turn that makes the picture upright; 1 is upright."""
 ORIENTATION_TAG = 0x0112
 INTEGERS = {3: "H", 4: "L", 8: "h", 9: "l"}  # TIFF's types of integers of 2 and 4 bytes, as struct names them
 XMP_ORIENTATION = re.compile(rb'tiff:Orientation(="|>)([0-9])')

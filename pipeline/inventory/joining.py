@@ -73,6 +73,8 @@ class _Joined:
         self._good = np.ones(len(self._rows), dtype=bool)
         """(rows,) True for rows that are kept."""
         self._good[self._has_image] = np.asarray(pc.equal(found["reason"], ""))[self._at]
+        self._facts = found.take(pa.array(self._at[self._good[self._has_image]]))
+        """Rows of `found` of the kept rows with an image."""
 
     def _positions(self) -> Numbers:
         places, where = self._rows["place"].to_numpy()[self._has_image], self._found["place"].to_numpy()
@@ -123,10 +125,9 @@ class _Joined:
             text_only=len(records) - with_image,
             exact_copies=sum("#" in sample_id for sample_id in records["sample_id"].to_pylist()),
         )
-        kept = self._found.take(pa.array(self._at[self._good[self._has_image]]))
-        for repairs in kept["repairs"].to_pylist():
+        for repairs in self._facts["repairs"].to_pylist():
             counts.update(f"repair:{name}" for name in repairs.split())
-        counts.update(f"format:{name}" for name in kept["image_format"].to_pylist())
+        counts.update(f"format:{name}" for name in self._facts["image_format"].to_pylist())
         return counts
 
     def truth(self, records: pa.Table, statistics: Counter[str]) -> pa.Table:
@@ -136,9 +137,8 @@ class _Joined:
         """
         kept = self._good & self._has_image
         places = self._rows["place"].to_numpy()[kept].tolist()
-        facts = self._found.take(pa.array(self._at[self._good[self._has_image]]))
         ids = records.filter(records["has_image"])["sample_id"].to_pylist()
-        sizes = zip(*(facts[name].to_pylist() for name in ("height", "width", "orientation")), strict=True)
+        sizes = zip(*(self._facts[name].to_pylist() for name in ("height", "width", "orientation")), strict=True)
         known = dict(zip(places, zip(ids, sizes, strict=True), strict=True))
         made: list[dict[str, Any]] = []
         for row in self._job.read_table(self._piece.file("truth")).to_pylist():

@@ -30,7 +30,7 @@ from pipeline.sources.rows import READ, Rows
 
 MAX_DETAIL = 1000  # characters
 _PLAIN: dict[str, Any] = {"compression": "lz4", "use_dictionary": False, "write_statistics": False}
-"""How rows are written that are read once."""
+"""Options of pyarrow for rows that are read once."""
 
 # Rejected entries; the detail does not name the line, whose number in the whole data is not known yet.
 REJECTED = pa.schema(

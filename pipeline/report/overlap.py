@@ -38,7 +38,7 @@ def dataset_rows(run: Run) -> list[DatasetRow]:
 
 
 def _statistics(view: StepView) -> dict[str, Any]:
-    """What was found, by data set in the usual order."""
+    """The step's counts, by data set in the usual order."""
     found = view.manifest.statistics
     return {name: found[name] for name in DATASET_NAMES if name in found}
 

@@ -84,7 +84,7 @@ def read_conversation(conversations: Any) -> Conversation:
 
 
 def _token_changes(kept: list[_Message], asks: bool) -> list[str]:
-    """What happens to image tokens: exactly one stays, as the first thing that the human says."""
+    """The changes to image tokens: exactly one stays, as the first thing that the human says."""
     tokens = sum(message.raw.count(IMAGE_TOKEN) for message in kept)
     changes = []
     if asks and not kept[0].raw.lstrip().startswith(IMAGE_TOKEN):

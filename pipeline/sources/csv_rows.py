@@ -37,7 +37,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What is known of every row from the header."""
+    """The form of every row, as the header states it."""
 
     width: int
     """Number of fields."""

@@ -16,7 +16,7 @@ class Split:
 
     number: int
     file: int = 0
-    """Which of the source's files."""
+    """Number of the file among the source's files."""
     start: int = 0
     end: int | None = None
     """None: to the end of the file."""
@@ -32,12 +32,12 @@ class RawSource(Protocol):
 
     @property
     def findings(self) -> tuple[Mapping[str, Mapping[str, int]], Sequence[str]]:
-        """What is wrong with the annotations beside the records: counts by name and reason, and examples for people."""
+        """Faults of annotations that are no records: counts by name and reason, and examples for people."""
         ...
 
     @property
     def unit(self) -> str:
-        """What a record's number counts, for messages: 'line', 'record' or 'row'; '' if details name the place."""
+        """The unit of a record's number, for messages: 'line', 'record' or 'row'; '' if details name the place."""
         ...
 
     @property

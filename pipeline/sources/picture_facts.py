@@ -1,4 +1,4 @@
-"""What the inventory records about a picture, and the check that all of its pixels are there.
+"""The facts about a picture that the inventory records, and the check that all of its pixels are there.
 
 A JPEG is decoded at an eighth of its size: that reads every bit, and costs half of a whole decode. Other formats are
 decoded whole.
@@ -25,7 +25,7 @@ class PictureFacts:
     """Pixels of the upright picture; as is the height."""
     height: int
     orientation: int
-    """What the file states, 1 to 8 as in EXIF."""
+    """As the file states it, 1 to 8 as in EXIF."""
 
 
 def picture_facts(data: bytes) -> PictureFacts:

@@ -121,7 +121,10 @@ def _repeated_keys(block: bytes, lines: list[_Line]) -> bool:
 
 
 def _count_keys(block: bytes) -> dict[str, int]:
-    """How often each key stands in the block between quotes. Four times as fast as `bytes.count` for each."""
+    """The number of places where each key stands in the block between quotes.
+
+    All bytes are searched once, for quotes; `bytes.count` would search them once for each key.
+    """
     content = np.frombuffer(block + _PADDING, dtype=np.uint8)
     quotes = np.flatnonzero(content == ord('"'))
     found = {}
@@ -242,7 +245,7 @@ def _sources(lines: list[_Line]) -> list[str]:
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
-    """What Python's JSON writes for characters that are not ASCII: their UTF-16 units, as \\uXXXX."""
+    """Characters that are not ASCII as Python's JSON writes them: their UTF-16 units, as \\uXXXX."""
     assert isinstance(error, UnicodeEncodeError)
     units = error.object[error.start : error.end].encode("utf-16-be").hex()
     return "".join([f"\\u{units[n : n + 4]}" for n in range(0, len(units), 4)]), error.end

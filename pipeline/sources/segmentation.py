@@ -23,7 +23,7 @@ class Mask(NamedTuple):
     counts: bytes
     """`counts` of COCO's compressed run-length encoding."""
     repair: str
-    """What was read in another way than COCO's format says: 'flat_polygon' or 'bytes_as_text'; mostly empty."""
+    """The form that was read although it is not COCO's: 'flat_polygon' or 'bytes_as_text'; mostly empty."""
 
 
 def read_segmentation(segmentation: Any, height: int, width: int) -> Mask:

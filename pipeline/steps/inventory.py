@@ -12,7 +12,7 @@ from typing import Any
 
 from model.errors import DataError
 from pipeline.artifacts.manifest import Counts
-from pipeline.artifacts.shards import Seal, Shards
+from pipeline.artifacts.shards import Seal
 from pipeline.artifacts.spec import digest
 from pipeline.compute.workers import Workers, ordered, workers_for
 from pipeline.inventory.job import BUCKET_RECORDS, InventoryJob, Piece, file_key
@@ -79,23 +79,32 @@ class _Inventory:
                 print(f"{self.name}: archive {printable(seal.facts['archive'])}: {seal.facts['damage']}", flush=True)
         looked = self._look(pieces, listed, splits, total)
         names = [shard_name(piece.number) for piece in pieces]
-        shards = list(self._round(self.job.shards, names, join, lambda n: (pieces[n], len(pieces))))
+        found = self.job.shards.committed()
+        shards = list(self._round(found, names, join, lambda n: (pieces[n], len(pieces))))
         return self._outcome(splits, listed, looked, shards, total)
 
     # -- the rounds
 
     def _round(
-        self, shards: Shards, names: list[str], task: Callable[..., Seal], arguments: Callable[[int], tuple[Any, ...]]
+        self,
+        found: Mapping[str, Seal],
+        names: list[str],
+        task: Callable[..., Seal],
+        arguments: Callable[[int], tuple[Any, ...]],
     ) -> Iterator[Seal]:
-        """The seal of each name, in order; a task runs for each one that is not committed."""
-        found = shards.committed()
+        """The seal of each name, in order; a task runs for each one that is not `found` among the commits."""
         missing = [number for number, name in enumerate(names) if name not in found]
         made = ordered(self.workers, task, ((self.job, *arguments(number)) for number in missing))
         for name in names:
             yield found[name] if name in found else next(made)
 
-    def _forget_changed(self, archives: Mapping[str, Archive]) -> None:
-        """Drop the commits of archives that were written again since, and all that was found in any archive.
+    @property
+    def _buckets(self) -> list[str]:
+        """The names of the commits of all buckets."""
+        return [bucket_name(number) for number in range(self.job.buckets)]
+
+    def _unchanged(self, archives: Mapping[str, Archive]) -> dict[str, Seal]:
+        """The commits of archives. Those of archives that were written again since are dropped, with all that follows.
 
         An archive of the same size changes no fingerprint, so an earlier try may have read a damaged one.
         """
@@ -103,13 +112,13 @@ class _Inventory:
         now = {name: stamp_of_archive(archive) for name, archive in archives.items() if name in known}
         changed = [name for name, stamp in now.items() if known[name].facts["stamp"] != stamp]
         if not changed:
-            return
-        for name in [*changed, *(name for name in known if name.startswith(bucket_name(0)[:-5]))]:
+            return known
+        copied = [name for name in now if known[name].facts["images"]]
+        for name in {*changed, *copied, *(name for name in self._buckets if name in known)}:
             self.job.work.drop(name)
+            del known[name]
         self.job.shards.drop_all()  # also images that were copied from an archive that was read only in part
-        for name in now:
-            if known[name].facts["images"] and name not in changed:
-                self.job.work.drop(name)
+        return known
 
     def _read(self, limit: int | None) -> list[Seal]:
         """Read the splits: all of them in parallel, or one after the other until there are `limit` entries."""
@@ -122,7 +131,7 @@ class _Inventory:
                 self.job.work.drop(name)
                 del known[name]
         if limit is None:
-            found = self._round(self.job.work, names, read_split, lambda n: (splits[n], None))
+            found = self._round(known, names, read_split, lambda n: (splits[n], None))
         else:
             found = self._read_some(splits, known, limit)
         seals: list[Seal] = []
@@ -150,22 +159,23 @@ class _Inventory:
             numbers = needed(self.archives, references, self.job.dataset.images().aliases)
             self.job = replace(self.job, wanted=frozenset(map(file_key, references)))
         names = [archive_name(number) for number in numbers]
-        self._forget_changed(dict(zip(names, (self.archives[number] for number in numbers), strict=True)))
-        return list(self._round(self.job.work, names, list_archive, lambda n: (numbers[n], self.archives[numbers[n]])))
+        known = self._unchanged(dict(zip(names, (self.archives[number] for number in numbers), strict=True)))
+        return list(self._round(known, names, list_archive, lambda n: (numbers[n], self.archives[numbers[n]])))
 
     def _look(self, pieces: list[Piece], listed: list[Seal], splits: list[Seal], total: int) -> list[Seal]:
         """Look into the buckets. Raises DataError as soon as the reject limit is exceeded."""
         share = self.context.locations.max_reject_share
-        names = [bucket_name(number) for number in range(self.job.buckets)]
+        names = self._buckets
         rejected = sum((Counter(seal.facts["rejected"]) for seal in splits), Counter[str]())
         found = {name: seal for name, seal in self.job.work.committed().items() if name in names}
         if exceeds(sum((Counter(seal.facts["rejected"]) for seal in found.values()), rejected), total, share):
             # The images may have been repaired since.
             for name in [name for name, seal in found.items() if seal.facts["rejected"]]:
                 self.job.work.drop(name)
+                del found[name]
         seals: list[Seal] = []
         examples: list[str] = []
-        for seal in self._round(self.job.work, names, look, lambda n: (n, pieces, listed)):
+        for seal in self._round(found, names, look, lambda n: (n, pieces, listed)):
             seals.append(seal)
             rejected.update(seal.facts["rejected"])
             examples += [f"  {reason}: {detail}" for reason, detail in seal.facts["examples"]]
@@ -220,7 +230,7 @@ class _Inventory:
             print(f"{self.name}: {example}", flush=True)
         groups |= {name: dict(found) for name, found in findings.items()}
         damaged = {printable(seal.facts["archive"]): seal.facts["damage"] for seal in listed if seal.facts["damage"]}
-        groups |= {"archives_damaged": damaged} if damaged else {}
+        groups["archives_damaged"] = damaged
         named = sum(seal.facts["images"] for seal in looked)
         images = [Seal.model_validate(image) for seal in listed for image in seal.facts["images"]]
         groups = {name: found for name, found in groups.items() if found}

@@ -29,7 +29,7 @@ LISTED = ("pretrain", "instruct")
 
 @dataclass
 class DatasetFacts:
-    """What was found in one data set; `statistics` of the artifact."""
+    """The counts of one data set; `statistics` of the artifact."""
 
     records: int = 0
     images: int = 0

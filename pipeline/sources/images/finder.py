@@ -71,11 +71,9 @@ class Finder:
             if name in self._exact:
                 return Found(self._exact[name], repairs)
         for name, repairs in self._spellings(path):
-            like = self._similar.get(rules.folded(name), set())
-            for rule, form in ((rules.UNICODE, rules.composed), (rules.CASE, rules.folded)):
-                same = [other for other in like if form(other) == form(name)]
-                if len(same) == 1:
-                    return Found(self._exact[same[0]], (*repairs, rule))
+            like = rules.only_like(name, self._similar.get(rules.folded(name), ()))
+            if like is not None:
+                return Found(self._exact[like[0]], (*repairs, like[1]))
         return None
 
     def _spellings(self, path: str) -> Iterable[tuple[str, tuple[str, ...]]]:

@@ -11,7 +11,7 @@ from typing import Any
 from model.errors import DataError, ImageError
 from model.images import MAX_BYTES
 from pipeline.sources.files import remote
-from pipeline.sources.images.references import CASE, UNICODE, check_safe, composed, folded
+from pipeline.sources.images.references import check_safe, folded, only_like
 from pipeline.sources.records import printable
 
 OUTAGES = frozenset(
@@ -151,11 +151,7 @@ class Names:
         like = self._like.get(folded(part), [])
         if part in like:
             return part, ""
-        for rule, form in ((UNICODE, composed), (CASE, folded)):
-            same = [name for name in like if form(name) == form(part)]
-            if len(same) == 1:
-                return same[0], rule
-        return "", ""
+        return only_like(part, like) or ("", "")
 
 
 def similar(path: str, names: Callable[[str], Names]) -> tuple[str, tuple[str, ...]] | None:

@@ -26,7 +26,7 @@ OPENERS: dict[str, Callable[[Any], IO[bytes]]] = {
 """End of a compressed archive's name -> function that opens it."""
 BLOCK = 512  # bytes of a tar header
 DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError)
-"""What tarfile raises for the headers of a damaged archive."""
+"""The errors of tarfile for the headers of a damaged archive."""
 ENDS = 8  # readings beyond the end of a stream
 AFTER = 1 << 20  # bytes after the end marker that are looked at
 MAX_LINKS = 40  # that lead to each other, as on Linux
@@ -75,7 +75,7 @@ class Listing:
 
     archive: Archive
     damage: str = ""
-    """What is wrong with the archive: it is cut off, or damaged from some byte on. Members before that are good."""
+    """The archive's fault: it is cut off, or damaged from some byte on. Members before that are good."""
     links: Links = field(default_factory=Links)
 
     def __iter__(self) -> Iterator[Member]:

@@ -5,7 +5,7 @@ A reference is repaired by named rules before it is called missing. The names of
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from model.errors import ImageError
@@ -96,6 +96,16 @@ def _encodable(reference: str) -> bool:
 def composed(path: str) -> str:
     """The path in Unicode's composed form (NFC)."""
     return path if path.isascii() else unicodedata.normalize("NFC", path)
+
+
+def only_like(name: str, candidates: Iterable[str]) -> tuple[str, str] | None:
+    """The only candidate that differs in Unicode form, else in case, and the rule; None if there is none."""
+    candidates = list(candidates)
+    for rule, form in ((UNICODE, composed), (CASE, folded)):
+        same = [other for other in candidates if form(other) == form(name)]
+        if len(same) == 1:
+            return same[0], rule
+    return None
 
 
 def folded(path: str) -> str:

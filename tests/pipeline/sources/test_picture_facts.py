@@ -1,4 +1,4 @@
-"""What the inventory says about good, odd and bad picture files."""
+"""The facts about good, odd and bad picture files."""
 
 import hashlib
 import resource
