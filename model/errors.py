@@ -21,6 +21,10 @@ class StepError(AgevlmError):
     """A step ran and failed."""
 
 
+class TransientError(StepError):
+    """A step failed for a reason that may be gone: a process of it was killed, or memory was short."""
+
+
 class ImageError(DataError):
     """An image cannot be used. `reason` is a short name to count by; the message has the details."""
 

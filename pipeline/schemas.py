@@ -129,6 +129,7 @@ PACK = pa.schema(
         ("sample_id", pa.string()),
         ("image", pa.binary()),  # the file's own bytes, null for text-only rows
         ("image_bytes", pa.int32()),  # size of `image`; 0 for text-only rows
+        ("image_sha256", pa.string()),  # of `image`, null for text-only rows
         ("length", pa.int32()),  # tokens of the row
         ("input_ids", pa.list_(pa.int32())),
         ("target", pa.list_(pa.bool_())),  # tokens that count in the LM loss: the assistant's
@@ -146,6 +147,9 @@ def part_name(index: int, count: int, folder: str = "") -> str:
 
 # checkpoint: its files, besides rejects
 MODEL = "model"  # a Hugging Face folder: weights, configuration, tokenizer, processor
-METRICS_FILE = "metrics.parquet"  # pipeline.training.metrics.METRICS
-SPEED_FILE = "provenance/speed.parquet"  # pipeline.training.metrics.SPEED; not part of the content digest
+METRICS_FILE = "metrics.parquet"  # pipeline.training.watch.metrics.METRICS
+SPEED_FILE = "provenance/speed.parquet"  # pipeline.training.watch.metrics.SPEED; not part of the content digest
 STAGE_FILE = "stage.json"  # trained parameters, amount of data, last metrics
+TRAINING_STATE = "training_state"  # AdamW's state as safetensors and the position as JSON; no step reads it
+RUN_FILE = "provenance/run.json"  # interruptions, and time lost to checkpoints; not part of the content digest
+WARNINGS_FILE = "provenance/warnings.json"  # pipeline.training.watch.warnings; not part of the content digest

@@ -21,6 +21,8 @@ LETTERBOXES = ("mean", "zero", "squash")
 EARLIER_NAMES = {"letterbox": "mean", "pad": "zero", "squash": "squash"}
 """Values of the field `fit` in checkpoints that were saved before it was called `letterbox`."""
 RULES = ("any", "half", "nearest")
+PIXELS_PER_BOUNDARY = 48
+"""Pixels of a mask for which its bitmap takes as long as one start or end of a run (measured)."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,48 @@ def mask_to_cells(mask: NDArray[np.bool_], geometry: Geometry, rule: str = "any"
     overlap_x = _overlaps(geometry.width, geometry.left, geometry.inner_width, geometry)
     # float64 holds these integers exactly: a cell's area is (stride * height) * (stride * width) < 2**53.
     covered = overlap_y @ mask.astype(np.float64) @ overlap_x.T
+    return _ruled(covered, geometry, rule)
+
+
+def runs_to_cells(boundaries: NDArray[np.int64], geometry: Geometry, rule: str = "any") -> NDArray[np.bool_]:
+    """As `mask_to_cells`, bit for bit, from a mask's runs: (h, w) bool.
+
+    The bitmap is made only where the mask has so many runs that they would take longer.
+
+    Args:
+        boundaries: (2n,) starts and ends of the runs of ones, in turn, as places `column * height + row`.
+
+    Raises: ValueError if the runs do not end with the geometry's last pixel, or for an unknown rule.
+    """
+    height, width = geometry.height, geometry.width
+    if len(boundaries) % 2 or not len(boundaries) or boundaries[-1] != height * width:
+        end = boundaries[-1] if len(boundaries) else 0
+        raise ValueError(f"mask has {end} pixels, its image {(height, width)}; give the mask in the upright frame")
+    if rule not in RULES:
+        raise ValueError(f"mask rule is {rule!r}; choose one of {', '.join(map(repr, RULES))}")
+    if rule == "nearest":
+        y, y_inside = _centres(height, geometry.top, geometry.inner_height, geometry)
+        x, x_inside = _centres(width, geometry.left, geometry.inner_width, geometry)
+        started = np.searchsorted(boundaries, x[None, :] * height + y[:, None], side="right")
+        return np.asarray((started % 2 == 1) & y_inside[:, None] & x_inside[None, :])
+    above = _shared_before(height, geometry.top, geometry.inner_height, geometry)
+    before = _shared_before(width, geometry.left, geometry.inner_width, geometry)
+    exact = len(boundaries) * above.max() * before.max() < 2**53  # bounds every partial sum below
+    if not exact or len(boundaries) * PIXELS_PER_BOUNDARY > height * width:
+        inside = np.repeat(np.arange(len(boundaries)) % 2 == 1, np.diff(boundaries, prepend=0))
+        return mask_to_cells(inside.reshape(width, height).T, geometry, rule)
+    # A cell's share of all pixels before a place is that of the whole columns before it, plus that of the pixels above
+    # it in its own column. A run adds the share before its end and subtracts that before its start.
+    x, y = np.divmod(boundaries, height)
+    column = np.concatenate((np.diff(before, axis=0), np.zeros((1, geometry.grid))))
+    sign = np.tile([-1.0, 1.0], len(boundaries) // 2)
+    whole = np.outer(above[-1], sign @ before[x])
+    covered = whole + (above[y] * sign[:, None]).T @ column[x]
+    return _ruled(covered, geometry, rule)
+
+
+def _ruled(covered: NDArray[np.float64], geometry: Geometry, rule: str) -> NDArray[np.bool_]:
+    """The cells of a mask from the area that it covers of each, in units of 1/height x 1/width canvas pixels."""
     if rule == "any":
         return np.asarray(covered > 0)
     cell = float(geometry.stride * geometry.height) * float(geometry.stride * geometry.width)
@@ -114,6 +158,14 @@ def _overlaps(size: int, start: int, length: int, geometry: Geometry) -> NDArray
     return np.asarray(np.maximum(shared, 0), dtype=np.float64)
 
 
+def _shared_before(size: int, start: int, length: int, geometry: Geometry) -> NDArray[np.float64]:
+    """Length shared by all image pixels before a place and every cell, in units of 1/size pixel: (size + 1, cells)."""
+    place = np.arange(size + 1, dtype=np.int64)[:, None] * length
+    cell = (np.arange(geometry.grid, dtype=np.int64) * geometry.stride - start) * size
+    full = geometry.stride * size
+    return np.asarray(np.clip(place - cell, 0, full) - np.clip(-cell, 0, full), dtype=np.float64)
+
+
 def _centres(size: int, start: int, length: int, geometry: Geometry) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """The image pixel under each cell's centre along one axis, and whether there is one."""
     twice = (2 * np.arange(geometry.grid, dtype=np.int64) + 1) * geometry.stride - 2 * start
@@ -121,4 +173,4 @@ def _centres(size: int, start: int, length: int, geometry: Geometry) -> tuple[ND
     return np.clip(twice * size // (2 * length), 0, size - 1), np.asarray(inside)
 
 
-__all__ = ["EARLIER_NAMES", "Geometry", "content_cells", "fit", "mask_to_cells"]
+__all__ = ["EARLIER_NAMES", "Geometry", "content_cells", "fit", "mask_to_cells", "runs_to_cells"]

@@ -28,10 +28,13 @@ def read_parts(folder: Path, schema: pa.Schema, table: str = "") -> pa.Table:
     return pa.concat_tables([read_part(file, schema) for file in files])
 
 
-def read_part(file: Path, schema: pa.Schema) -> pa.Table:
-    """One part of a table. Raises DataError if it is damaged or if its columns are not the schema's."""
+def read_part(file: Path | str, schema: pa.Schema, fs: Any = None) -> pa.Table:
+    """One part of a table. Raises DataError if it is damaged or if its columns are not the schema's.
+
+    fs: the fsspec file system of the file; by default the local one.
+    """
     try:
-        table = pq.read_table(file, page_checksum_verification=True)
+        table = pq.read_table(file, page_checksum_verification=True, filesystem=fs)
         if table.schema.names != schema.names:
             raise DataError(f"{file} has the columns {table.schema.names}, not {schema.names}; run its step again")
         return table.cast(schema)

@@ -24,7 +24,6 @@ from model.errors import ConfigError, DataError
 from pipeline.sources.records import Turn
 
 ROLES = ("user", "assistant")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)

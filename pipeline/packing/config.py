@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from pipeline.config import Config, added_later
 
 Template = Literal["chat", "plain"]
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+"""The files of a backbone's folder that a pack is made with: the others, weights among them, change no pack."""
 
 
 class PackConfig(Config):

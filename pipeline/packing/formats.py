@@ -6,8 +6,8 @@ from pathlib import Path
 
 from model.errors import ConfigError
 from pipeline.compute.hub import local_folder
-from pipeline.packing.chat import TOKENIZER_FILES, ChatFormat, Rendered, TextFormat
-from pipeline.packing.config import Template
+from pipeline.packing.chat import ChatFormat, Rendered, TextFormat
+from pipeline.packing.config import TOKENIZER_FILES, Template
 from pipeline.sources.records import Turn
 
 

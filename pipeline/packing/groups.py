@@ -60,6 +60,8 @@ def write_rows(
         PACK,
         compression=dict.fromkeys(compressed, "zstd") | {"image": "none"},
         use_dictionary=compressed,
+        write_statistics=compressed,  # of the images, they would be two whole images in each page
+        write_page_checksum=True,
     ) as writer:
         for group, images in _groups(rows, group_rows, image_of):
             writer.write_table(_table(group, images), row_group_size=len(group))
@@ -96,6 +98,7 @@ def _table(group: Sequence[PackedRow], images: Sequence[bytes | None]) -> pa.Tab
         "sample_id": pa.array([row.sample_id for row in group], pa.string()),
         "image": pa.array(images, pa.binary()),
         "image_bytes": pa.array([len(image or b"") for image in images], pa.int32()),
+        "image_sha256": pa.array([row.image_sha256 if row.image else None for row in group], pa.string()),
         "length": pa.array(lengths, pa.int32()),
         "input_ids": pa.ListArray.from_arrays(token_ends, pa.array(tokens[0])),
         "target": pa.ListArray.from_arrays(token_ends, pa.array(target)),

@@ -23,6 +23,25 @@ def test_round_trip_keeps_every_pixel_and_the_area(mask: np.ndarray) -> None:
     assert rle.area(counts, height, width) == mask.sum()
 
 
+@given(MASKS)
+def test_boundaries_are_those_of_the_runs_of_ones(mask: np.ndarray) -> None:
+    found = rle.boundaries(rle.encode(mask))
+    flat = mask.T.reshape(-1).astype(int)  # one column after the other
+    starts_and_ends = np.flatnonzero(np.diff(flat, prepend=0, append=0))
+    if not mask[-1, -1]:  # an empty run at the end
+        starts_and_ends = np.append(starts_and_ends, [mask.size, mask.size])
+    assert found.tolist() == starts_and_ends.tolist()
+
+
+def test_boundaries_of_large_masks_and_of_what_is_no_encoding() -> None:
+    mask = np.zeros((3000, 2000), dtype=bool)
+    mask[5:2900:7, 3:1990:5] = True
+    assert (rle.boundaries(rle.encode(mask)).reshape(-1, 2) @ [-1, 1]).sum() == mask.sum()
+    for counts in ("", "o"):
+        with pytest.raises(ValueError, match="no run-length encoding"):
+            rle.boundaries(counts)
+
+
 @given(PAIRS)
 def test_union_intersection_and_iou_are_those_of_the_pixels(pair: tuple[np.ndarray, np.ndarray]) -> None:
     first, second = pair

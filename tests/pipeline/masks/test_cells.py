@@ -11,7 +11,8 @@ import pytest
 from model.agevlm.letterbox import fit, mask_to_cells
 from model.errors import DataError
 from model.teachers import rle
-from pipeline.masks.cells import CellSettings, CellTable, build_cells
+from pipeline.masks.cell_builder import build_cells
+from pipeline.masks.cells import CellSettings, CellTable
 from pipeline.schemas import MASKS, part_name
 
 
@@ -64,7 +65,10 @@ def test_every_accepted_mask_is_found_again(tmp_path: Path, settings: CellSettin
 def test_a_sample_without_masks_has_none(tmp_path: Path) -> None:
     masks = write(tmp_path / "masks", [mask_row("bb", 0, np.ones((9, 9), dtype=bool))])
     table = build_cells(masks, tmp_path / "cells", CellSettings(64, 8))
-    assert [len(table.lookup(s)) for s in ("aa", "bb", "b", "bbb", "bb#1", "cc")] == [0, 1, 0, 0, 0, 0]
+    names = ["aa", "bb", "b", "bbb", "bb#1", "cc"]
+    assert [len(table.lookup(s)) for s in names] == [0, 1, 0, 0, 0, 0]
+    assert table.has(names).tolist() == [False, True, False, False, False, False]
+    assert table.has([]).tolist() == []
 
 
 def test_masks_that_set_no_cell_are_counted_and_left_out(tmp_path: Path) -> None:
@@ -79,7 +83,7 @@ def test_masks_that_set_no_cell_are_counted_and_left_out(tmp_path: Path) -> None
 
 def test_a_table_without_rows_can_be_opened(tmp_path: Path) -> None:
     table = build_cells(write(tmp_path / "masks", []), tmp_path / "cells", CellSettings(64, 8))
-    assert (len(table), table.lookup("a")) == (0, [])
+    assert (len(table), table.lookup("a"), table.has(["a"]).tolist()) == (0, [], [False])
 
 
 def test_a_row_takes_72_bytes_at_24_by_24(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from pipeline.packing.formats import PlainFormat, open_format
 from pipeline.packing.rows import Row, RowError, make_row
 from pipeline.sources.conversation import query_span, turn_text
 from pipeline.sources.records import Turn
-from pipeline.training.batches import query_tokens
-from pipeline.training.pack_reader import PackRow, Span
+from pipeline.training.data.batches import query_tokens
+from pipeline.training.data.pack_reader import PackRow, Span
 from tests.pipeline.packing.fixtures_tokenizer import CHATML, SPECIAL, write_backbone
 
 ENOUGH = 4096
