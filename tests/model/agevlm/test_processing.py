@@ -14,7 +14,7 @@ from model.agevlm.chat_templates import CHATML, LLAMA3, PLAIN, TEMPLATE_DAY, tem
 from model.agevlm.configuration_agevlm import AgeVlmVisionConfig
 from model.agevlm.image_processing_agevlm import AgeVlmImageProcessor, to_rgb
 from model.agevlm.processing_agevlm import AgeVlmProcessor
-from pipeline.training.guidance_cells import cell_settings
+from pipeline.training.data.guidance_cells import cell_settings
 from tests.model.agevlm.fixtures_tiny_models import tiny_model
 from tests.model.agevlm.fixtures_word_tokenizer import word_tokenizer
 

@@ -8,11 +8,11 @@ import torch
 from model.agevlm.image_processing_agevlm import AgeVlmImageProcessor
 from model.images import ImageError, decode_image
 from model.miniature.world import make_scene, render
-from pipeline.training.pictures import LEAST_KEPT, PreparedPictures
+from pipeline.training.data.pictures import LEAST_KEPT, Normaliser, PreparedPictures
 from tests.pipeline.training.fixtures_tiny_training import SIDE, STRIDE, jpeg
 
 PICTURES = [jpeg(render(make_scene(seed))[0]) for seed in range(4)]
-ONE = 3 * SIDE * SIDE * 4
+ONE = 3 * SIDE * SIDE
 """Bytes of one picture's pixels."""
 
 
@@ -22,19 +22,21 @@ class Counting:
     def __init__(self) -> None:
         self.calls, self.processor = 0, AgeVlmImageProcessor(SIDE, STRIDE)
 
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
+    def canvas(self, picture: Any) -> Any:
         self.calls += 1
-        return self.processor(*arguments, **options)
+        return self.processor.canvas(picture)
 
 
 def test_a_picture_is_the_processors_each_time_and_is_prepared_once() -> None:
     process = Counting()
     prepared = PreparedPictures(process)
+    normalise = Normaliser.of(process.processor)
     expected = process.processor([decode_image(p) for p in PICTURES], return_tensors="pt")
     for _ in range(3):
         for number, picture in enumerate(PICTURES):
             pixels, cells = prepared(bytes(bytearray(picture)))  # equal bytes, another object
-            assert torch.equal(pixels, expected["pixel_values"][number])
+            assert pixels.dtype == torch.uint8
+            assert torch.equal(normalise(pixels[None])[0], expected["pixel_values"][number])
             assert torch.equal(cells, expected["cell_mask"][number].bool())
     assert process.calls == len(PICTURES)
 
@@ -66,3 +68,11 @@ def test_a_damaged_picture_is_refused_each_time() -> None:
     for _ in range(2):
         with pytest.raises(ImageError):
             prepared(PICTURES[0][:100])
+
+
+def test_every_value_is_normalised_as_the_processor_does_it() -> None:
+    """All 256 values of each channel, to the bit."""
+    processor = AgeVlmImageProcessor(16, 16)
+    square = torch.arange(256, dtype=torch.uint8).view(16, 16, 1).expand(16, 16, 3).contiguous()
+    expected = processor([square.numpy()], return_tensors="pt")["pixel_values"]
+    assert torch.equal(Normaliser.of(processor)(square[None]), expected)

@@ -7,7 +7,7 @@ import pytest
 from model.agevlm.image_processing_agevlm import AgeVlmImageProcessor
 from model.errors import DataError
 from pipeline.masks.cells import CellSettings
-from pipeline.training.guidance_cells import cell_settings
+from pipeline.training.data.guidance_cells import cell_settings
 
 
 def test_cell_settings_are_read_from_the_saved_image_processor(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from model.agevlm.image_processing_agevlm import AgeVlmImageProcessor
 from model.errors import DataError
 from model.miniature.world import make_scene, render
 from pipeline.masks.cells import Entry
-from pipeline.training.batches import Collator, prefetched, query_tokens
-from pipeline.training.pack_reader import PackRow, Span
+from pipeline.training.data.batches import Collator, query_tokens
+from pipeline.training.data.loader import prefetched
+from pipeline.training.data.pack_reader import PackRow, Span
 from tests.pipeline.training.fixtures_tiny_training import SIDE, STRIDE, ExactGuide, jpeg
 
 # "<u>Is it red?<a>It is.": template tokens of three characters, then one token per word or punctuation mark.
@@ -83,6 +84,14 @@ def test_a_text_only_batch_has_no_pixels() -> None:
     assert batch.images == 0
 
 
+def test_a_part_without_rows_takes_part_and_counts_nothing() -> None:
+    batch = collator()([])
+    assert batch.input_ids.shape == (1, 2)
+    assert batch.attention_mask.all()
+    assert set(batch.inputs()) == {"input_ids", "attention_mask", "labels"}
+    assert (batch.target_tokens, batch.guided_rows, batch.images, batch.tokens) == (0, 0, 0, 0)
+
+
 def guided(turns: list[Entry], *rows: PackRow) -> Any:
     guide = ExactGuide()
     guide.table["s"] = turns
@@ -141,8 +150,9 @@ def test_prefetching_stops_with_its_consumer(tmp_path: Path) -> None:
     assert "prefetch" not in {t.name for t in threading.enumerate()}
 
 
-def test_all_tensors_of_a_batch_move_to_the_device(picture: bytes) -> None:
+def test_tokens_and_pixels_move_to_the_device_and_masks_stay(picture: bytes) -> None:
     batch = guided([turn([5, 6])], row(picture))
     moved = batch.to(torch.device("meta"))
-    assert all(value.device.type == "meta" for value in moved.inputs().values())
+    on_device = {name for name, value in moved.inputs().items() if value.device.type == "meta"}
+    assert on_device == {"input_ids", "pixel_values"}
     assert moved.guided_rows == 1

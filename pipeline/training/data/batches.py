@@ -1,26 +1,24 @@
-"""Turns rows of the pack into the tensors of a micro-batch, on a background thread.
+"""Turns rows of the pack into the tensors of a micro-batch.
 
 Shapes: B rows, T tokens of the longest row, S image cells, N rows with an image.
 """
 
-import queue
-import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from model.agevlm.inputs import to_device
 from model.errors import DataError
 from pipeline.masks.cells import Entry
-from pipeline.training.pack_reader import PackRow, Span
-from pipeline.training.pictures import PreparedPictures
+from pipeline.training.data.pack_reader import PackRow, Span
+from pipeline.training.data.pictures import Normaliser, PreparedPictures
 
 IGNORE = -100
-Item = TypeVar("Item")
 
 
 class Guide(Protocol):
@@ -39,7 +37,8 @@ class Batch:
     input_ids: torch.Tensor  # (B, T)
     attention_mask: torch.Tensor  # (B, T)
     labels: torch.Tensor  # (B, T), -100 where a token is not a target
-    pixel_values: torch.Tensor | None  # (N, 3, H, W)
+    pixels: torch.Tensor | None  # (N, H, W, 3) uint8
+    normalise: Normaliser  # makes `pixel_values` of them
     cell_mask: torch.Tensor | None  # (B, S) bool
     has_image: torch.Tensor | None  # (B,) bool
     guidance_mask: torch.Tensor | None  # (B, S) bool
@@ -52,17 +51,34 @@ class Batch:
     notes: Counter[str]  # masks that were left out of the guidance, by reason
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
-        moved: dict[str, Any] = {
-            f.name: value.to(device, non_blocking=True)
-            for f in fields(self)
-            if isinstance(value := getattr(self, f.name), torch.Tensor)
+        """The batch with tokens and pixels on a device.
+
+        Labels, masks and flags stay on the CPU, where the model reads their counts before it moves them: so the host
+        never waits for the device.
+        """
+        return replace(
+            self,
+            input_ids=to_device(self.input_ids, device),
+            pixels=None if self.pixels is None else to_device(self.pixels, device),
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in pinned memory, from which a GPU copies while it computes."""
+        pinned: dict[str, Any] = {
+            f.name: value.pin_memory() for f in fields(self) if isinstance(value := getattr(self, f.name), torch.Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **pinned)
 
     def inputs(self) -> dict[str, torch.Tensor]:
         """The model's keyword arguments."""
-        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), torch.Tensor)}
+        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), torch.Tensor)}
+        pixels = tensors.pop("pixels", None)
+        return tensors if pixels is None else {**tensors, "pixel_values": self.normalise(pixels)}
+
+    @property
+    def pixel_values(self) -> torch.Tensor | None:
+        """(N, 3, H, W) fp32, as the image processor makes them; computed each time, on the batch's device."""
+        return None if self.pixels is None else self.normalise(self.pixels)
 
 
 def query_tokens(row: PackRow, span: Span, char_start: int, char_end: int) -> npt.NDArray[np.bool_]:
@@ -100,10 +116,16 @@ class Collator:
         pad_id: int,
         guide: Guide | None = None,
     ) -> None:
-        self._prepared, self._pad, self._guide = PreparedPictures(image_processor), pad_id, guide
+        self._prepared, self._normalise = PreparedPictures(image_processor), Normaliser.of(image_processor)
+        self._pad, self._guide = pad_id, guide
 
     def __call__(self, rows: Sequence[PackRow]) -> Batch:
-        """Raises DataError, naming the row, if an image cannot be decoded."""
+        """The batch of some rows; of no rows, a batch that counts nothing and still has a forward pass.
+
+        Raises DataError, naming the row, if an image cannot be decoded.
+        """
+        if not rows:
+            return replace(self([self._empty_row()]), tokens=0)
         size, longest = len(rows), max(len(row.input_ids) for row in rows)
         input_ids = torch.full((size, longest), self._pad, dtype=torch.long)
         attention_mask = torch.zeros(size, longest, dtype=torch.long)
@@ -113,14 +135,15 @@ class Collator:
             input_ids[b, : len(ids)] = ids
             attention_mask[b, : len(ids)] = 1
             labels[b, : len(ids)] = torch.where(torch.from_numpy(row.target), ids, IGNORE)
-        pixel_values, cell_mask, has_image = self._images(rows)
+        pixels, cell_mask, has_image = self._images(rows)
         notes: Counter[str] = Counter()
         guidance = self._guidance(rows, cell_mask, longest, notes)
         return Batch(
             input_ids=input_ids,
             attention_mask=attention_mask,
             labels=labels,
-            pixel_values=pixel_values,
+            pixels=pixels,
+            normalise=self._normalise,
             cell_mask=cell_mask,
             has_image=has_image,
             guidance_mask=guidance[0] if guidance else None,
@@ -129,10 +152,15 @@ class Collator:
             # The model shifts the labels: the first token of a row is never a target.
             target_tokens=int((labels[:, 1:] != IGNORE).sum()),
             guided_rows=int(guidance[2].sum()) if guidance else 0,
-            images=0 if pixel_values is None else len(pixel_values),
+            images=0 if pixels is None else len(pixels),
             tokens=int(attention_mask.sum()),
             notes=notes,
         )
+
+    def _empty_row(self) -> PackRow:
+        """A row of two tokens (labels are shifted by one) without image, targets and turns."""
+        ids, none = np.full(2, self._pad, dtype=np.int64), np.zeros(2, dtype=np.int64)
+        return PackRow("", None, ids, none.astype(bool), none, none, ())
 
     def _images(self, rows: Sequence[PackRow]) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         pictures, has_image = [], torch.zeros(len(rows), dtype=torch.bool)
@@ -182,46 +210,3 @@ class Collator:
                     guidance_mask[b], query_mask[b, : len(tokens)] = cells, torch.from_numpy(tokens)
                     guided[b] = True
         return (guidance_mask, query_mask, guided) if guided.any() else None
-
-
-def prefetched(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
-    """The same items, made ahead of time by one background thread. An error in the thread is raised here.
-
-    The thread ends when the consumer stops early (closes the generator).
-    """
-    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(maxsize=depth)
-    stop = threading.Event()
-    end = object()
-
-    def put(failed: bool, value: Any) -> bool:
-        # With a timeout: when the consumer stops, the queue may stay full, and a blocking put would never return.
-        while not stop.is_set():
-            try:
-                ready.put((failed, value), timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def produce() -> None:
-        try:
-            for item in items:
-                if not put(False, item):
-                    return
-            put(False, end)
-        except BaseException as error:
-            put(True, error)
-
-    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            failed, value = ready.get()
-            if failed:
-                raise value
-            if value is end:
-                return
-            yield value
-    finally:
-        stop.set()
-        thread.join()
