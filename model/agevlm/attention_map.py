@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from .inputs import to_device
+
 # Scores held at once, elements: 4 MiB in fp32, which stays near the cache of a CPU and is one kernel's work on a GPU.
 CHUNK_ELEMENTS = 1 << 20
 # The lean form is an operator of its own, so that torch.compile takes it whole: its loops follow the data. An exported
@@ -55,17 +57,17 @@ class MapQuery:
             key_mask_BS,
             _true_first(query_mask_BT),
             None if key_mask_BS is None else _true_first(key_mask_BS),
-            # The only point of a forward pass where the host waits for the device, once for all layers.
+            # The host waits for the device here, once for all layers, if the masks are on a device.
             torch.stack([query_tokens_B, cells_B], dim=-1).cpu(),
         )
 
     def to(self, device: torch.device) -> MapQuery:
         """The same query on another device; the sizes stay on the CPU."""
         return MapQuery(
-            self.query_mask_BT.to(device),
-            None if self.key_mask_BS is None else self.key_mask_BS.to(device),
-            self.tokens_BT.to(device),
-            None if self.cells_BS is None else self.cells_BS.to(device),
+            to_device(self.query_mask_BT, device),
+            to_device(self.key_mask_BS, device),
+            to_device(self.tokens_BT, device),
+            to_device(self.cells_BS, device),
             self.sizes_B2,
         )
 

@@ -22,6 +22,7 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from .attention_map import MapQuery, query_averaged_map
+from .inputs import to_device
 
 
 class ImageKeysValues(CacheLayerMixin):  # type: ignore[misc]
@@ -117,8 +118,8 @@ class ImageContext:
         if all(t is None or t.device == device for t in tensors):
             return self
         return ImageContext(
-            None if self.key_mask_BS is None else self.key_mask_BS.to(device),
-            None if self.has_image_B is None else self.has_image_B.to(device),
+            to_device(self.key_mask_BS, device),
+            to_device(self.has_image_B, device),
             None if query is None else query.to(device),
         )
 

@@ -39,7 +39,7 @@ def guidance_loss(
         raise ValueError(f"guidance_normalisation is {normalisation!r}; choose 'sum' or 'max'")
     inside_B = (p_BS * mask_BS).sum(-1).clamp_min(SMALLEST_MASS)
     both_B = (mask_BS.sum(-1) + p_BS.sum(-1)).clamp_min(SMALLEST_MASS)
-    loss_B = both_B.log() - inside_B.log() - torch.log(inside_B.new_tensor(2.0))
+    loss_B = both_B.log() - inside_B.log() - inside_B.new_full((), 2.0).log()
     empty_B = ~target_BS.bool().any(-1)
     return loss_B.masked_fill(empty_B, 0.0), mass_B.masked_fill(empty_B, 0.0)
 

@@ -5,10 +5,12 @@ Shapes: B rows, T text tokens, N images, S image cells, D hidden size.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import torch
 from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
 
 Mask = TypeVar("Mask", torch.Tensor, torch.Tensor | None)
 
@@ -72,12 +74,56 @@ def check_guidance_arguments(
 
 
 def to_bool(tensor: Mask, device: torch.device) -> Mask:
-    """A mask or flag as bool on the batch's device; None stays None."""
+    """A mask or flag as bool on a device; None stays None."""
     return None if tensor is None else tensor.to(device=device, dtype=torch.bool)
+
+
+def to_device(tensor: Mask, device: torch.device) -> Mask:
+    """A tensor on a device; the host does not wait for a copy to a GPU. None stays None."""
+    if tensor is None or tensor.device == device:
+        return tensor
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def place_of_masks(masks: Sequence[torch.Tensor | None], device: torch.device) -> torch.device:
+    """The CPU if all masks are there, else the batch's device.
+
+    Sizes are computed in that place. The host can read them on the CPU without waiting for the batch's device.
+    """
+    given = [mask for mask in masks if mask is not None]
+    return torch.device("cpu") if given and all(mask.device.type == "cpu" for mask in given) else device
+
+
+def causal_mask(
+    config: Any,
+    hidden_BTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    past_key_values: Cache | None,
+    position_ids: torch.Tensor,
+) -> Any:
+    """transformers' `create_causal_mask`; for a mask on the CPU the host does not wait for the batch's device."""
+    options: dict[str, Any] = {}
+    if attention_mask is not None and attention_mask.dim() == 2 and attention_mask.device != hidden_BTD.device:
+        # transformers would ask the device if nothing is masked, for then sdpa needs no mask.
+        if past_key_values is None and config._attn_implementation == "sdpa" and bool(attention_mask.bool().all()):
+            return None
+        attention_mask, options = to_device(attention_mask, hidden_BTD.device), {"allow_is_causal_skip": False}
+    return create_causal_mask(
+        config=config,
+        inputs_embeds=hidden_BTD,
+        attention_mask=attention_mask,
+        past_key_values=past_key_values,
+        position_ids=position_ids,
+        **options,
+    )
 
 
 def spread_images(visual_NSD: torch.Tensor, has_image_B: torch.Tensor | None, rows: int) -> torch.Tensor:
     """Put N images at the N rows that have one: a batch with text-only rows need not encode empty pictures.
+
+    `has_image_B` may be on the CPU: its rows are then counted there.
 
     Returns: (B, S, D), zeros in the other rows. Raises: ValueError if not exactly N rows have an image.
     """
@@ -90,6 +136,7 @@ def spread_images(visual_NSD: torch.Tensor, has_image_B: torch.Tensor | None, ro
             f"{'none' if has_image_B is None else int(has_image_B.sum())}; give one image per row or one per marked row"
         )
     image_of_row_B = torch.where(has_image_B, has_image_B.long().cumsum(0) - 1, images)  # `images`: the zeros behind
+    image_of_row_B = to_device(image_of_row_B, visual_NSD.device)
     zeros_1SD = visual_NSD.new_zeros(1, *visual_NSD.shape[1:])
     return torch.cat([visual_NSD, zeros_1SD]).index_select(0, image_of_row_B)
 
@@ -105,10 +152,13 @@ def text_positions(
 
 
 __all__ = [
+    "causal_mask",
     "check_guidance_arguments",
     "check_image_arguments",
     "check_shape",
+    "place_of_masks",
     "spread_images",
     "text_positions",
     "to_bool",
+    "to_device",
 ]

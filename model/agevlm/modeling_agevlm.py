@@ -17,7 +17,6 @@ import torch
 from torch import nn
 from transformers import GenerationMixin
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.masking_utils import create_causal_mask
 from transformers.utils import can_return_tuple
 
 from .adapter import Adapter
@@ -26,12 +25,15 @@ from .configuration_agevlm import AgeVlmConfig
 from .cross_attention import ImageContext, attach_image_cache
 from .guidance import rows_that_count
 from .inputs import (
+    causal_mask,
     check_guidance_arguments,
     check_image_arguments,
     check_shape,
+    place_of_masks,
     spread_images,
     text_positions,
     to_bool,
+    to_device,
 )
 from .losses import guidance_sums, lm_loss
 from .outputs import AgeVlmModelOutput, AgeVlmOutput
@@ -76,24 +78,23 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         cache: Cache | None,
         rows: int,
         device: torch.device,
+        place: torch.device,
     ) -> tuple[torch.Tensor | None, ImageContext | None]:
         """Visual tokens (B, S, D) and their context: of new images, or of the cache, whose tokens are None.
 
-        The context is None where no row has an image.
+        The context is None where no row has an image; that of new images is in `place`.
         """
         text_layers = self.config.text_config.num_hidden_layers
         if pixel_values is not None:
             vision = self.config.vision_config
             check_image_arguments(pixel_values, cell_mask, has_image, rows, vision.image_size, vision.num_cells)
             visual_BSD = self.encode_images(pixel_values)
-            has_image_B = to_bool(has_image, device)
+            has_image_B = to_bool(has_image, place)
             if len(visual_BSD) != rows:
                 visual_BSD = spread_images(visual_BSD, has_image_B, rows)
             if cache is not None:
                 attach_image_cache(cache, text_layers, self.config.num_cross_attention_layers)
-            return visual_BSD, ImageContext.from_masks(
-                to_bool(cell_mask, device), has_image_B, self.config.mask_padding
-            )
+            return visual_BSD, ImageContext.from_masks(to_bool(cell_mask, place), has_image_B, self.config.mask_padding)
         if cache is None and self.training and torch.is_grad_enabled():
             # Every parameter must be in the graph of every rank (DDP, FSDP): one cell of a grey dummy, times zero.
             stride = self.config.vision_config.stride
@@ -140,34 +141,32 @@ class AgeVlmModel(AgeVlmPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config.text_config)
         if position_ids is None:
-            position_ids = text_positions(attention_mask, past_key_values, tokens, device)
-        causal_mask = create_causal_mask(
-            config=self.config.text_config,
-            inputs_embeds=hidden_BTD,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            position_ids=position_ids,
-        )
+            position_ids = to_device(text_positions(attention_mask, past_key_values, tokens, device), device)
+        causal = causal_mask(self.config.text_config, hidden_BTD, attention_mask, past_key_values, position_ids)
+        place = place_of_masks((cell_mask, has_image, guidance_mask, query_mask, guided), device)
         visual_BSD, image = self._image_inputs(
             pixel_values=pixel_values, cell_mask=cell_mask, has_image=has_image, cache=past_key_values, rows=batch,
-            device=device,
+            device=device, place=place,
         )  # fmt: skip
         target_BS = None
         if guidance_mask is not None and query_mask is not None and image is not None and pixel_values is not None:
             target_BS, query_mask_BT = rows_that_count(
-                to_bool(guidance_mask, device),
-                to_bool(query_mask, device),
-                to_bool(guided, device),
+                to_bool(guidance_mask, place),
+                to_bool(query_mask, place),
+                to_bool(guided, place),
                 image.has_image_B,
                 image.key_mask_BS,
             )
             image.map_query = MapQuery.from_masks(query_mask_BT, image.key_mask_BS, guidance_mask.shape[1])
+            target_BS = to_device(target_BS, device)
+        if image is not None:
+            image = image.to(device)
 
         stack = self.language_model(
             hidden_BTD,
             visual_BSD,
             image,
-            attention_mask=causal_mask,
+            attention_mask=causal,
             position_ids=position_ids,
             past_key_values=past_key_values,
             use_cache=use_cache,
@@ -244,6 +243,8 @@ class AgeVlmForConditionalGeneration(AgeVlmPreTrainedModel, GenerationMixin):  #
             labels: (B, T), -100 where a token is no target; shifted inside, as everywhere in transformers.
             guidance_mask: (B, S) bool, M' of eq. 3. query_mask: (B, T) bool, the text tokens of the query, the same
                 that the mask was made from. guided: (B,) bool, rows that count; None for all with a usable mask.
+            Masks, flags and labels may be on the CPU beside a model on a GPU. The results are the same, and the host
+                then never waits for the GPU: it reads their counts on the CPU.
             return_logits: False computes the head for target tokens only, which at a vocabulary of 128256 saves most
                 of the memory of a training step.
 
