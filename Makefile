@@ -55,6 +55,10 @@ rehearsal: $(READY) ## test with a real pretrained Llama (SmolLM2-135M) as backb
 bench: $(READY) ## run the benchmarks; each prints its figures, and fails if one is over its bound
 	@failed=0; for name in $(BENCHMARKS); do $(PYTHON) -m tests.bench $$name || failed=1; done; exit $$failed
 
+.PHONY: chaos
+chaos: $(READY) ## seeded kills (-9) of training stages; their results must equal undisturbed ones, bit for bit
+	@$(PYTHON) -m tests.chaos training --kills 20 --seed 0
+
 .PHONY: check
 check: $(READY) ## check style, types and layers
 	@$(VENV)/bin/ruff format --check .

@@ -107,6 +107,11 @@ class Shards:
         return stream
 
     @property
+    def is_local(self) -> bool:
+        """True if the store is on this machine's disk."""
+        return self._store.is_local
+
+    @property
     def location(self) -> str:
         """Path or URL of the data folder."""
         path = self.path("").rstrip("/")
@@ -136,6 +141,49 @@ class Shards:
         with ThreadPoolExecutor(READERS, thread_name_prefix="shards") as pool:
             sound = pool.map(lambda name: all(map(self._matches, unread[name])), likely)
             return {name: seal for (name, seal), good in zip(likely.items(), sound, strict=True) if good}
+
+    def names(self) -> list[str]:
+        """The names of all shards that have a seal, sorted. Nothing is read and nothing is checked."""
+        return sorted(_names(self._listing()[0]))
+
+    def checked(self, name: str) -> Seal:
+        """The seal of one shard whose files are intact. Raises ArtifactError with what is wrong with it."""
+        content, (sizes, versions) = self._read(name), self._listing()
+        seal = None if content is None else Seal.from_bytes(content)
+        if seal is None:
+            raise ArtifactError(f"its seal is {'missing' if content is None else 'damaged'}")
+        if seal.inputs != self.inputs:
+            raise ArtifactError("it was made from other inputs")
+        for entry in seal.files:
+            if entry.path not in sizes:
+                raise ArtifactError(f"{entry.path} is missing")
+            if sizes[entry.path] != entry.size:
+                raise ArtifactError(f"{entry.path} has {sizes[entry.path]} bytes, and its seal says {entry.size}")
+            if seal.versions.get(entry.path, "none") != versions.get(entry.path) and not self._matches(entry):
+                raise ArtifactError(f"{entry.path} does not have the checksum that its seal says")
+        return seal
+
+    def remove(self, name: str) -> None:
+        """Remove a shard: first its seal, then the files that it lists. Raises ArtifactError if it is published."""
+        content = self._read(name)
+        self.drop(name)
+        seal = None if content is None else Seal.from_bytes(content)
+        for entry in () if seal is None else seal.files:
+            filesystem.remove(self._store.fs, self.path(entry.path))
+
+    def sweep(self) -> None:
+        """Remove all files that no readable seal lists. Only for a writer that has the folder for itself.
+
+        Another writer's shard that is not sealed yet is removed too. Raises ArtifactError if the artifact is published.
+        """
+        self.refuse_published()
+        sizes, _ = self._listing()
+        contents = filesystem.read_each(self._store.fs, [self._seal_path(name) for name in _names(sizes)])
+        seals = (Seal.from_bytes(content) for content in contents.values())
+        listed = {entry.path for seal in seals if seal is not None for entry in seal.files}
+        for file in sizes:
+            if file not in listed and not file.startswith(f"{SEALS}/"):
+                filesystem.remove(self._store.fs, self.path(file))
 
     def commit(
         self,
@@ -205,12 +253,12 @@ class Shards:
 
     def drop(self, name: str) -> None:
         """Remove a shard's seal, so that the shard is made again. Raises ArtifactError if the artifact is published."""
-        self._refuse_published()
+        self.refuse_published()
         filesystem.remove(self._store.fs, self._seal_path(name))
 
     def drop_all(self) -> None:
         """Remove every seal. Raises ArtifactError if the artifact is published."""
-        self._refuse_published()
+        self.refuse_published()
         for name in _names(self._listing()[0]):
             filesystem.remove(self._store.fs, self._seal_path(name))
 
@@ -241,7 +289,7 @@ class Shards:
             if self._read(name) is not None:
                 return False
             time.sleep(0.05 if self._store.is_local else 1.0)
-        self._refuse_published()
+        self.refuse_published()
         filesystem.replace(self._store.fs, path, source)
         return True
 
@@ -264,8 +312,8 @@ class Shards:
                 if self._store.is_local or error.errno != errno.EBUSY:  # s3fs: it was replaced while it was read
                     raise
 
-    def _refuse_published(self) -> None:
-        """Raise ArtifactError if the artifact of these shards is published."""
+    def refuse_published(self) -> None:
+        """Raise ArtifactError if the artifact of these shards is published: no other process may go on with it."""
         artifact = self.folder.rpartition("/")[0]
         if self._store.fs.exists(self._store.join(artifact, MANIFEST)):
             raise ArtifactError(f"{artifact} was published meanwhile by another process; run again to use it")

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,8 @@ from pipeline.artifacts.manifest import Counts, FileEntry, Manifest, Parent, Pro
 from pipeline.artifacts.shards import Content, Seal, Shards
 from pipeline.artifacts.spec import ArtifactRef, StepSpec, digest, short
 from pipeline.artifacts.store import WORK, Artifact, ArtifactStore
+from pipeline.artifacts.versions import library_versions
 
-LIBRARIES = ("ray", "torch", "transformers", "timm", "segment-anything", "pyarrow", "numpy", "pillow", "pycocotools")
 REJECTS = "rejects.parquet"
 REJECT_PARTS = "rejects"
 """Folder of the rejected rows of single shards."""
@@ -220,14 +219,3 @@ def rejects_table(rows: Iterable[Reject]) -> pa.Table:
     """The rejected rows as a table."""
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], []]
     return pa.table(columns, schema=REJECTS_SCHEMA)
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of the libraries that results can depend on, without importing them."""
-    versions = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions

@@ -21,7 +21,7 @@ from pipeline.artifacts.spec import ID_LENGTH, ArtifactRef, StepSpec, short
 CHUNK = 1 << 20
 LATEST = "latest"
 WORK = "work"
-INTERNAL = frozenset({"refs", "progress", "runs", "jobs", WORK})
+INTERNAL = frozenset({"refs", "progress", "runs", "jobs", "tensorboard", WORK})
 """Folders below the root that hold no artifacts."""
 
 

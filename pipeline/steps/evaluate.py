@@ -107,7 +107,8 @@ def _student(context: StepContext, max_new_tokens: int) -> tuple[Student, str]:
     device = torch.device("cuda" if context.resources.gpus > 0 else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(context.resources.threads)
-    folder = context.input_path("checkpoint")
+    context.input_path("checkpoint", f"{MODEL}/")  # not its optimizer's state, which is twice as large
+    folder = context.input_path("checkpoint", STAGE_FILE)
     model, processor = load_student(folder / MODEL)
     stage = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -30,7 +30,9 @@ def checkpoint_folder(checkpoint: str, store_root: str) -> tuple[Path, str | Non
     artifact = ArtifactStore(store_root).find(checkpoint)
     if artifact.ref.kind != "checkpoint":
         raise ConfigError(f"'{checkpoint}' is {artifact.ref}, not a checkpoint; 'agevlm artifacts' lists checkpoints")
-    data = artifact.local(scratch_folder() / "cache")
+    cache = scratch_folder() / "cache"
+    artifact.local(cache, f"{MODEL}/")  # not the training state, which is twice as large
+    data = artifact.local(cache, STAGE_FILE)
     return data / MODEL, _system_prompt(data)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer
 
 from model.agevlm.backbones import from_backbones
@@ -49,10 +50,18 @@ def build_student(
     return join_backbones(student, text, vision, seed)
 
 
-def save_student(model: AgeVlmForConditionalGeneration, processor: AgeVlmProcessor, folder: Path) -> None:
-    """Write weights (safetensors), configuration, tokenizer and processor. Nothing is pickled."""
+def save_student(
+    model: AgeVlmForConditionalGeneration,
+    processor: AgeVlmProcessor,
+    folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write weights (safetensors), configuration, tokenizer and processor. Nothing is pickled.
+
+    weights: whole tensors by name, where the model has only a part of each.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=weights)
     processor.save_pretrained(folder)
 
 

@@ -115,23 +115,15 @@ class Bench:
         return self.publish("inventory", "evaluation", folder)
 
     def masks(self, guide: ExactGuide, status: str = "accepted") -> ArtifactRef:
-        """A masks artifact with one mask per sample of a guide: the left half of a 60 x 40 image."""
-        half = np.zeros((40, 60), dtype=bool)
-        half[:, :30] = True
+        """A masks artifact with the exact masks of a guide."""
         rows = [
             {
                 **dict.fromkeys(MASKS.names),
-                "sample_id": sample,
-                "turn": 0,
-                "query_kind": "question",
-                "char_start": 0,
-                "char_end": turns[0].char_end,
-                "height": 40,
-                "width": 60,
+                **mask,
                 "status": status,
-                "rle": rle.encode(half) if status == "accepted" else None,
+                "rle": mask["rle"] if status == "accepted" else None,
             }
-            for sample, turns in guide.table.items()
+            for mask in guide.masks.values()
         ]
         folder = self.root / "masks"  # of one id, so that a test can make them again with another status
         folder.mkdir(exist_ok=True)

@@ -15,6 +15,7 @@ from pipeline.artifacts.manifest import Counts, Manifest
 from pipeline.artifacts.spec import ArtifactRef, StepSpec, short
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
+from pipeline.artifacts.versions import library_versions
 from pipeline.plan.job import JobSpec
 from pipeline.plan.parameters import InventoryParams, PackParams, SegmentParams, StageParams
 from pipeline.sources.config import CambrianSource, identity
@@ -205,6 +206,7 @@ def with_weights(workshop: Workshop, tmp_path: Path) -> Workshop:
     for role in ("florence", "sam", "text", "vision"):
         (tmp_path / role).mkdir()
         (tmp_path / role / "model.safetensors").write_text(role)
+    (tmp_path / "text" / "tokenizer.json").write_text("{}")
     return replace(workshop, weights={role: str(tmp_path / role) for role in ("florence", "sam", "text", "vision")})
 
 
@@ -216,13 +218,30 @@ def test_weights_that_changed_since_the_plan_are_refused(
     step(write_line)
     step_name, params = STEPS_WITH_WEIGHTS[name]
     planned = with_weights.job(step_name, {**params, name: "now"})
-    Path(with_weights.weights[WEIGHTS[name]], "model.safetensors").write_text("others")
+    if name == "tokenizer":  # other weights beside the same tokenizer make the same pack
+        Path(with_weights.weights["text"], "model.safetensors").write_text("others")
+        assert run_job(planned).verify() == []
+        planned = with_weights.job(step_name, {**params, name: "now", "seed": 1})
+    file = "tokenizer.json" if name == "tokenizer" else "model.safetensors"
+    Path(with_weights.weights[WEIGHTS[name]], file).write_text("others")
     with pytest.raises(DataError, match=rf"weights\.{WEIGHTS[name]} changed since the run was planned.*run the recipe"):
         run_job(planned)
     again = with_weights.job(step_name, {**params, name: "now"})
     assert again.ref != planned.ref
+    assert again.spec.params[name] != planned.spec.params[name]
     assert run_job(again).ref == again.ref
     assert inventory.verify() == []
+
+
+def test_a_step_that_was_planned_for_other_versions_of_a_library_is_refused(
+    workshop: Workshop, step: Callable[[Run], None]
+) -> None:
+    step(write_line)
+    params = {"row": "stage2", "config": {}, "student": None, "text": None, "vision": None, "seed": 0}
+    with pytest.raises(ConfigError, match=r"is to be made with timm 0\.1, but this machine has .*install the planned"):
+        run_job(workshop.job("stage2", {**params, "versions": {"timm": "0.1"}}))
+    here = workshop.job("stage2", {**params, "versions": {"timm": library_versions()["timm"]}})
+    assert run_job(here).manifest.spec.params["versions"] == {"timm": library_versions()["timm"]}
 
 
 def test_a_later_stage_needs_no_backbones(workshop: Workshop, step: Callable[[Run], None]) -> None:

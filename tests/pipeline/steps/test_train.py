@@ -16,13 +16,14 @@ from pipeline.steps import train
 from pipeline.steps.runner import run_job
 from pipeline.steps.train import _explained, _row
 from pipeline.training.config import StageConfig, StudentConfig
-from pipeline.training.metrics import METRICS, SPEED
+from pipeline.training.execution import Execution
 from pipeline.training.student import build_student, join_backbones, load_student
+from pipeline.training.watch.metrics import METRICS, SPEED
 from tests.pipeline.steps.fixtures_store import Bench, read_json
 from tests.pipeline.training.fixtures_tiny_training import ExactGuide, make_pack
 
 STUDENT = StudentConfig(cross_attention_layers=(1, 4))
-CONFIG = StageConfig(global_batch=6, learning_rate=1e-3, precision="fp32", log_every=1, max_steps=2)
+CONFIG = StageConfig(global_batch=6, learning_rate=1e-3, precision="fp32", max_steps=2, held_out=0)
 
 
 @pytest.fixture
@@ -99,13 +100,44 @@ def test_masks_that_were_made_again_are_used(
     shutil.rmtree(bench.store.join(masks.path))
     assert bench.masks(pack[1]) == masks
 
-    def fit(context: Any, params: Any, shards: Any, cells: Any) -> None:
+    def fit(context: Any, params: Any, shards: Any, checkpoints: Any, index: Any, cells: Any) -> None:
         raise StepError(f"trained with {cells[1].rows} cells")
 
     monkeypatch.setattr(train, "_fit", fit)
     monkeypatch.setattr(train, "session", lambda **_: nullcontext())
     with pytest.raises(StepError, match=f"trained with {len(pack[1].table)} cells"):
         run_job(job)
+
+
+@pytest.mark.parametrize(
+    ("config", "out", "left"),
+    [
+        ({"max_steps": 2}, 12, 5),
+        ({"max_steps": None}, 12, 5),
+        ({"max_steps": None, "tail": "keep"}, 17, 0),
+        ({"max_steps": None, "tail": "keep", "epochs": 3}, 17, 0),
+        ({"max_steps": None, "held_out": 9}, 12, 5),  # 1 row in 20: one is held out
+        ({"max_steps": None, "held_out": 9, "tail": "keep"}, 16, 1),
+    ],
+)
+def test_every_row_of_the_pack_is_counted(
+    bench: Bench,
+    pack: tuple[ArtifactRef, ExactGuide],
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
+    out: int,
+    left: int,
+) -> None:
+    """20 rows, 3 of them text only: seen, dropped, or left over as the tail and the held-out rows."""
+
+    def fit(context: Any, params: Any, shards: Any, checkpoints: Any, index: Any, cells: Any) -> None:
+        shards.commit(train.RESULT, {"stage.json": b"{}"}, out, {"summary": {}, "device": "cpu"})
+
+    monkeypatch.setattr(train, "_fit", fit)
+    monkeypatch.setattr(train, "session", lambda **_: nullcontext())
+    job = bench.job("stage1", "checkpoint", params("stage1", True, **config), {"pack": pack[0]})
+    counts = run_job(job).manifest.counts
+    assert (counts.rows_in, counts.rows_out, counts.rejected, counts.not_selected) == (20, out, {"text_only": 3}, left)
 
 
 def test_an_agevlm_error_of_a_worker_is_raised_unchanged() -> None:
@@ -139,7 +171,9 @@ def test_more_workers_than_samples_of_a_batch_are_refused(bench: Bench, pack: tu
 @pytest.mark.system
 def test_two_stages_with_ray_train(bench: Bench, pack: tuple[ArtifactRef, ExactGuide]) -> None:
     """Stage 1 on one worker, then a guided row on two: artifacts, counts, metrics, and the trained parameters."""
-    first = run_job(bench.job("stage1", "checkpoint", params("stage1", True), {"pack": pack[0]}))
+    every_step = {"execution": Execution(log_every=1)}
+    job = bench.job("stage1", "checkpoint", params("stage1", True), {"pack": pack[0]}).model_copy(update=every_step)
+    first = run_job(job)
     counts = first.manifest.counts
     assert (counts.rows_in, counts.rows_out, counts.rejected, counts.not_selected) == (20, 12, {"text_only": 3}, 5)
     assert len(pq.read_table(first.local() / "rejects.parquet")) == 3
@@ -154,7 +188,7 @@ def test_two_stages_with_ray_train(bench: Bench, pack: tuple[ArtifactRef, ExactG
     # Made again it has the same content, so artifacts that were made from it do not become stale.
     shutil.rmtree(Path(first.path()).parent)
     manifest = first.manifest
-    first = run_job(bench.job("stage1", "checkpoint", params("stage1", True), {"pack": pack[0]}))
+    first = run_job(job)
     assert first.manifest.sha256 != manifest.sha256
     assert first.manifest.content_sha256 == manifest.content_sha256
 
@@ -163,6 +197,7 @@ def test_two_stages_with_ray_train(bench: Bench, pack: tuple[ArtifactRef, ExactG
     third = run_job(bench.job("stage3", "checkpoint", params("stage3"), inputs, two))
     stage = read_json(third.local() / "stage.json")
     assert stage["guided_rows"] > 0
+    assert stage["order"]["guided"]["mean"] > 0
     assert len(pq.read_table(third.local() / "metrics.parquet")["attention_in_mask"][0].as_py()) == 2
     before, after = (load_student(a.local() / "model")[0].state_dict() for a in (first, third))
     changed = {name for name in before if not torch.equal(before[name], after[name])}

@@ -1,5 +1,6 @@
 """A tiny pack, tiny random backbones and exact masks from the miniature world, for tests of training and evaluation."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -16,8 +17,11 @@ from model.miniature.convnext import build_convnext, save_convnext
 from model.miniature.language import questions
 from model.miniature.llama import build_model, build_tokenizer
 from model.miniature.world import make_scene, render
+from model.teachers import rle
 from pipeline.masks.cells import Entry
 from pipeline.schemas import PACK, part_name
+from pipeline.training.data.index import PackIndex
+from pipeline.training.data.pack_files import PackFiles
 
 SIDE, STRIDE = 64, 16
 
@@ -47,6 +51,8 @@ class ExactGuide:
 
     def __init__(self) -> None:
         self.table: dict[str, list[Entry]] = {}
+        self.masks: dict[str, dict[str, Any]] = {}
+        """The columns of MASKS that say what a mask is of, by sample id."""
 
     def lookup(self, sample_id: str) -> list[Entry]:
         return self.table.get(sample_id, [])
@@ -72,6 +78,7 @@ def make_pack(
                 "sample_id": sample_id,
                 "image": (image := jpeg(picture) if has_image else None),
                 "image_bytes": len(image or b""),
+                "image_sha256": None if image is None else hashlib.sha256(image).hexdigest(),
                 "length": len(encoded.input_ids),
                 "input_ids": encoded.input_ids,
                 "target": encoded.targets,
@@ -84,9 +91,27 @@ def make_pack(
             mask = np.any(masks[list(asked.targets)], axis=0)
             cells = mask_to_cells(mask, fit(scene.height, scene.width, SIDE, STRIDE))
             guide.table[sample_id] = [Entry(0, "question", 0, len(asked.question), cells)]
+            guide.masks[sample_id] = {
+                "sample_id": sample_id,
+                "turn": 0,
+                "query_kind": "question",
+                "char_start": 0,
+                "char_end": len(asked.question),
+                "image_sha256": hashlib.sha256(image or b"").hexdigest(),
+                "height": scene.height,
+                "width": scene.width,
+                "query": asked.question,
+                "rle": rle.encode(mask),
+                "area": int(mask.sum()),
+            }
     folder.mkdir(parents=True, exist_ok=True)
     count = -(-rows // shard_rows)
     for shard in range(count):
         part = pa.Table.from_pylist(table[shard * shard_rows : (shard + 1) * shard_rows], schema=PACK)
-        pq.write_table(part, folder / part_name(shard, count), row_group_size=4)
+        pq.write_table(part, folder / part_name(shard, count), row_group_size=4, write_page_checksum=True)
     return guide
+
+
+def local_index(folder: Path) -> PackIndex:
+    """The index of the shards in a local folder."""
+    return PackIndex.read(PackFiles.local(folder))

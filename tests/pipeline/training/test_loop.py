@@ -10,17 +10,17 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from model.errors import StepError
 from model.stage_table import STAGES
 from model.stages import apply_stage
-from pipeline.training.batches import Collator
 from pipeline.training.config import StageConfig, StudentConfig
-from pipeline.training.learning_rate import rate_factor
+from pipeline.training.data.batches import Collator
+from pipeline.training.data.samples import open_samples
+from pipeline.training.execution import Execution
 from pipeline.training.loop import StageTrainer
-from pipeline.training.metrics import METRICS, SPEED
-from pipeline.training.samples import open_samples
+from pipeline.training.schedules import rate_factor
 from pipeline.training.student import join_backbones
-from tests.pipeline.training.fixtures_tiny_training import ExactGuide, make_pack
+from pipeline.training.watch.metrics import METRICS, SPEED
+from tests.pipeline.training.fixtures_tiny_training import ExactGuide, local_index, make_pack
 
 CONFIG = StageConfig(
     epochs=2,
@@ -29,9 +29,10 @@ CONFIG = StageConfig(
     weight_decay=0.0,
     warmup_ratio=0.0,
     precision="fp32",
-    log_every=2,
     max_steps=3,
+    held_out=0,
 )
+EXECUTION = Execution(log_every=2)
 STUDENT = StudentConfig(cross_attention_layers=(1, 4), init="normal")
 
 
@@ -44,14 +45,21 @@ def world(backbones: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -
     return {"pack": folder, "guide": guide, **backbones}
 
 
-def trainer_of(world: dict[str, Any], stage: str, config: StageConfig, micro_batch: int, rank: int = 0) -> StageTrainer:
+def trainer_of(
+    world: dict[str, Any],
+    stage: str,
+    config: StageConfig,
+    micro_batch: int,
+    rank: int = 0,
+    execution: Execution = EXECUTION,
+) -> StageTrainer:
     model, processor = join_backbones(STUDENT, world["text"], world["vision"], seed=0)
     row = STAGES[stage]
     apply_stage(model, row)
-    samples = open_samples(world["pack"], row, config, seed=0)
+    samples = open_samples(local_index(world["pack"]), row, config, seed=0)
     guide: ExactGuide | None = world["guide"] if row.guidance_loss else None
     collate = Collator(processor.image_processor, processor.tokenizer.pad_token_id, guide)
-    return StageTrainer(model, row, config, samples.order, samples.reader, collate, micro_batch, rank)
+    return StageTrainer(model, row, config, execution, samples, collate, micro_batch, rank=rank)
 
 
 def trained(
@@ -71,7 +79,7 @@ def _worker(rank: int, world: dict[str, Any], stage: str, store: str, out: str) 
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("stage", ["stage3", "stage4_lm"])
+@pytest.mark.parametrize("stage", [pytest.param("stage3", marks=pytest.mark.system), "stage4_lm"])
 def test_dividing_a_global_batch_in_another_way_changes_nothing(
     world: dict[str, Any], stage: str, tmp_path: Path
 ) -> None:
@@ -116,8 +124,7 @@ def test_the_loss_is_the_mean_of_eq_3_over_guided_rows_of_the_global_batch(
     world: dict[str, Any], weight: float
 ) -> None:
     """Computed here: L_LM over all target tokens, plus lambda times the mean over layers of that over guided rows."""
-    trainer = trainer_of(world, "stage3", CONFIG, micro_batch=3)
-    trainer.model.config.guidance_weight = weight
+    trainer = trainer_of(world, "stage3", CONFIG.model_copy(update={"guidance_weight": weight}), micro_batch=3)
     parts = next(trainer.micro_batches())
     reference = copy.deepcopy(trainer.model)
     tokens, rows = sum(p.target_tokens for p in parts), sum(p.guided_rows for p in parts)
@@ -199,11 +206,11 @@ def test_baseline_rows_take_no_guidance(world: dict[str, Any]) -> None:
 
 
 def test_text_only_rows_are_dropped_and_counted_where_the_language_model_is_frozen(world: dict[str, Any]) -> None:
-    frozen = open_samples(world["pack"], STAGES["stage1"], CONFIG, 0)
-    assert [d[:2] for d in frozen.dropped] == [(f"s{i:03d}", "text_only") for i in (0, 5, 10, 15, 20)]
+    frozen = open_samples(local_index(world["pack"]), STAGES["stage1"], CONFIG, 0)
+    assert [d[:2] for d in frozen.rejects(STAGES["stage1"])] == [(f"s{i:03d}", "text_only") for i in (0, 5, 10, 15, 20)]
     assert frozen.order.rows == 19
-    whole = open_samples(world["pack"], STAGES["stage4"], CONFIG, 0)
-    assert (whole.order.rows, whole.dropped) == (24, [])
+    whole = open_samples(local_index(world["pack"]), STAGES["stage4"], CONFIG, 0)
+    assert (whole.order.rows, whole.dropped, whole.dropped_rows) == (24, {}, 0)
 
 
 def test_a_run_is_reproducible_and_reports_every_step(world: dict[str, Any]) -> None:
@@ -236,15 +243,61 @@ def replace_precision(config: StageConfig) -> StageConfig:
     return config.model_copy(update={"precision": "fp32", "activation_checkpointing": False})
 
 
-def test_a_loss_that_is_nan_stops_the_stage(world: dict[str, Any]) -> None:
-    trainer = trainer_of(world, "stage1", CONFIG, 8)
-    with torch.no_grad():
-        trainer.model.model.adapter.linear_1.weight.fill_(float("nan"))
-    with pytest.raises(StepError, match="stage1: step 2 has loss nan"):
-        trainer.run(lambda done, row: None)
-
-
 def test_a_custom_row_may_train_the_last_block_only(world: dict[str, Any]) -> None:
     model, _ = join_backbones(STUDENT, world["text"], world["vision"], seed=0)
     report = apply_stage(model, replace(STAGES["stage2"], vision_encoder="last block"))
     assert 0 < report.trainable["vision encoder"] < report.total["vision encoder"]
+
+
+def test_a_guidance_weight_of_zero_leaves_the_gradient_of_the_language_loss(world: dict[str, Any]) -> None:
+    trainer = trainer_of(world, "stage3", CONFIG.model_copy(update={"guidance_weight": 0.0}), micro_batch=8)
+    (part,) = next(trainer.micro_batches())
+    reference = copy.deepcopy(trainer.model)
+    (reference(**part.inputs()).lm_loss_sum / part.target_tokens).backward()
+    trainer.optimizer.step = lambda *a, **k: None  # type: ignore[method-assign,assignment]
+    trainer.config = trainer.config.model_copy(update={"clip_norm": 1e9})
+    trainer.step([part], 0.0)
+    assert part.guided_rows
+    for (name, mine), (_, other) in zip(trainer.model.named_parameters(), reference.named_parameters(), strict=True):
+        assert (mine.grad is None) == (other.grad is None), name
+        if mine.grad is not None and other.grad is not None:
+            assert torch.equal(mine.grad, other.grad), name
+
+
+def test_the_schedule_weights_each_step_also_after_a_resume(world: dict[str, Any]) -> None:
+    """The factor rises from 0 at the start to 1 in the middle: weights 0, 1/3, 2/3, 1, 1, 1 of six steps, times 0.5."""
+    schedule = ((0.0, 0.0), (0.5, 1.0))
+    config = CONFIG.model_copy(
+        update={"guidance_weight": 0.5, "guidance_schedule": schedule, "max_steps": 6, "epochs": 3, "tail": "keep"}
+    )
+    trainer = trainer_of(world, "stage3", config, micro_batch=4, execution=Execution(log_every=1))
+    used: dict[int, torch.Tensor] = {}
+    reduce = trainer.model.reduce_guidance
+
+    def watched(sums: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The guidance loss, which notes the gradient that reaches it: lambda of the step."""
+        loss = reduce(sums, rows)
+        loss.register_hook(lambda gradient: used.__setitem__(trainer.done, gradient))
+        return loss
+
+    trainer.model.reduce_guidance = watched  # type: ignore[method-assign]
+    trainer.run(lambda done, row: None)
+    expected = [0, 0.5 / 3, 1 / 3, 0.5, 0.5, 0.5]
+    assert [float(used[step]) for step in range(6)] == pytest.approx(expected)
+    assert [row["guidance_weight"] for row in trainer.log.rows] == pytest.approx(expected)
+    assert trainer.log.table(METRICS)["guidance_weight"].to_pylist() == pytest.approx(expected)
+    assert trainer.model.config.guidance_weight == 0.5
+    later = trainer_of(world, "stage3", config, micro_batch=4, execution=Execution(log_every=1))
+    later.done = 2
+    later.run(lambda done, row: None)
+    assert [row["guidance_weight"] for row in later.log.rows] == pytest.approx(expected[2:])
+
+
+def test_the_models_weight_is_that_of_its_last_guided_stage(world: dict[str, Any]) -> None:
+    falling = {"guidance_weight": 2.0, "guidance_schedule": ((0.0, 1.0), (1.0, 0.0))}
+    trainer = trainer_of(world, "stage3", CONFIG.model_copy(update=falling), micro_batch=8)
+    assert trainer.model.config.guidance_weight == pytest.approx(2 * (1 - 2 / 3))
+    unguided = trainer_of(world, "stage4", CONFIG.model_copy(update=falling), micro_batch=8)
+    assert unguided.model.config.guidance_weight == 1.0
+    unguided.run(lambda done, row: None)
+    assert {row["guidance_weight"] for row in unguided.log.rows} == {None}

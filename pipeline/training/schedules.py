@@ -1,6 +1,9 @@
-"""The learning rate schedule: linear warmup, then half a cosine down to zero (docs/paper-notes.md)."""
+"""Schedules over a stage's steps: the learning rate (docs/paper-notes.md) and the weight of the guidance loss."""
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
 
 
 def warmup_steps(steps: int, warmup_ratio: float) -> int:
@@ -18,3 +21,12 @@ def rate_factor(step: int, steps: int, warmup_ratio: float) -> float:
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def guidance_factor(step: int, steps: int, points: Sequence[tuple[float, float]]) -> float:
+    """The factor of the guidance weight at a step (0 <= step < steps).
+
+    points: (share of the steps done, factor), by rising share; linear between them, constant before and after them.
+    """
+    shares, factors = zip(*points, strict=True)
+    return float(np.interp(step / steps, shares, factors))
