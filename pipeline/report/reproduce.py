@@ -12,7 +12,7 @@ from pipeline.artifacts.spec import short
 from pipeline.plan.recipe import Weights
 from pipeline.report.collect import Run
 
-CHECKSUMS = {"fingerprint": "data.{name}", "tokenizer": "weights.text"} | {
+CHECKSUMS = {"fingerprint": "data.{name}", "tokenizer": "weights.text's tokenizer"} | {
     role: f"weights.{role}" for role in Weights.model_fields
 }
 """Parameter that holds a checksum of something from outside -> its place in a recipe; {name} is the data set."""

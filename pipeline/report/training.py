@@ -1,7 +1,8 @@
 """The section on training: each checkpoint's metrics as charts per stage and variant."""
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from markupsafe import Markup
@@ -9,12 +10,22 @@ from markupsafe import Markup
 from model.stage_table import STAGE_STEPS, STAGES, trains
 from pipeline.report.charts.line_chart import Series, line_chart
 from pipeline.report.collect import Run, StepView, layer_names, read_rows
-from pipeline.report.formatting import count
+from pipeline.report.formatting import count, share
+from pipeline.schemas import METRICS_FILE, SPEED_FILE, STAGE_FILE, WARNINGS_FILE
 
-METRICS = "metrics.parquet"
 SHARED, LAYER_COLOURS = "c-shared", 6
 Charts = list[tuple[str, Markup]]
 """Titles and charts."""
+
+
+@dataclass(frozen=True)
+class TimeLost:
+    """Time that a stage trained, tokens per second, and the shares of the time that went elsewhere, 0..1."""
+
+    seconds: float
+    tokens_per_second: float
+    data: float
+    checkpoints: float | None
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,28 @@ class StageCurves:
     padding: tuple[tuple[float, ...], ...]  # per CA layer: attention on cells without any image pixel
     guided: tuple[int, ...]  # guided rows of each record
     layers: tuple[str, ...]
+    held_out: tuple[float, ...] = ()  # loss of the held-out rows; NaN where it was not measured
+    lost: "TimeLost | None" = None
+    warnings: tuple[str, ...] = ()
+    order: dict[str, Any] = field(default_factory=dict)  # figures of the order of samples, from stage.json
+
+    @property
+    def final_held_out(self) -> float | None:
+        """The last held-out loss, if any was measured."""
+        return next((v for v in reversed(self.held_out) if math.isfinite(v)), None)
+
+    @property
+    def order_words(self) -> str:
+        """The share of padding and the spread of guided rows over the batches; '' if they were not measured."""
+        words = []
+        if padding := self.order.get("padding"):
+            words.append(f"padding {share(padding['sorted'])} of the tokens ({share(padding['unsorted'])} unsorted)")
+        if guided := self.order.get("guided"):
+            words.append(
+                f"guided rows per batch {guided['mean']:.1f} \u00b1 {guided['deviation']:.1f} (by chance alone "
+                f"\u00b1 {guided['binomial_deviation']:.1f})"
+            )
+        return "; ".join(words)
 
     @property
     def guided_rows(self) -> int:
@@ -86,7 +119,7 @@ class StageCurves:
 
 def stage_curves(run: Run) -> list[StageCurves]:
     """Every checkpoint of the run that holds metrics, in order."""
-    return [_curves(run, view) for view in run.of_kind("checkpoint") if METRICS in view.artifact.files]
+    return [_curves(run, view) for view in run.of_kind("checkpoint") if METRICS_FILE in view.artifact.files]
 
 
 def chart_groups(stages: list[StageCurves]) -> list[tuple[str, str, Charts]]:
@@ -96,7 +129,7 @@ def chart_groups(stages: list[StageCurves]) -> list[tuple[str, str, Charts]]:
         (
             "Language loss",
             "Mean over the target tokens of the steps since the last point. Stages 1 and 2 are trained once and "
-            "shared. Each chart has its own scale.",
+            "shared. Dashed: the loss on rows that were kept out of training. Each chart has its own scale.",
             loss_charts(stages),
         ),
         (
@@ -123,6 +156,11 @@ def chart_groups(stages: list[StageCurves]) -> list[tuple[str, str, Charts]]:
 def loss_charts(stages: list[StageCurves]) -> Charts:
     """One chart of the language loss per stage, one line per row that was trained there."""
     lines = [(s.stage, Series(s.label, s.colour, s.steps, s.lm_loss)) for s in stages]
+    for s in stages:  # a line through the steps at which it was measured
+        points = [(x, y) for x, y in zip(s.steps, s.held_out, strict=False) if math.isfinite(y)]
+        if len(points) > 1:
+            xs, ys = zip(*points, strict=True)
+            lines.append((s.stage, Series(f"{s.label}, held out", f"{s.colour} dashed", xs, ys)))
     return _charts(lines, "language loss (nats per token)")
 
 
@@ -158,7 +196,7 @@ def _charts(lines: list[tuple[str, Series]], y_label: str, from_zero: bool = Fal
 
 def _curves(run: Run, view: StepView) -> StageCurves:
     variants = run.variants_of(view.name)
-    table = list(read_rows(view.artifact, METRICS))
+    table = list(read_rows(view.artifact, METRICS_FILE))
     mass, padding = _layers(table, "attention_in_mask"), _layers(table, "attention_on_padding")
     return StageCurves(
         view=view,
@@ -173,7 +211,36 @@ def _curves(run: Run, view: StepView) -> StageCurves:
         padding=padding,
         guided=tuple(int(r.get("guided_rows") or 0) for r in table),
         layers=tuple(layer_names(run, max(len(mass), len(padding)))),
+        held_out=_column(table, "held_out_loss"),
+        lost=_time_lost(view),
+        warnings=tuple(warning["text"] for warning in _json(view, WARNINGS_FILE) or ()),
+        order=(_json(view, STAGE_FILE) or {}).get("order") or {},
     )
+
+
+def _json(view: StepView, file: str) -> Any:
+    """The content of a JSON file of an artifact; None if it has no such file."""
+    if file not in view.artifact.files:
+        return None
+    with view.artifact.open(file) as stream:
+        return json.load(stream)
+
+
+def _time_lost(view: StepView) -> TimeLost | None:
+    """The sums of the stage's table of speed; None without one."""
+    rows = list(read_rows(view.artifact, SPEED_FILE)) if SPEED_FILE in view.artifact.files else []
+    whole = rows[-1]["seconds"] if rows else 0.0
+    if not whole:
+        return None
+    starts = [0.0, *(row["seconds"] for row in rows[:-1])]
+    spans = [max(0.0, row["seconds"] - start) for row, start in zip(rows, starts, strict=True)]
+
+    def mean(name: str) -> float:
+        return float(sum(row[name] * span for row, span in zip(rows, spans, strict=True)) / whole)
+
+    known = "checkpoint_seconds" in rows[0]
+    checkpoints = sum(row["checkpoint_seconds"] or 0.0 for row in rows) / whole if known else None
+    return TimeLost(whole, mean("tokens_per_second"), mean("data_wait"), checkpoints)
 
 
 def _column(table: list[dict[str, Any]], name: str) -> tuple[float, ...]:

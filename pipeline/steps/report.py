@@ -5,7 +5,7 @@ from pathlib import Path
 
 from model.errors import ConfigError
 from pipeline.artifacts.manifest import Counts
-from pipeline.plan.fingerprints import Fingerprints
+from pipeline.plan.fingerprints import TOKENIZER, Fingerprints
 from pipeline.plan.parameters import ReportParams
 from pipeline.plan.recipe import Weights
 from pipeline.report.collect import collect
@@ -36,4 +36,6 @@ def _miniature_weights(fingerprints: Fingerprints) -> dict[str, str]:
             found[role] = fingerprints.weights(role, "miniature")
         except ConfigError:
             continue  # without the files, nothing in a run can be recognised as them
+    if "text" in found:
+        found[TOKENIZER] = fingerprints.tokenizer("miniature")
     return found

@@ -15,6 +15,7 @@ from pipeline.plan.recipe import Recipe, load_recipe
 FINGERPRINTS = {
     **{f"data.{name}": f"{name}-raw" for name in ("pretrain", "instruct", "evaluation")},
     **{f"weights.{role}": f"{role}-weights" for role in ("florence", "sam", "text", "vision")},
+    "tokenizer": "the-tokenizer",
 }
 SCORES = [
     {"benchmark": "existence", "metric": "accuracy", "title": "yes/no accuracy", "value": 0.75, "standard_error": 0.1,

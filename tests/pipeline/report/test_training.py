@@ -1,6 +1,7 @@
 """Curves and sentences about training."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -56,3 +57,26 @@ def test_too_little_guidance_is_no_finding_and_no_chart(
 
 def test_a_difference_that_rounds_to_zero_has_no_sign() -> None:
     assert [signed(v) for v in (0.126, -0.126, -0.004, 0.0)] == ["+0.13", "\u22120.13", "0.00", "0.00"]
+
+
+def test_held_out_losses_are_a_line_of_their_own_through_the_steps_where_they_were_measured() -> None:
+    found = replace(stage((), (0,) * 6), held_out=(NAN, 2.5, NAN, 2.25, NAN, NAN))
+    ((title, chart),) = loss_charts([found])
+    assert title == "Stage 3"
+    assert "AGE-VLM ends at 1; AGE-VLM, held out ends at 2.25" in chart
+    assert chart.count("c-age_vlm dashed") >= 1
+    assert found.final_held_out == 2.25
+    once = replace(found, held_out=(NAN,) * 5 + (2.5,))
+    assert "held out" not in loss_charts([once])[0][1]  # a point is no line; the table has its value
+
+
+def test_figures_of_batches_in_words() -> None:
+    order = {
+        "padding": {"unsorted": 0.4, "sorted": 0.06},
+        "guided": {"mean": 3.9, "deviation": 1.8, "binomial_deviation": 1.94, "longest_gap": 1},
+    }
+    words = replace(stage((), (0,)), order=order).order_words.replace("\u202f", " ").replace("\u00b1", "+-")
+    assert words == (
+        "padding 6 % of the tokens (40 % unsorted); guided rows per batch 3.9 +- 1.8 (by chance alone +- 1.9)"
+    )
+    assert stage((), (0,)).order_words == ""

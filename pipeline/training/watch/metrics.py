@@ -6,25 +6,33 @@ each time a stage is made, SPEED is not.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
 import torch
 import torch.distributed as dist
 
+from pipeline.training.watch.work import COUNTS
+
 METRICS = pa.schema(
     [
         ("step", pa.int64()),  # optimiser steps done
         ("samples", pa.int64()),  # seen so far, over all workers
         ("learning_rate", pa.float64()),
+        ("guidance_weight", pa.float64()),  # lambda of the last step; null in a stage without guidance loss
         ("lm_loss", pa.float64()),  # per target token
         ("guidance_loss", pa.float64()),  # L_g of eq. 3, reduced over layers as the loss is; null without guided rows
         ("guidance_loss_per_layer", pa.list_(pa.float64())),
         ("attention_in_mask", pa.list_(pa.float64())),  # share of attention inside the mask, guided rows only
+        ("even_in_mask", pa.float64()),  # the same share if attention were even over the image's cells
         ("attention_on_padding", pa.list_(pa.float64())),  # share on cells without any image pixel
         ("guided_rows", pa.int64()),
+        ("images", pa.int64()),
+        ("target_tokens", pa.int64()),  # tokens that count in the LM loss
         ("gradient_norm", pa.float64()),  # before clipping, of the last step
+        ("held_out_loss", pa.float64()),  # LM loss per target token of the held-out rows; null where it is not due
+        ("held_out_guidance_loss", pa.float64()),  # their L_g; null without guided rows
     ]
 )
 SPEED = pa.schema(
@@ -32,13 +40,16 @@ SPEED = pa.schema(
         ("step", pa.int64()),
         ("tokens_per_second", pa.float64()),
         ("images_per_second", pa.float64()),
+        ("padding", pa.float64()),  # share of the tokens of all micro-batches that only fill rows up, 0..1
         ("data_wait", pa.float64()),  # share of the time that workers waited for data, 0..1
+        ("checkpoint_seconds", pa.float64()),  # that training waited for checkpoints since the last row
         ("seconds", pa.float64()),  # since training began
+        ("mfu", pa.float64()),  # share of the GPUs' peak bf16 operations, 0..1; null on a CPU or an unknown GPU
         ("memory_bytes", pa.int64()),  # most memory allocated on one accelerator; null on a CPU
     ]
 )
 
-SCALARS = ("target_tokens", "guided_rows", "tokens", "images", "wait_seconds")
+SCALARS = (*COUNTS, "wait_seconds", "checkpoint_seconds")
 """Known to the host: counts of the batches, and times."""
 TENSORS = ("lm_loss_sum", "counted_rows", "guidance_loss_sum", "attention_mass_sum", "padding_mass_sum")
 """Outputs of the model: a number, or one number per cross-attention layer. They stay on its device until a row is
@@ -95,16 +106,43 @@ class Window:
 
 
 class Log:
-    """Turns windows into rows of both tables. Every worker keeps one, so that they reduce together."""
+    """Turns windows into rows of both tables. Every worker keeps one, so that they reduce together.
 
-    def __init__(self, layers: int, device: torch.device, reduction: str) -> None:
-        self._layers, self._device, self._reduction = layers, device, reduction
+    mfu: MFU of the sums of a window and its seconds (`Utilisation`).
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        device: torch.device,
+        reduction: str,
+        mfu: Callable[[dict[str, float], float], float | None] = lambda counts, seconds: None,
+    ) -> None:
+        self._layers, self._device, self._reduction, self._mfu = layers, device, reduction, mfu
         self._started = self._window_started = time.monotonic()
         self.window = Window(layers, device)
         self.rows: list[dict[str, Any]] = []
 
-    def row(self, step: int, samples: int, learning_rate: float, gradient_norm: torch.Tensor | float) -> dict[str, Any]:
-        """Close the window: reduce it over all workers, store its row and return it. Every worker must call this."""
+    def restore(self, rows: list[dict[str, Any]]) -> None:
+        """Go on from the rows of an earlier run of the stage; its time counts too."""
+        now = time.monotonic()
+        self.rows, self.window, self._window_started = rows, Window(self._layers, self._device), now
+        self._started = now - (rows[-1]["seconds"] if rows else 0.0)
+
+    def row(
+        self,
+        step: int,
+        samples: int,
+        learning_rate: float,
+        gradient_norm: torch.Tensor | float,
+        held_out: tuple[float | None, float | None] = (None, None),
+        guidance_weight: float | None = None,
+    ) -> dict[str, Any]:
+        """Close the window: reduce it over all workers, store its row and return it. Every worker must call this.
+
+        held_out: LM loss and guidance loss of the held-out rows, over all workers.
+        guidance_weight: lambda at the last step; None for a stage without guidance loss.
+        """
         # Sums are over all workers but time is not, so rates are those of all workers together, and the wait is divided
         # by their number.
         s, sums = self.window.reduced()  # waits for the device, so the time is taken after it
@@ -123,22 +161,35 @@ class Log:
             "step": step,
             "samples": samples,
             "learning_rate": learning_rate,
+            "guidance_weight": guidance_weight,
             "lm_loss": float(sums["lm_loss_sum"]) / max(s["target_tokens"], 1),
             "guidance_loss": None if guidance is None else reduce_layers(guidance, self._reduction),
             "guidance_loss_per_layer": guidance,
             "attention_in_mask": mean("attention_mass_sum"),
+            "even_in_mask": s["even_mass"] / guided if guided else None,
             "attention_on_padding": mean("padding_mass_sum"),
             "guided_rows": guided,
+            "images": int(s["images"]),
+            "target_tokens": int(s["target_tokens"]),
+            "padding": s["padding_tokens"] / max(s["padding_tokens"] + s["tokens"], 1),
             "gradient_norm": float(gradient_norm),
+            "held_out_loss": held_out[0],
+            "held_out_guidance_loss": held_out[1],
             "tokens_per_second": s["tokens"] / elapsed,
             "images_per_second": s["images"] / elapsed,
             "data_wait": min(1.0, s["wait_seconds"] / (elapsed * world_size())),
+            "checkpoint_seconds": s["checkpoint_seconds"] / world_size(),
             "seconds": now - self._started,
+            "mfu": self._mfu(s, elapsed),
             "memory_bytes": torch.cuda.max_memory_allocated() if self._device.type == "cuda" else None,
         }
         self.rows.append(row)
         self.window, self._window_started = Window(self._layers, self._device), now
         return row
+
+    def pause(self, seconds: float) -> None:
+        """Leave this time out of the rates of the current window."""
+        self._window_started += seconds
 
     def table(self, schema: pa.Schema) -> pa.Table:
         """All rows so far, with the columns of METRICS or SPEED."""

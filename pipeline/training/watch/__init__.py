@@ -1,0 +1,1 @@
+"""Metrics, warnings, and the programs that show them while a stage trains."""
