@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.artifacts.spec import short
 from pipeline.artifacts.store import Artifact
 from pipeline.student.card_facts import CardFacts, guidance_counted, inputs_of, scores_of, trained_parts
+from pipeline.training.config import GUIDANCE_FIELDS, StageConfig
 
 if TYPE_CHECKING:
     from model.agevlm.configuration_agevlm import AgeVlmConfig
@@ -72,7 +73,7 @@ def stage_column(stage: Artifact) -> dict[str, str]:
         "guided rows": said.get("guided_rows", "not recorded") if guided else None,
         "guided rows left out": said.get("guidance_left_out") if guided else None,
         **config,
-        "mask_cells": config.get("mask_cells") if guided else None,  # without guidance it has no effect
+        **_guidance_settings(config, guided),
         **{name: said.get(name) for name in ("steps", "samples", "distinct_samples")},
         **{f"final {name}": value for name, value in said.get("final", {}).items()},
         "seed": manifest.spec.params.get("seed"),
@@ -81,6 +82,15 @@ def stage_column(stage: Artifact) -> dict[str, str]:
         "artifact": f"`{short(stage.ref.id)}`",
     }
     return {name.replace("_", " "): number(value) for name, value in given.items()}
+
+
+def _guidance_settings(config: Mapping[str, Any], guided: bool) -> dict[str, Any]:
+    """The settings of the guidance loss as the table shows them; without that loss they have no effect."""
+    if not guided:
+        return dict.fromkeys(GUIDANCE_FIELDS)
+    points = {name: value for name, value in config.items() if name == "guidance_schedule"}
+    said = StageConfig.model_validate(points).guidance_points
+    return {**{name: config.get(name) for name in GUIDANCE_FIELDS}, "guidance_schedule": said or None}
 
 
 def figures(artifact: Artifact) -> dict[str, float]:

@@ -76,6 +76,12 @@ class CardFacts:
         return "idle" if numbers else "off"
 
     @property
+    def scheduled(self) -> bool:
+        """True if the weight of the guidance loss changed during the last stage that had one."""
+        guided = [stage for stage in self.stages if guidance_counted(stage)]
+        return bool(guided) and len(guided[-1].manifest.spec.params.get("config", {}).get("guidance_schedule", ())) > 1
+
+    @property
     def rendered(self) -> bool:
         """True if every picture that a stage trained on is known to be drawn by the miniature world."""
         sources = [inputs_of(stage, "pack", "inventory")[0] for stage in self.stages]

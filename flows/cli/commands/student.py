@@ -1,8 +1,9 @@
-"""agevlm ask, export: programs that load a trained model. They run in a Python process of their own."""
+"""agevlm ask, export, check-alignment: programs with a student or its data. They run in another Python process."""
 
 import os
+from json import dumps
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -48,7 +49,86 @@ def export(
     raise typer.Exit(run_student_program("export", [*options, "--", checkpoint, str(folder)]).returncode)
 
 
+def check_alignment(
+    checkpoint_or_recipe: Annotated[
+        str, typer.Argument(help="id of an artifact of kind checkpoint, or a recipe's name or file")
+    ],
+    rows: Annotated[int, typer.Option(min=1, help="guided rows to look at, in each stage")] = 24,
+    draw: Annotated[int, typer.Option(min=0, help="rows to print: wrong ones first")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="print JSON, and nothing else")] = False,
+    save: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="write all rows as one picture: square, cells, mask, words")
+    ] = None,
+) -> None:
+    """Check that the guidance loss gets the right words, cells and pictures. Exit code 1 if not.
+
+    Some rows with a mask go through the reader and the collator of a guided stage. What they show is compared with the
+    text that was sent to Florence-2, with the mask in the full image, and with the image file; and with the true masks
+    where the data has them. Each such stage does the same before its first step.
+
+    For a recipe: its guided stages whose pack and masks are made. For a checkpoint: the stage that made it.
+    """
+    from flows.cli.surroundings import run_student_program
+    from pipeline.plan.recipe import available
+
+    options = ["--rows", str(rows), "--draw", str(draw), *(["--json"] if json else [])]
+    options += ["--save", str(save)] if save else []
+    is_recipe = checkpoint_or_recipe in available() or checkpoint_or_recipe.endswith((".yaml", ".yml"))
+    if is_recipe:
+        for stage in _guided_stages(checkpoint_or_recipe):
+            options += ["--stage", dumps(stage)]
+    else:
+        options += ["--", checkpoint_or_recipe]
+    raise typer.Exit(run_student_program("check_alignment", options).returncode)
+
+
+def _guided_stages(recipe: str) -> list[dict[str, Any]]:
+    """The guided stages of a recipe whose pack and masks are made. Raises ConfigError if there are none."""
+    from flows.cli.surroundings import offline_settings
+    from flows.run.parameters import resolve
+    from flows.run.preparation import planner
+    from model.errors import ConfigError
+    from model.stage_table import STAGE_STEPS
+    from pipeline.artifacts.store import ArtifactStore
+    from pipeline.plan.locations import locations_of
+
+    settings, chosen = offline_settings(), resolve(recipe)
+    store = ArtifactStore(settings.store)
+    steps = planner(chosen, settings)(store.attempt)
+    guided = [step for step in steps if step.step.name in STAGE_STEPS and "masks" in step.inputs]
+    if not guided:
+        names = ", ".join(chosen.variants)
+        raise ConfigError(f"recipe '{recipe}' has no guided stage (variants: {names}); age_vlm and age_vlm_lm have one")
+    places, found, missing = locations_of(chosen, settings.store, str(settings.scratch)), [], []
+    for step in guided:
+        lacks = [step.inputs[name] for name in ("pack", "masks") if store.get(steps[step.inputs[name]].ref) is None]
+        if lacks:
+            missing.append(f"{step.key} needs {' and '.join(lacks)}")
+            continue
+        student = steps[step.inputs["parent"]].ref
+        found.append(
+            {
+                "row": step.spec.params["row"],
+                "config": step.spec.params["config"],
+                "seed": step.spec.params["seed"],
+                **{name: steps[step.inputs[name]].ref.model_dump() for name in ("pack", "masks")},
+                "student": student.model_dump() if store.get(student) is not None else None,
+                "letterbox": chosen.student.letterbox,
+                "text": places.weights_of("text"),
+                "vision": places.weights_of("vision"),
+            }
+        )
+    if not found:
+        raise ConfigError(
+            f"recipe '{recipe}' has nothing to check yet: {'; '.join(missing)}, which are not made; run it first, or "
+            "'agevlm/mask-generation' and its packs"
+        )
+    for text in missing:
+        typer.echo(f"not checked: {text}, which is not made yet", err=True)
+    return found
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (ask, export):
+    for command in (ask, export, check_alignment):
         app.command(rich_help_panel="Artifacts")(command)

@@ -17,6 +17,7 @@ from model.agevlm.letterbox import LETTERBOXES
 from model.stage_table import PARTS, STAGES
 from pipeline.artifacts.store import Artifact
 from pipeline.plan.fingerprints import Fingerprints
+from pipeline.plan.recipe import load_recipe
 from pipeline.student.card import cell, number, write_card
 from pipeline.student.card_facts import read_card_facts
 from tests.pipeline.fixtures_finished_run import Chain
@@ -264,3 +265,13 @@ def test_values_as_text() -> None:
     assert number(1234567) == "1,234,567"
     assert number({"no_region": 1234, "min_area": 0}) == "no region: 1,234, min area: 0"
     assert number({}) == "-"
+
+
+def test_a_schedule_of_the_guidance_weight_is_told(tmp_path: Path, chains: dict[str, Chain]) -> None:
+    assert "at the end of its schedule" not in card(facts=read_card_facts(chains["age_vlm"].last))
+    training = load_recipe("miniature").training.model_dump(mode="json")
+    training["common"]["guidance_schedule"] = [[0, 0], [0.1, 1]]
+    told = card(facts=read_card_facts(Chain(tmp_path, "age_vlm", training=training).last))
+    assert "weight 1 at the end of its schedule |" in told
+    assert "| guidance schedule | - | - | x 0 at 0 %, x 1 at 10 % of the steps | - |" in told
+    assert "| guidance weight | - | - | 1 | - |" in told
