@@ -30,8 +30,9 @@ def test_make_commands_in_documents_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_agevlm_commands_in_documents_exist(document: Path) -> None:
-    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    used = set(re.findall(r"(?:^ {4}|`|\$\()agevlm ([a-z]+)", document.read_text(), re.MULTILINE))
+    commands = [command for command in app.registered_commands if command.callback]
+    known = {command.name or command.callback.__name__.replace("_", "-") for command in commands}
+    used = set(re.findall(r"(?:^ {4}|`|\$\()agevlm ([a-z-]+)", document.read_text(), re.MULTILINE))
     assert used <= known
 
 

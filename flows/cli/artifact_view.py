@@ -16,6 +16,8 @@ from pipeline.artifacts.manifest import Manifest, plural
 from pipeline.artifacts.spec import short
 from pipeline.artifacts.staging import REJECT_PARTS, REJECTS
 from pipeline.artifacts.store import LATEST, Artifact, ArtifactStore
+from pipeline.artifacts.versions import library_versions, other_versions
+from pipeline.plan.step_table import STEPS
 
 FILES_SHOWN = 12
 ORIGINS = {
@@ -60,6 +62,8 @@ def _facts(artifact: Artifact) -> dict[str, str]:
     if counts.not_selected:
         outcome.append(f"{counts.not_selected} not selected")
     versions = ", ".join(f"{name} {number}" for name, number in sorted(provenance.versions.items()))
+    step = STEPS.get(manifest.spec.step)
+    others = other_versions(provenance.versions, library_versions(), step.libraries if step else ())
     return {
         "id": manifest.ref.id,
         "step": f"{manifest.spec.step}, revision {manifest.spec.revision}, attempt {manifest.attempt}",
@@ -72,6 +76,7 @@ def _facts(artifact: Artifact) -> dict[str, str]:
         "job": provenance.job or "-",
         "commit": provenance.git_commit or "-",
         "versions": versions,
+        **({"other now": f"{others} (of what decides its result)"} if others else {}),
     }
 
 

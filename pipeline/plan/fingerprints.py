@@ -14,7 +14,9 @@ from pipeline.artifacts.filesystem import open_filesystem, version
 from pipeline.artifacts.paths import PROJECT, is_url
 from pipeline.artifacts.spec import digest
 from pipeline.artifacts.store import sha256_of
+from pipeline.artifacts.versions import library_versions
 from pipeline.compute import hub
+from pipeline.packing.config import TOKENIZER_FILES
 from pipeline.plan.recipe import Dataset, Recipe, Weights
 from pipeline.sources.config import FOLDERS, LOCATIONS, AnySource, FolderSource, MiniatureSource, identity
 from pipeline.sources.files import is_file, is_folder
@@ -23,6 +25,8 @@ from pipeline.sources.metadata_files import metadata_files
 MODEL = PROJECT / "model"
 MINIATURE_WEIGHTS = MODEL / "miniature" / "weights"
 MINIATURE_FOLDERS = {"florence": "florence2", "sam": "sam", "text": "llama", "vision": "convnext"}
+TOKENIZER = "tokenizer"
+"""Name of the fingerprint of the language backbone's tokenizer, among the external inputs of a recipe."""
 WEIGHT_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".pth")
 SINGLE_FILES = frozenset({"sam"})
 """Roles whose weights may be one file (.pth or .safetensors); the others need a folder."""
@@ -65,6 +69,25 @@ class Fingerprints:
             return self.file(path)
         except OSError as error:
             raise ConfigError(f"weights.{role} = '{name}': {_explained(error)}; correct that, or the recipe") from error
+
+    def tokenizer(self, name: str) -> str:
+        """Checksum of the files of a language backbone that a pack is made with; for hub weights name and commit.
+
+        Other weights beside the same tokenizer make the same pack. For hub weights the commit stays, although another
+        commit may have the same tokenizer: an id must not depend on the files that happen to be in this machine's
+        cache, and a plan downloads nothing. Raises ConfigError if there is no tokenizer.json, or if a file cannot be
+        read.
+        """
+        if hub.is_hub_name(name):
+            return self.weights("text", name)
+        folder = weights_path("text", name)
+        files = [folder / file for file in TOKENIZER_FILES]
+        if not files[0].is_file():
+            raise ConfigError(f"weights.text = '{name}': there is no {files[0]}; save the fast tokenizer there")
+        try:
+            return digest({file.name: self.file(file) for file in files if file.is_file()})
+        except OSError as error:
+            raise ConfigError(f"weights.text = '{name}': {_explained(error)}; correct that, or the recipe") from error
 
     def source(self, dataset: str, source: AnySource) -> str:
         """Checksum of a raw data set: its annotation files, and names and sizes of its images. Raises DataError.
@@ -138,18 +161,29 @@ class Fingerprints:
         return checksum
 
     def recipe(self, recipe: Recipe, wanted: Container[str]) -> dict[str, str]:
-        """The wanted fingerprints of a recipe, by 'data.NAME' and 'weights.ROLE'; for the others just that name."""
+        """The wanted fingerprints of a recipe, by their `outside_names`; for the others just that name."""
         data: dict[str, Dataset] = dict(recipe.data)
         roles: dict[str, str] = dict(Weights.model_validate(recipe.weights))
         found = {name: name for name in outside_names(recipe)}
         found |= {n: self.source(k, d.source) for k, d in data.items() if (n := f"data.{k}") in wanted}
         found |= {n: self.weights(role, name) for role, name in roles.items() if (n := f"weights.{role}") in wanted}
+        if TOKENIZER in wanted:
+            found[TOKENIZER] = self.tokenizer(recipe.weights.text)
+        installed = library_versions() if recipe.versions_in_ids else {}
+        for name in recipe.versions_in_ids:
+            if name not in installed:
+                raise ConfigError(f"versions_in_ids: {name} is not installed here; install it, or leave it out")
+            found[f"version.{name}"] = installed[name]
         return found
 
 
 def outside_names(recipe: Recipe) -> list[str]:
-    """A recipe's external inputs: 'data.NAME' for each data set, 'weights.ROLE' for each backbone and teacher."""
-    return [f"data.{name}" for name, _ in recipe.data] + [f"weights.{role}" for role, _ in recipe.weights]
+    """A recipe's external inputs: its data sets, weights and tokenizer, and the library versions that it asks for.
+
+    They are called 'data.NAME', 'weights.ROLE', 'tokenizer' and 'version.LIBRARY'.
+    """
+    data, roles = (f"data.{name}" for name, _ in recipe.data), (f"weights.{role}" for role, _ in recipe.weights)
+    return [*data, *roles, TOKENIZER, *(f"version.{name}" for name in recipe.versions_in_ids)]
 
 
 def weights_path(role: str, name: str) -> Path:

@@ -12,6 +12,7 @@ from pipeline.compute.resources import Resources
 from pipeline.config import Config, validate
 from pipeline.plan.locations import Locations
 from pipeline.plan.planner import Plan, PlannedStep
+from pipeline.training.execution import Execution
 
 
 class JobSpec(Config):
@@ -24,6 +25,7 @@ class JobSpec(Config):
     inputs: dict[str, ArtifactRef]
     locations: Locations
     resources: Resources
+    execution: Execution | None = Field(default=None, description="how a training stage runs")
     git_commit: str | None = None
     submission_id: str | None = Field(default=None, description="submission id of the Ray job that runs it")
     environment: dict[str, str] = Field(default_factory=dict, description="environment variables of its process")
@@ -68,6 +70,7 @@ def job_of(
         inputs={name: plan[key].ref for name, key in planned.inputs.items()},
         locations=locations,
         resources=planned.resources,
+        execution=planned.execution,
         git_commit=git_commit,
         command=command,
     )

@@ -15,7 +15,15 @@ from pipeline.training.config import StageConfig, StudentConfig
 _DROP: Any = added_later((), description="kinds of records that are left out")
 
 
-class InventoryParams(Config):
+class StepParams(Config):
+    """Parameters that every step can have."""
+
+    versions: dict[str, str] = added_later(
+        {}, description="library -> version that the result was asked for with (the recipe's versions_in_ids)"
+    )
+
+
+class InventoryParams(StepParams):
     """inventory: read every record, resolve, open and hash every image once."""
 
     source: dict[str, Any] = Field(description="the source's settings, without its locations")
@@ -23,11 +31,11 @@ class InventoryParams(Config):
     limit: int | None = Field(description="only the first N records, in file order")
 
 
-class OverlapParams(Config):
+class OverlapParams(StepParams):
     """overlap: find duplicates and shared images; it has no parameters."""
 
 
-class SubsetParams(Config):
+class SubsetParams(StepParams):
     """subset: choose the records whose text is sent to the teachers, and that text."""
 
     size: int | None = Field(description="records; None takes all that have an image, or those of the quotas")
@@ -43,7 +51,7 @@ class SubsetParams(Config):
         return self.size if self.quotas is None else sum(self.quotas.values())
 
 
-class SegmentParams(Config):
+class SegmentParams(StepParams):
     """segment: run Florence-2 and SAM and keep their raw evidence."""
 
     teacher: TeacherConfig
@@ -51,22 +59,22 @@ class SegmentParams(Config):
     sam: str = Field(description="checksum of SAM's weights")
 
 
-class MasksParams(Config):
+class MasksParams(StepParams):
     """masks: gate the evidence and publish the accepted masks."""
 
     gates: MaskGates
 
 
-class PackParams(Config):
+class PackParams(StepParams):
     """pack: tokenize conversations and put images and tokens into shards in a random order."""
 
     pack: PackConfig
-    tokenizer: str = Field(description="checksum of the backbone's folder")
+    tokenizer: str = Field(description="checksum of the backbone's tokenizer: its files, not the weights beside them")
     seed: int
     drop: tuple[DropKind, ...] = _DROP
 
 
-class StageParams(Config):
+class StageParams(StepParams):
     """stage1..stage4: one row of the stage table, trained on one pack."""
 
     row: str = Field(description="row of the stage table, e.g. 'stage4_lm'")
@@ -77,13 +85,13 @@ class StageParams(Config):
     seed: int
 
 
-class EvaluateParams(Config):
+class EvaluateParams(StepParams):
     """evaluate: a checkpoint's answers and attention on held-out questions."""
 
     evaluation: EvaluationConfig
 
 
-class ReportParams(Config):
+class ReportParams(StepParams):
     """report: one HTML file about a run."""
 
     recipe: str

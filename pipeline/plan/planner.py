@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from model.errors import ConfigError
-from model.stage_table import STAGE_STEPS, VARIANT_ROWS
+from model.stage_table import STAGE_STEPS, STAGES, VARIANT_ROWS
 from pipeline.artifacts.spec import ArtifactRef, StepSpec
 from pipeline.compute.resources import Resources
+from pipeline.plan.fingerprints import TOKENIZER
 from pipeline.plan.recipe import Dataset, Recipe
 from pipeline.plan.step_table import STEPS, Step
 from pipeline.sources.config import identity
+from pipeline.training.execution import Execution
 
 GUIDED_ROWS = {"stage3": "pretrain", "stage4_lm": "instruct"}
 DATASETS = ("pretrain", "instruct", "evaluation")
@@ -29,6 +31,8 @@ class PlannedStep:
     inputs: dict[str, str]
     """Input name -> key of the planned step that makes it."""
     resources: Resources
+    execution: Execution | None = None
+    """Settings of a running training stage; None for other steps. Never part of an id."""
 
     @property
     def id(self) -> str:
@@ -90,6 +94,9 @@ class PlanBuilder:
             key: unique name of the step in the plan.
         """
         step = STEPS[step_name]
+        asked = [name for name in step.libraries if name in self.recipe.versions_in_ids]
+        if asked:
+            params = {**params, "versions": {name: self.fingerprints[f"version.{name}"] for name in asked}}
         spec = StepSpec(
             step=step_name,
             revision=step.revision,
@@ -99,7 +106,8 @@ class PlanBuilder:
         attempt = self._attempts(spec)
         ref = ArtifactRef(kind=step.kind, name=name, id=spec.id(attempt))
         resources = self.recipe.resources.get(step_name, step.resources)
-        self.steps[key] = PlannedStep(key, step, spec, ref, attempt, dict(inputs), resources)
+        execution = self.recipe.training.execution(step_name) if step_name in STAGE_STEPS else None
+        self.steps[key] = PlannedStep(key, step, spec, ref, attempt, dict(inputs), resources, execution)
         return key
 
     def dataset(self, name: str) -> Dataset:
@@ -138,7 +146,7 @@ def add_packs_and_masks(plan: PlanBuilder) -> None:
         inventory, dataset = f"inventory-{name}", plan.dataset(name)
         records = {"inventory": inventory} | ({"overlap": "overlap"} if dataset.drop else {})
         common = {"seed": recipe.seed, "drop": dataset.drop}
-        pack = {"pack": recipe.pack, "tokenizer": fingerprints["weights.text"], **common}
+        pack = {"pack": recipe.pack, "tokenizer": fingerprints[TOKENIZER], **common}
         plan.add("pack", name, pack, records, f"pack-{name}")
         if name not in plan.guided_datasets:
             continue
@@ -166,9 +174,10 @@ def add_training_and_evaluation(plan: PlanBuilder) -> None:
 
 def _add_stage(plan: PlanBuilder, step: str, row: str, parent: str | None) -> str:
     recipe, first = plan.recipe, parent is None
+    config = recipe.training.stage(step)
     params = {
         "row": row,
-        "config": recipe.training.stage(step),
+        "config": config if STAGES[row].guidance_loss else config.without_guidance(),
         "student": recipe.student if first else None,
         "text": plan.fingerprints["weights.text"] if first else None,
         "vision": plan.fingerprints["weights.vision"] if first else None,

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, PositiveInt, model_validator
 
 from model.errors import ConfigError
-from model.stage_table import STAGE_STEPS, Variant
+from model.stage_table import STAGE_STEPS, STAGES, Variant
 from pipeline.artifacts.paths import PROJECT
 from pipeline.compute.hub import is_hub_name
 from pipeline.compute.resources import Resources
@@ -19,9 +19,12 @@ from pipeline.plan.step_table import STEPS
 from pipeline.sources.config import LOCATIONS, Source
 from pipeline.sources.conversation import QueryKind
 from pipeline.sources.files import absolute
-from pipeline.training.config import StageConfig, StudentConfig
+from pipeline.training.config import GUIDANCE_FIELDS, StageConfig, StudentConfig
+from pipeline.training.execution import Execution
 
 RECIPES = PROJECT / "flows" / "recipes"
+UNGUIDED_STEPS = frozenset(step for step in STAGE_STEPS[:2] if not STAGES[step].guidance_loss)
+"""The stages that all variants share; their rows of the stage table have the same names."""
 DatasetName = Literal["pretrain", "instruct", "evaluation"]
 
 
@@ -33,6 +36,9 @@ class Dataset(Config):
         default=None,
         ge=1,
         description="use only the first N records, in file order; no more are read, but all archives are listed",
+    )
+    expected_records: int | None = Field(
+        default=None, ge=1, description="records, for the costs that 'agevlm plan' shows before the inventory exists"
     )
     subset: int | None = Field(default=None, ge=1, description="records whose queries are segmented (77K, 150K)")
     query: QueryKind = Field(default="caption", description="the text that is sent to Florence-2")
@@ -99,9 +105,9 @@ class Weights(Config):
 
 
 class Training(Config):
-    """The optimisation of the stages: common fields, and fields that differ in a stage."""
+    """The stages: common fields, and fields that differ in a stage. They are those of StageConfig and of Execution."""
 
-    common: dict[str, Any] = Field(default_factory=dict, description="fields of StageConfig for every stage")
+    common: dict[str, Any] = Field(default_factory=dict, description="fields for every stage")
     stages: dict[str, dict[str, Any]] = Field(default_factory=dict, description="stage1..stage4 -> fields that differ")
 
     @model_validator(mode="after")
@@ -110,12 +116,29 @@ class Training(Config):
         if unknown:
             raise ValueError(f"unknown stage '{unknown[0]}'; stages are {', '.join(STAGE_STEPS)}")
         for stage in STAGE_STEPS:
-            self.stage(stage)
+            config = self.stage(stage)
+            self.execution(stage)
+            given = self.stages.get(stage, {}).keys() & set(GUIDANCE_FIELDS)
+            unused = sorted(f for f in given if getattr(config, f) != getattr(config.without_guidance(), f))
+            if unused and stage in UNGUIDED_STEPS:
+                raise ValueError(
+                    f"stages.{stage}.{unused[0]} = {self.stages[stage][unused[0]]!r}: {stage} has no guidance loss; "
+                    "take it out, or give it to stage3, stage4 or 'common'"
+                )
         return self
 
     def stage(self, name: str) -> StageConfig:
-        """The configuration of a stage: the common fields, replaced by the stage's fields."""
-        return validate(StageConfig, {**self.common, **self.stages.get(name, {})}, f"training of {name}")
+        """The settings that decide a stage's result: the common fields, replaced by the stage's."""
+        return validate(StageConfig, self._fields(name, Execution), f"training of {name}")
+
+    def execution(self, name: str) -> Execution:
+        """The settings that no id has: the common fields, replaced by the stage's."""
+        return validate(Execution, self._fields(name, StageConfig), f"training of {name}")
+
+    def _fields(self, name: str, other: type[Config]) -> dict[str, Any]:
+        """The fields of a stage without those of the other model, so that a misspelt one is refused."""
+        fields = {**self.common, **self.stages.get(name, {})}
+        return {field: value for field, value in fields.items() if field not in other.model_fields}
 
 
 class Recipe(Config):
@@ -139,6 +162,19 @@ class Recipe(Config):
         default=0.05, ge=0, le=1, description="a step fails if a larger share of its rows is rejected, or every one"
     )
     resources: dict[str, Resources] = Field(default_factory=dict, description="step -> resources that differ")
+    versions_in_ids: tuple[str, ...] = Field(
+        default=(),
+        description="libraries whose version enters the ids of the steps that they decide, e.g. [torch, transformers]: "
+        "after an upgrade, these steps are made again",
+    )
+
+    @model_validator(mode="after")
+    def _libraries_that_decide(self) -> Self:
+        known = sorted({name for step in STEPS.values() for name in step.libraries})
+        for name in self.versions_in_ids:
+            if name not in known:
+                raise ValueError(f"versions_in_ids: '{name}' decides no result; give some of {', '.join(known)}")
+        return self
 
     @model_validator(mode="after")
     def _distinct_variants(self) -> Self:

@@ -8,6 +8,7 @@ from model.errors import ArtifactError
 from pipeline.artifacts.lineage import parent_problem
 from pipeline.artifacts.spec import StepSpec, short
 from pipeline.artifacts.store import Artifact, ArtifactStore
+from pipeline.artifacts.versions import library_versions, other_versions
 from pipeline.plan.planner import Plan, PlannedStep
 
 Condition = Literal["cached", "to check", "to run", "stale", "blocked"]
@@ -22,6 +23,8 @@ class Verdict:
     step: PlannedStep
     condition: Condition
     why: str
+    versions: str = ""
+    """The versions of libraries that decide its result, where the artifact has others: 'made with ..., now ...'."""
 
 
 def existing(plan: Plan, store: ArtifactStore) -> dict[str, Artifact]:
@@ -64,6 +67,7 @@ def verdicts(plan: Plan, store: ArtifactStore) -> list[Verdict]:
     stale, unknown = stale_steps(plan, present), to_check(plan, present)
     latest = _latest(store)
     blocked: dict[str, str] = {key: key for key in stale if key not in unknown}
+    installed = library_versions()
     found = []
     for step in plan:
         artifact = present.get(step.key)
@@ -77,7 +81,9 @@ def verdicts(plan: Plan, store: ArtifactStore) -> list[Verdict]:
             found.append(Verdict(step, "blocked", f"it needs {culprit}, which is stale"))
         elif artifact is not None:
             attempt = f", attempt {artifact.manifest.attempt}" if artifact.manifest.attempt else ""
-            found.append(Verdict(step, "cached", f"made {artifact.manifest.provenance.started[:16]}{attempt}"))
+            told = artifact.manifest.provenance
+            others = other_versions(told.versions, installed, step.step.libraries)
+            found.append(Verdict(step, "cached", f"made {told.started[:16]}{attempt}", others))
         else:
             found.append(Verdict(step, "to run", _reason_to_run(step, latest.get((step.ref.kind, step.ref.name)))))
     return found

@@ -44,6 +44,8 @@ class Step:
     resources: Resources = field(default_factory=Resources)
     sources: tuple[str, ...] = ()
     """Files and folders whose change can change results; a test asks for a new revision when they change."""
+    libraries: tuple[str, ...] = ()
+    """Libraries whose version can change the values of its result. Parquet's writer changes bytes, but no value."""
     group: str = "data"
     """Its group in diagrams: 'data', 'teachers', 'training' or 'evaluation'."""
 
@@ -70,6 +72,7 @@ STEPS: dict[str, Step] = {
             entry="pipeline.steps.inventory:run",
             revision=2,
             resources=_TWO_TASKS,
+            libraries=("pillow", "simplejpeg"),  # they decide which pictures are sound
             sources=("pipeline/steps/inventory.py", "pipeline/inventory", *_READING),
         ),
         Step(
@@ -118,6 +121,8 @@ STEPS: dict[str, Step] = {
             entry="pipeline.steps.segment:run",
             inputs={"subset": "subset", "inventory": "inventory"},
             resources=Resources(cpus=1, workers=1, threads=2),
+            # the kernels, Florence-2 and its search, the tokens of the query, SAM and its resizing, the decoded pixels
+            libraries=("torch", "transformers", "tokenizers", "segment-anything", "torchvision", "pillow"),
             sources=(
                 "pipeline/steps/segment.py",
                 "pipeline/masks/evidence.py",
@@ -159,8 +164,9 @@ STEPS: dict[str, Step] = {
             entry="pipeline.steps.pack:run",
             inputs={"inventory": "inventory", "overlap": "overlap"},
             optional=frozenset({"overlap"}),
-            revision=2,
+            revision=3,
             resources=_TWO_TASKS,
+            libraries=("tokenizers", "jinja2"),  # the tokens, and the text of the chat template; pictures are copied
             sources=(
                 "pipeline/steps/pack.py",
                 "pipeline/steps/dropped.py",
@@ -185,11 +191,14 @@ STEPS: dict[str, Step] = {
                 inputs={"pack": "pack", "masks": "masks"}
                 | ({"parent": "checkpoint"} if step != STAGE_STEPS[0] else {}),
                 optional=frozenset({"masks"}),
-                revision=2,
+                revision=3,
                 resources=Resources(cpus=1, workers=1, threads=2),
+                # the kernels and AdamW, Llama, ConvNeXt, the order of samples, the decoded and resized pixels
+                libraries=("torch", "transformers", "timm", "numpy", "pillow"),
                 sources=(
                     "pipeline/steps/train.py",
                     "pipeline/training",
+                    "pipeline/masks/cell_builder.py",
                     "pipeline/masks/cells.py",
                     "pipeline/masks/parts.py",
                     "pipeline/masks/statistics.py",
@@ -222,6 +231,8 @@ STEPS: dict[str, Step] = {
             entry="pipeline.steps.evaluate:run",
             inputs={"checkpoint": "checkpoint", "inventory": "inventory"},
             resources=Resources(cpus=1, threads=2),
+            # the kernels, Llama and generation, the tokens of the question, ConvNeXt, the decoded and resized pixels
+            libraries=("torch", "transformers", "tokenizers", "timm", "pillow"),
             sources=(
                 "pipeline/steps/evaluate.py",
                 "pipeline/evaluation",
@@ -239,7 +250,7 @@ STEPS: dict[str, Step] = {
             params=ReportParams,
             entry="pipeline.steps.report:run",
             takes_all=True,
-            revision=3,
+            revision=4,
             group="evaluation",
             sources=(
                 "pipeline/steps/report.py",

@@ -1,5 +1,6 @@
 """The command line: it answers at once, it helps, and a user's mistake gives no traceback."""
 
+import json
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pipeline.plan.recipe import Recipe, load_recipe
 from tests.flows.cli.fixtures_command_line import agevlm
 
 COMMANDS = [
-    *("up", "status", "down", "env", "demo", "run", "report", "plan"),
+    *("up", "status", "down", "env", "demo", "run", "report", "plan", "calibrate"),
     *("artifacts", "show", "lineage", "verify", "stages", "recipes", "ask", "export"),
 ]
 SLOW = ("prefect", "ray", "torch", "pyarrow", "transformers", "pandas")
@@ -57,6 +58,8 @@ def test_every_command_helps(command: str) -> None:
         (["plan", "no-such-recipe"], "recipes are: miniature, paper, photos"),
         (["plan", "--variant", "agevlm"], "variants.0 = 'agevlm'"),
         (["plan", "--min-sam-iou", "2"], "min_sam_iou = 2.0"),
+        (["plan", "--cluster", "3xABACUS"], "cluster '3xABACUS' is not known"),
+        (["plan", "--cluster", "cpu", "--samples", "pretrain"], "write DATASET=N"),
         (["demo", "--recipe", "nothing"], "no such recipe"),
         (["show", "nothing"], "no artifact's id starts with 'nothing'"),
         (["ask", "abc", "no-such-image.png", "what?"], "no-such-image.png is not a file"),
@@ -105,6 +108,25 @@ def test_plan_has_every_mask_parameter_as_an_option() -> None:
     listed = agevlm("plan", "--help").output
     for name in MASK_PARAMETERS:
         assert f"--{name.replace('_', '-')} " in listed
+
+
+def test_plan_shows_costs_of_a_recipe_whose_data_are_not_here() -> None:
+    told = agevlm("plan", "paper", "--cluster", "8xA100-80G", "--explain")
+    assert told.code == 0, told.error
+    assert "ids are not known, so every step counts as to run: data.pretrain" in told.output
+    assert re.search(r"^stage4 +to run +10\.0M +2\.56B +60\.\d EFLOP", told.output, re.MULTILINE)
+    assert "does not fit: stage1 needs" in told.output
+    assert "AdamW: 2 x 4 bytes x 1,682,671,808 trained parameters" in told.output
+
+
+def test_costs_are_json_too(tmp_path: Path) -> None:
+    told = agevlm("plan", "--cluster", "cpu", "--samples", "pretrain=400", "--json", str(tmp_path))
+    assert told.code == 0, told.error
+    found = json.loads((tmp_path / "costs.json").read_text())
+    stage = next(step for step in found["steps"] if step["key"] == "stage1")
+    assert stage["figures"]["samples"]["value"] == 16 * (7 * (400 - 20) // 16)
+    assert stage["figures"]["peak"]["unit"] == "bytes"
+    assert all(figure["how"] for figure in stage["figures"].values())
 
 
 def test_stages_are_counted_column_by_column() -> None:

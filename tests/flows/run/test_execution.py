@@ -261,6 +261,7 @@ def recipe(surroundings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(f'{{"role": "{role}"}}')
         (folder / "model.safetensors").write_text(role)
+    (tmp_path / "weights" / "text" / "tokenizer.json").write_text("{}")
     before = "weights: {florence: miniature, sam: miniature, text: miniature, vision: miniature}"
     assert before in text
     folders = ", ".join(f"{r}: {tmp_path / 'weights' / r}" for r in ("florence", "sam", "text", "vision"))

@@ -8,7 +8,7 @@ import pytest
 
 from model.errors import ConfigError
 from pipeline.compute.hub import local_folder
-from pipeline.packing.chat import TOKENIZER_FILES
+from pipeline.packing.config import TOKENIZER_FILES
 
 
 def test_a_hub_name_is_fetched_at_that_commit_and_only_the_files_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ FRAME = (
     "pipeline/masks/config.py",
     "pipeline/packing/config.py",
     "pipeline/training/config.py",
+    "pipeline/training/execution.py",
     # The miniature world's code: its checksum is in the inventory's id.
     "model/miniature/language.py",
     "model/miniature/world.py",

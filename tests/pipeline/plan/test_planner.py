@@ -18,6 +18,7 @@ from pipeline.plan.step_table import STEPS
 FINGERPRINTS = {
     **{f"data.{name}": f"{name}-raw" for name in ("pretrain", "instruct", "evaluation")},
     **{f"weights.{role}": f"{role}-weights" for role in ("florence", "sam", "text", "vision")},
+    "tokenizer": "the-tokenizer",
 }
 
 
@@ -219,3 +220,16 @@ def test_the_reject_limit_is_not_part_of_an_id() -> None:
     strict, lenient = (Recipe.model_validate(raw | {"max_reject_share": share}) for share in (0.0, 0.5))
     assert [step.id for step in planned(strict)] == [step.id for step in planned(lenient)]
     assert locations_of(lenient, "/store", "/scratch").max_reject_share == 0.5
+
+
+@pytest.mark.parametrize(
+    "change", [{"guidance_weight": 0.5}, {"guidance_schedule": [[0, 0], [0.1, 1]]}, {"mask_cells": "half"}]
+)
+def test_a_setting_of_the_guidance_loss_changes_guided_stages_and_what_follows(change: dict[str, Any]) -> None:
+    raw = load_recipe("miniature").model_dump(mode="json")
+    raw["training"]["common"].update(change)
+    after = planned(Recipe.model_validate(raw))
+    guided = {"stage3", "stage4", "stage4_lm", "evaluate-age_vlm", "evaluate-age_vlm_lm", "report"}
+    assert changed(planned(), after) == guided
+    (field,) = change
+    assert after["stage4"].spec.params["config"][field] == planned()["stage4"].spec.params["config"][field]

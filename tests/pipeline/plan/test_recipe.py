@@ -182,3 +182,29 @@ def test_overrides_reach_their_fields(limit: int, gate: float) -> None:
     assert recipe.data.pretrain.limit == recipe.data.instruct.limit == recipe.data.evaluation.limit == limit
     assert recipe.gates.min_sam_iou == gate
     assert recipe.variants == ("age_vlm",)
+
+
+@pytest.mark.parametrize(
+    ("stage", "fields", "message"),
+    [
+        ("stage2", {"guidance_weight": 2.0}, "stages.stage2.guidance_weight = 2.0: stage2 has no guidance loss; take"),
+        ("stage1", {"guidance_schedule": [[0, 0.5]]}, "stages.stage1.guidance_schedule = .*: stage1 has no guidance"),
+        ("stage3", {"guidance_weight": float("inf")}, "guidance_weight = inf"),
+        ("stage3", {"guidance_schedule": [[0, 1], [0, 2]]}, "share 0.0 follows share 0.0; give the points by rising"),
+        ("stage3", {"guidance_schedule": [[0.5, 1], [0.2, 2]]}, "share 0.2 follows share 0.5"),
+        ("stage3", {"guidance_schedule": [[0, 1], [1.5, 2]]}, "share 1.5 is not one of the stage's steps; give shares"),
+        ("stage4", {"guidance_schedule": [[0, -1]]}, "factor -1.0 at share 0.0; give finite factors from 0 on"),
+        ("stage4", {"guidance_schedule": []}, "guidance_schedule"),
+    ],
+)
+def test_a_guidance_weight_that_cannot_be_is_refused(stage: str, fields: dict[str, Any], message: str) -> None:
+    raw = load_recipe("miniature").model_dump(mode="json")
+    raw["training"]["stages"][stage].update(fields)
+    with pytest.raises(ConfigError, match=message):
+        validate(Recipe, raw, "recipe")
+
+
+def test_every_stage_may_get_the_weight_that_it_has_anyway() -> None:
+    raw = load_recipe("miniature").model_dump(mode="json")
+    raw["training"]["stages"]["stage1"]["guidance_weight"] = 1.0
+    assert validate(Recipe, raw, "recipe").training.stage("stage1").guidance_weight == 1.0

@@ -9,6 +9,8 @@ import pytest
 from pipeline.artifacts.lineage import stale_reason
 from pipeline.artifacts.spec import StepSpec
 from pipeline.artifacts.store import ArtifactStore
+from pipeline.artifacts.versions import library_versions
+from pipeline.plan import status
 from pipeline.plan.job import job_of
 from pipeline.plan.planner import Plan
 from pipeline.plan.status import differences, existing, stale_steps, verdicts
@@ -82,6 +84,19 @@ def test_a_plan_says_what_is_there_and_what_changed(store: ArtifactStore) -> Non
     assert changed["c"].why.endswith("input a")
     new = verdicts(toy_plan({"z": ({}, ())}), store)
     assert [v.why for v in new] == ["never made"]
+
+
+def test_a_plan_says_what_was_made_with_other_versions_of_what_decides_it(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make(store)
+    decided = Plan(replace(step, step=replace(step.step, libraries=("numpy",))) for step in plan)
+    assert {v.versions for v in verdicts(decided, store)} == {""}
+    installed = library_versions()
+    monkeypatch.setattr(status, "library_versions", lambda: {**installed, "numpy": "99", "torch": "99"})
+    assert {v.versions for v in verdicts(decided, store)} == {f"made with numpy {installed['numpy']}, now 99"}
+    assert {v.condition for v in verdicts(decided, store)} == {"cached"}
+    assert {v.versions for v in verdicts(plan, store)} == {""}, "a toy step has no library that decides its result"
 
 
 def test_differences_are_named_with_both_values() -> None:
