@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.training.alignment.proof import Judged, Proof
+from pipeline.training.alignment.truth import LEAST_IOU
 from pipeline.training.alignment.words import Words
 
 DRAWN = 3
@@ -51,6 +52,8 @@ def _parts(proof: Proof, words: Words, drawn: int) -> Iterator[Text | Table | Pa
             f"are turned); they explain {100 * proof.truth.explained:.0f} % of the pictures' colours (at most "
             f"{100 * max(proof.truth.turned_explained.values()):.0f} % if they are turned or moved)"
         )
+        if proof.truth.iou < LEAST_IOU:
+            yield Text("  the masks hardly fit the true ones, so these cannot tell if the masks are in their places")
     if proof.visible:
         seen = {name: count for name, count in proof.visible.items() if count}
         unseen = [name for name, count in proof.visible.items() if not count]

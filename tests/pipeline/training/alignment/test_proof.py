@@ -10,6 +10,7 @@ from pipeline.packing.chat import TextFormat
 from pipeline.training.alignment.choice import Chosen, _most_telling
 from pipeline.training.alignment.proof import ROWS, Proof, prove
 from pipeline.training.alignment.show import proof_text
+from pipeline.training.alignment.truth import Truth
 from pipeline.training.alignment.words import Words
 from pipeline.training.data.batches import Collator
 from pipeline.training.data.pack_reader import PackRow
@@ -125,3 +126,13 @@ def test_what_is_printed(forms: list[TextFormat], words: Words) -> None:
     assert text.count("[[") == text.count("]]") == pieces
     assert "##" in text
     assert all(len(line) <= 120 for line in text.splitlines()[5:])
+
+
+def test_teachers_that_find_other_objects_are_no_fault_of_the_alignment() -> None:
+    """As the miniature teachers do on photographs: masks and colours fit the truth nowhere."""
+    turned, moved = {"mirrored": 0.04, "upside down": 0.07}, {"mirrored": 0.06, "moved by half a cell up": 0.05}
+    assert Truth(12, 0.05, 0.04, turned, moved).problems == []
+    (problem,) = Truth(12, 0.05, 0.04, turned | {"mirrored": 0.8}, moved).problems
+    assert problem == "the masks fit the truth better if they are mirrored: IoU 0.80, not 0.05"
+    (problem,) = Truth(12, 0.6, 0.3, turned, moved | {"mirrored": 0.4}).problems
+    assert problem.startswith("the pictures fit the true masks better if those are mirrored")
