@@ -20,6 +20,7 @@ from model.images import MAX_BYTES, decode_image
 from pipeline.artifacts.paths import store_root
 from pipeline.sources.conversation import clean
 from pipeline.student.find import checkpoint_folder
+from pipeline.student.png_file import check_png, save_png
 
 if TYPE_CHECKING:
     from pipeline.evaluation.student import Student
@@ -86,18 +87,6 @@ def read_question(text: str) -> str:
     return question
 
 
-def check_map(path: Path) -> None:
-    """Make the folder of a map's file, before the student is loaded. Raises ConfigError if that is not possible."""
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"--map {path}: the map is a PNG; give a name that ends in .png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--map {path}: its folder cannot be made ({error.strerror}); give another name") from error
-    if os.path.isdir(path):
-        raise ConfigError(f"--map {path} is a folder; give the name of a file")
-
-
 def ask(student: "Student", picture: Image.Image, question: str) -> Reply:
     """Ask one question as `read_question` gives it. Raises DataError if it forges turns of the conversation."""
     refusal = student.refusal(question)
@@ -105,14 +94,6 @@ def ask(student: "Student", picture: Image.Image, question: str) -> Reply:
         raise DataError(f"the question cannot be asked: {refusal[1]}")
     answers, maps, valid = student.ask([picture], [question])
     return Reply(answers[0], maps[0], valid[0])
-
-
-def save_map(picture: Image.Image, path: Path) -> None:
-    """Write the PNG. Raises ConfigError if the file system refuses it."""
-    try:
-        picture.save(path, "PNG")
-    except OSError as error:
-        raise ConfigError(f"--map {path} cannot be written ({error.strerror or error}); give another name") from error
 
 
 def printable(text: object) -> str:
@@ -185,7 +166,7 @@ def main(
         picture = read_picture(image)
         folder, system_prompt = checkpoint_folder(checkpoint, store or store_root())
         if map_file is not None:
-            check_map(map_file)
+            check_png("--map", "map", map_file)
         student = open_student(folder, max_new_tokens, system_prompt)
         layers = len(student.model.config.cross_attention_layers)
         if layer >= layers:
@@ -195,7 +176,7 @@ def main(
         if mass:
             print("\n".join(mass_lines(student, picture, reply)))
         if map_file is not None:
-            save_map(draw_map(student, picture, question, reply, layer), map_file)
+            save_png("--map", draw_map(student, picture, question, reply, layer), map_file)
             print(f"attention of {layer_name(student, layer)}: {printable(map_file)}")
     except AgevlmError as error:
         print(f"{type(error).__name__}: {printable(error)}", file=sys.stderr)

@@ -22,6 +22,7 @@ from pipeline.artifacts.spec import ArtifactRef
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.config import Config, validate
 from pipeline.schemas import MASKS, MODEL, part_name
+from pipeline.student.png_file import check_png, save_png
 from pipeline.training.config import StageConfig
 
 if TYPE_CHECKING:
@@ -169,11 +170,11 @@ def main(
     try:
         from rich.console import Console
 
-        from pipeline.training.alignment.sheet import check_sheet, save_sheet
+        from pipeline.training.alignment.sheet import draw_sheet
         from pipeline.training.alignment.show import print_proof
 
         if save is not None:
-            check_sheet(save)
+            check_png("--save", "sheet", save)
         artifacts = ArtifactStore(store or store_root())
         stages = [validate(CheckedStage, json.loads(text), "--stage") for text in stage or []]
         if checkpoint is not None:
@@ -186,7 +187,7 @@ def main(
         for one in found if not json_only else []:
             print_proof(one.proof, one.words, Console(width=None if sys.stdout.isatty() else 118), draw)
         if save is not None:
-            save_sheet([(one.proof, one.words) for one in found], save)
+            save_png("--save", draw_sheet([(one.proof, one.words) for one in found]), save)
             print(f"{sum(len(one.proof.rows) for one in found)} rows: {save}", file=sys.stderr)
         if any(one.proof.problems for one in found):
             raise typer.Exit(1)

@@ -58,22 +58,14 @@ def find_facts(masks: Path, ids: Collection[str], truth: Path | None = None) -> 
     found: dict[str, list[Fact]] = defaultdict(list)
     for row in _rows(masks, ids):
         if row["status"] == "accepted":
-            fact = known.get((row["sample_id"], row["turn"]))
-            same = (
-                fact is not None
-                and fact["present"]
-                and (fact["height"], fact["width"])
-                == (
-                    row["height"],
-                    row["width"],
-                )
-            )
+            true = known.get((row["sample_id"], row["turn"]))
+            same = true is not None and true["present"] and all(true[side] == row[side] for side in ("height", "width"))
             found[row["sample_id"]].append(
                 Fact(
                     **{name: row[name] for name in COLUMNS},
                     rle=row["rle"],
                     area=row["area"],
-                    truth=fact["rle"] if fact is not None and same else None,
+                    truth=true["rle"] if true is not None and same else None,
                 )
             )
     return {name: sorted(facts, key=lambda fact: fact.order) for name, facts in found.items()}

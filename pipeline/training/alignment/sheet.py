@@ -3,15 +3,12 @@
 The square is drawn from `pixel_values`, the cells from `guidance_mask`; only the mask's edge comes from the evidence.
 """
 
-import os
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from model.errors import ConfigError
 from pipeline.training.alignment.proof import Judged, Proof
 from pipeline.training.alignment.show import area_lines, conversation
 from pipeline.training.alignment.square import BLOCKS_PER_CELL, Mask, Square
@@ -27,20 +24,8 @@ LINE = 13
 EDGE, CELL, WRONG = (255, 40, 160), (255, 215, 0), (200, 0, 0)
 
 
-def check_sheet(path: Path) -> None:
-    """Make the folder of a sheet's file. Raises ConfigError if it is no PNG or cannot be written."""
-    if path.suffix.lower() != ".png":
-        raise ConfigError(f"--save {path}: the sheet is a PNG; give a name that ends in .png")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--save {path}: its folder cannot be made ({error.strerror}); give another name") from error
-    if os.path.isdir(path):
-        raise ConfigError(f"--save {path} is a folder; give the name of a file")
-
-
-def save_sheet(proofs: Sequence[tuple[Proof, Words]], path: Path) -> None:
-    """Write the rows of some proofs, wrong ones first. Raises ConfigError if the file system refuses it."""
+def draw_sheet(proofs: Sequence[tuple[Proof, Words]]) -> Image.Image:
+    """The rows of some proofs as one picture, wrong ones first."""
     tiles = [
         _tile(row, proof.square, words, proof.stage)
         for proof, words in proofs
@@ -51,10 +36,7 @@ def save_sheet(proofs: Sequence[tuple[Proof, Words]], path: Path) -> None:
     sheet = Image.new("RGB", (across * width + GAP, -(-len(tiles) // across) * height + GAP), "white")
     for number, tile in enumerate(tiles):
         sheet.paste(tile, (GAP + number % across * width, GAP + number // across * height))
-    try:
-        sheet.save(path, "PNG")
-    except OSError as error:
-        raise ConfigError(f"--save {path} cannot be written ({error.strerror or error}); give another name") from error
+    return sheet
 
 
 def _tile(row: Judged, square: Square, words: Words, stage: str) -> Image.Image:

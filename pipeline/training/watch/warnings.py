@@ -178,8 +178,9 @@ class Warnings:
     def follow(self, rows: Sequence[Row], quiet: bool = False) -> str:
         """Look at all rows that were added since the last call. Returns what to show now: '' or the first warning."""
         for end in range(self._seen + 1, len(rows) + 1):
+            so_far = rows[:end] if end < len(rows) else rows
             for name, check in RULES.items():
-                text = check(rows[:end] if end < len(rows) else rows, self._facts)
+                text = check(so_far, self._facts)
                 if text is not None:
                     self._note(name, text, int(rows[end - 1]["step"]), end, quiet)
         self._seen = len(rows)

@@ -95,7 +95,7 @@ def test_how_a_stage_runs_is_in_no_id(field: str) -> None:
 @pytest.mark.parametrize("field", StageConfig.model_fields)
 @pytest.mark.parametrize("stage", STAGE_STEPS)
 def test_what_decides_a_stage_is_in_its_id_and_in_those_of_what_follows(stage: str, field: str) -> None:
-    """What only the guidance loss reads decides guided rows alone; stages 1 and 2 refuse it (test_recipe.py)."""
+    """A field that only the guidance loss reads is in the ids of guided rows alone; stages 1 and 2 refuse it."""
     before = planned()
     of_guidance = field in GUIDANCE_FIELDS
     if of_guidance and stage in ("stage1", "stage2"):

@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 from model.errors import ConfigError
 from model.miniature.world import make_scene, render
 from pipeline.student import ask
+from pipeline.student.png_file import save_png
 from tests.pipeline.student.test_find import publish
 
 QUESTION = "Is there a red circle in the image?"
@@ -136,7 +137,7 @@ def test_a_map_that_cannot_be_written_is_refused_before_the_question_is_asked(
         assert name in said
         assert said.count("\n") == 1
     with pytest.raises(ConfigError, match="cannot be written"):
-        ask.save_map(Image.new("RGB", (8, 8)), tmp_path / "gone" / "a.png")
+        save_png("--map", Image.new("RGB", (8, 8)), tmp_path / "gone" / "a.png")
 
 
 def damage(folder: Path, file: str, content: bytes | None) -> None:

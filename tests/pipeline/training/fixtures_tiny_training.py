@@ -20,8 +20,10 @@ from model.miniature.world import make_scene, render
 from model.teachers import rle
 from pipeline.masks.cells import Entry
 from pipeline.schemas import PACK, part_name
+from pipeline.training.config import StudentConfig
 from pipeline.training.data.index import PackIndex
 from pipeline.training.data.pack_files import PackFiles
+from pipeline.training.student import join_backbones
 
 SIDE, STRIDE = 64, 16
 
@@ -110,6 +112,13 @@ def make_pack(
         part = pa.Table.from_pylist(table[shard * shard_rows : (shard + 1) * shard_rows], schema=PACK)
         pq.write_table(part, folder / part_name(shard, count), row_group_size=4, write_page_checksum=True)
     return guide
+
+
+def make_world(folder: Path, backbones: dict[str, str], student: StudentConfig, rows: int) -> dict[str, Any]:
+    """A pack of so many rows with text-only and guided ones, its masks, and the backbones."""
+    _, processor = join_backbones(student, backbones["text"], backbones["vision"], 0)
+    guide = make_pack(folder, processor, rows, text_only=5, guided_every=2)
+    return {"pack": folder, "guide": guide, **backbones}
 
 
 def local_index(folder: Path) -> PackIndex:

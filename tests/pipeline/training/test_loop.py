@@ -20,7 +20,7 @@ from pipeline.training.loop import StageTrainer
 from pipeline.training.schedules import rate_factor
 from pipeline.training.student import join_backbones
 from pipeline.training.watch.metrics import METRICS, SPEED
-from tests.pipeline.training.fixtures_tiny_training import ExactGuide, local_index, make_pack
+from tests.pipeline.training.fixtures_tiny_training import ExactGuide, local_index, make_world
 
 CONFIG = StageConfig(
     epochs=2,
@@ -39,10 +39,7 @@ STUDENT = StudentConfig(cross_attention_layers=(1, 4), init="normal")
 @pytest.fixture(scope="module")
 def world(backbones: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A pack with text-only and guided rows, and the backbones."""
-    folder = tmp_path_factory.mktemp("pack")
-    _, processor = join_backbones(STUDENT, backbones["text"], backbones["vision"], 0)
-    guide = make_pack(folder, processor, 24, text_only=5, guided_every=2)
-    return {"pack": folder, "guide": guide, **backbones}
+    return make_world(tmp_path_factory.mktemp("pack"), backbones, STUDENT, 24)
 
 
 def trainer_of(

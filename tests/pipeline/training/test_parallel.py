@@ -23,7 +23,7 @@ from pipeline.training.loop import StageTrainer
 from pipeline.training.student import join_backbones
 from pipeline.training.tensors import from_full, full_state, named_trained, to_full
 from tests.bench.gpu import NoSamples, make_batch, model_of, tiny_config
-from tests.pipeline.training.fixtures_tiny_training import ExactGuide, local_index, make_pack
+from tests.pipeline.training.fixtures_tiny_training import ExactGuide, local_index, make_world
 
 CONFIG = StageConfig(
     global_batch=8, weight_decay=0.0, precision="fp32", held_out=0, max_steps=1, clip_norm=1e9, length_window=1
@@ -47,10 +47,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def world(backbones: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A pack with text-only and guided rows, and the backbones."""
-    folder = tmp_path_factory.mktemp("pack")
-    _, processor = join_backbones(STUDENT, backbones["text"], backbones["vision"], 0)
-    guide = make_pack(folder, processor, 8, text_only=5, guided_every=2)
-    return {"pack": folder, "guide": guide, **backbones}
+    return make_world(tmp_path_factory.mktemp("pack"), backbones, STUDENT, 8)
 
 
 def trainer_of(

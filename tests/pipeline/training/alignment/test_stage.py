@@ -11,9 +11,10 @@ from model.stage_table import STAGES
 from pipeline.masks.cell_builder import build_cells
 from pipeline.masks.cells import CellSettings, CellTable
 from pipeline.packing.chat import TextFormat
+from pipeline.student.png_file import check_png
 from pipeline.training.alignment.choice import choose
 from pipeline.training.alignment.proof import prove
-from pipeline.training.alignment.sheet import check_sheet, save_sheet
+from pipeline.training.alignment.sheet import draw_sheet
 from pipeline.training.alignment.words import Words
 from pipeline.training.config import StageConfig
 from pipeline.training.data.batches import Collator
@@ -52,7 +53,7 @@ def test_a_stage_with_right_inputs_is_all_right(stage: SimpleNamespace, words: W
     assert {row.sample_id for row in proof.rows} <= even
     assert {row.sample_id for row in chosen.others}.isdisjoint(even)
     assert min(proof.visible.values()) > 0
-    save_sheet([(proof, words)], tmp_path / "sheet.png")
+    draw_sheet([(proof, words)]).save(tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 10_000
 
 
@@ -98,4 +99,4 @@ def test_masks_that_are_joined_to_the_next_sample_are_caught(
 
 def test_a_sheet_is_a_png(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"the sheet is a PNG; give a name that ends in \.png"):
-        check_sheet(tmp_path / "sheet.html")
+        check_png("--save", "sheet", tmp_path / "sheet.html")
