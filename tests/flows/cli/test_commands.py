@@ -115,8 +115,11 @@ def test_plan_shows_costs_of_a_recipe_whose_data_are_not_here() -> None:
     assert told.code == 0, told.error
     assert "ids are not known, so every step counts as to run: data.pretrain" in told.output
     assert re.search(r"^stage4 +to run +10\.0M +2\.56B +60\.\d EFLOP", told.output, re.MULTILINE)
-    assert "does not fit: stage1 needs" in told.output
+    assert "does not fit: stage" not in told.output, "the paper's recipe fits the cards that it names"
     assert "AdamW: 2 x 4 bytes x 1,682,671,808 trained parameters" in told.output
+    smaller = agevlm("plan", "paper", "--cluster", "8xRTX4090-24G")
+    assert smaller.code == 0, smaller.error
+    assert "does not fit: stage1 needs" in smaller.output
 
 
 def test_costs_are_json_too(tmp_path: Path) -> None:
