@@ -73,14 +73,18 @@ _QUERY = [
 # subset: queries/part-*.parquet, all queries of an image together, images in seeded hash order
 QUERIES = pa.schema([*_QUERY, ("image", pa.string())])
 
+# A null figure is one that the teacher does not have.
 _INSTANCE = pa.struct(
     [
         ("polygons", pa.list_(pa.list_(pa.float32()))),  # Florence's, flat x, y in pixels
         ("box", pa.list_(pa.float32())),  # x0, y0, x1, y1 of the polygons
         ("rle", pa.string()),  # SAM's mask
         ("area", pa.int64()),  # pixels
+        ("area_fraction", pa.float32()),  # of the image
+        ("phrase", pa.string()),  # the words it was found for; '' for the whole query
         ("sam_iou", pa.float32()),  # SAM's own prediction
-        ("agreement_iou", pa.float32()),  # of the polygons and SAM's mask
+        ("agreement_iou", pa.float32()),  # of the region and the mask
+        ("stability", pa.float32()),  # IoU of the masks at a higher and a lower threshold of SAM's logits
     ]
 )
 
@@ -88,28 +92,41 @@ _INSTANCE = pa.struct(
 EVIDENCE = pa.schema(
     [
         *_QUERY,
-        ("status", pa.string()),  # 'segmented' | 'no_region' | 'error'
-        ("reason", pa.string()),
+        ("status", pa.string()),  # 'ok' | 'no_region' | 'error'
+        ("reason", pa.string()),  # of an error: a name, ': ' and details
         ("polygon_score", pa.float32()),  # geometric mean probability of Florence's answer
+        ("ended", pa.bool_()),  # False: the token budget cut Florence's answer off
+        ("answer_tokens", pa.int32()),  # of Florence's answer, with the end mark
+        ("characters_cut", pa.int32()),  # at the end of the text, which were not sent
+        ("degenerate", pa.int32()),  # regions without area, which were dropped
         ("instances", pa.list_(_INSTANCE)),
         ("teacher", pa.string()),
     ]
 )
 
+MASK_STATUSES = ("ok", "low_quality", "no_region", "error")
+
 # masks: part-*.parquet
 MASKS = pa.schema(
     [
         *_QUERY,
-        ("status", pa.string()),  # 'accepted' | 'no_region' | 'rejected'
-        ("reason", pa.string()),  # of a rejection: the gate or the error
-        ("rle", pa.string()),  # union of the accepted instances, null otherwise
+        ("status", pa.string()),  # 'ok' | 'low_quality' | 'no_region' | 'error'
+        ("reason", pa.string()),  # of 'low_quality': the gate; of 'error': a name, ': ' and details
+        ("rle", pa.string()),  # union of the accepted instances, null unless 'ok'
         ("area", pa.int64()),
+        ("area_fraction", pa.float32()),  # of the image
         ("polygon_score", pa.float32()),
+        ("ended", pa.bool_()),
         ("sam_iou", pa.float32()),  # smallest of the accepted instances (of all, where none was accepted)
         ("agreement_iou", pa.float32()),
+        ("stability", pa.float32()),
         ("teacher", pa.string()),
     ]
 )
+
+# masks: its files, besides rejects
+PRICES_FILE = "prices.json"  # pipeline.masks.price; only where a truth is known
+CONTACT_SHEET = "provenance/contact_sheet.jpg"  # for people; not part of the content digest: images may not be at hand
 
 _SPANS = pa.struct(
     [
@@ -153,3 +170,6 @@ STAGE_FILE = "stage.json"  # trained parameters, amount of data, last metrics
 TRAINING_STATE = "training_state"  # AdamW's state as safetensors and the position as JSON; no step reads it
 RUN_FILE = "provenance/run.json"  # interruptions, and time lost to checkpoints; not part of the content digest
 WARNINGS_FILE = "provenance/warnings.json"  # pipeline.training.watch.warnings; not part of the content digest
+
+# segments: its files, besides parts and rejects
+SEGMENT_SPEED_FILE = "provenance/speed.json"  # pipeline.masks.watch; not part of the content digest

@@ -9,6 +9,7 @@ from flows.run.settings import Settings, git_commit
 from model.errors import ConfigError
 from pipeline.artifacts.spec import StepSpec
 from pipeline.artifacts.store import ArtifactStore
+from pipeline.compute import hub
 from pipeline.plan.fingerprints import Fingerprints, outside_names
 from pipeline.plan.job import JobSpec, job_of
 from pipeline.plan.locations import Locations, locations_of
@@ -68,11 +69,16 @@ def prepare(
 ) -> Prepared:
     """The final plan: forced steps have their new attempt, and the run file knows every step.
 
-    Raises ConfigError if `force` names a step that the plan lacks.
+    Hub weights that its unfinished steps use are looked at: a plan downloads nothing, and a run should not fail after
+    hours. Raises ConfigError if they are wrong or out of reach, or if `force` names a step that the plan lacks.
     """
     store = ArtifactStore(settings.store)
     final = force_attempts(store, make_plan, force, run)
     run.set_plan(final)
+    used = [value for step in final if store.get(step.ref) is None for value in step.spec.params.values()]
+    for role, name in recipe.weights:
+        if hub.is_hub_name(name) and name in used:
+            hub.look(role, name)
     return Prepared(
         recipe=recipe.name,
         plan=final,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -100,11 +101,26 @@ def load_sam(folder: Path) -> Sam:
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(config.read_text()).items()
         }
-        sam = build_sam(SamSizes(**fields))
+        with torch.device("meta"):
+            sam = build_sam(SamSizes(**fields))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{config} does not hold the sizes of a Sam ({error}); write it anew") from error
     try:
-        sam.load_state_dict(load_file(weights))
+        return fill(sam, load_file(weights)).eval()
     except (SafetensorError, RuntimeError) as error:
         raise ConfigError(f"{weights} is damaged or belongs to another config.json: {error}") from error
-    return sam.eval()
+
+
+def fill(sam: Sam, state: Mapping[str, torch.Tensor]) -> Sam:
+    """Give a Sam that was built on torch's meta device these tensors, as float32. Such a Sam draws no random numbers.
+
+    They are copied, since they can lie in a file that is mapped into memory, where another program can change them.
+    Pixel mean and deviation are real already: the package makes them by a constructor that heeds no device.
+    Raises RuntimeError if the tensors are not those of the Sam.
+    """
+    own = {
+        name: tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in state.items()
+    }
+    sam.load_state_dict(own, assign=True)
+    return sam

@@ -1,7 +1,8 @@
-"""Florence-2 as a teacher: from a picture and a text to polygons of the objects that the text mentions.
+"""Florence-2 as a teacher: from a picture and a text to regions of the objects that the text mentions.
 
-The task is Florence-2's <REFERRING_EXPRESSION_SEGMENTATION>. Its prompt is built from a template here instead of by the
-task token, so that a user's text cannot select another task. A picture is encoded once for all of its texts.
+The tasks are Florence-2's <REFERRING_EXPRESSION_SEGMENTATION> and <CAPTION_TO_PHRASE_GROUNDING>. A prompt is built from
+a template here instead of by the task token, so that a user's text cannot select another task. A picture is encoded
+once for all of its texts.
 """
 
 import re
@@ -20,15 +21,23 @@ from model.agevlm.loading import load_whole
 from model.errors import ConfigError
 from model.teachers.polygons import BINS, Region, regions
 from model.teachers.precision import dtype_of
+from model.teachers.tasks import TASKS, TaskName
+from model.teachers.weights.identify import identify
+
+LOCATIONS = re.compile(r"(?:<loc_\d+>)+")
+SHORT = 300
+"""Characters of a library's error that are shown: some list every tensor."""
 
 
 @dataclass(frozen=True)
 class FlorenceSettings:
-    """Prompt and generation settings."""
+    """Task, prompt and generation settings."""
 
-    prompt: str = "Locate {query} in the image with mask"
-    """Template; {query} stands for the text."""
+    task: TaskName = "referring"
+    prompt: str | None = None
+    """Template; {query} stands for the text. None: the task's own."""
     max_new_tokens: int = 256
+    """Fewer if the decoder has fewer positions."""
     beams: int = 1
 
 
@@ -40,6 +49,10 @@ class Answer:
     """The generated tokens, with location and polygon marks."""
     score: float
     """Geometric mean probability of the generated tokens, the end mark among them."""
+    ended: bool
+    """False if the token budget cut it off before the end mark."""
+    tokens: int
+    """Generated tokens, with the end mark."""
 
 
 class FlorenceTeacher:
@@ -49,7 +62,10 @@ class FlorenceTeacher:
         self.model = model.eval()
         self.settings = settings
         self._images, self._tokenizer = processor.image_processor, processor.tokenizer
-        self._parser = Florence2PostProcessor({"polygons": {}}, self._tokenizer)
+        self._task = TASKS[settings.task]
+        own: dict[str, Any] = getattr(processor, "post_processor_config", None) or {}  # words that are no phrases
+        parsing = self._task.parser
+        self._parser = Florence2PostProcessor({parsing: own.get(parsing) or {}}, self._tokenizer)
         self._marks = _marks(processor)
 
     @classmethod
@@ -57,12 +73,17 @@ class FlorenceTeacher:
         """Open a local folder that save_pretrained wrote. Raises ConfigError."""
         if not folder.is_dir():
             raise ConfigError(f"Florence-2 at {folder}: no such folder; give a folder that save_pretrained wrote")
+        try:
+            identify("florence", folder)
+        except (ConfigError, OSError) as error:
+            raise ConfigError(f"Florence-2 at {folder}: {error}") from error
         options = {"dtype": dtype_of(precision), "use_safetensors": True, "local_files_only": True}
         try:
             processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
             model = load_whole(Florence2ForConditionalGeneration, folder, **options)
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"Florence-2 at {folder} cannot be opened: {error}") from error
+        except Exception as error:  # damaged files make the libraries raise errors of many types
+            reason = f"{type(error).__name__}: {str(error)[:SHORT]}"
+            raise ConfigError(f"Florence-2 at {folder} cannot be opened: {reason}") from error
         return cls(model.to(device), processor, settings)
 
     @property
@@ -82,7 +103,7 @@ class FlorenceTeacher:
     def prompt(self, query: str) -> str:
         """The prompt of a query. A space inside special tokens and task names makes them plain text."""
         harmless = self._marks.sub(lambda found: f"{found[0][0]} {found[0][1:]}", query.strip())
-        return self.settings.prompt.replace("{query}", harmless)
+        return (self.settings.prompt or self._task.prompt).replace("{query}", harmless)
 
     def fit(self, query: str, image_tokens: int) -> str:
         """The longest beginning of a query whose prompt has room behind the image tokens.
@@ -102,7 +123,11 @@ class FlorenceTeacher:
 
     @torch.inference_mode()
     def ask(self, seen: torch.Tensor, queries: Sequence[str]) -> list[Answer]:
-        """Answer one query for each encoded picture, (n, image tokens, width) from `encode_images`, as one batch."""
+        """Answer one query for each encoded picture, (n, image tokens, width) from `encode_images`, as one batch.
+
+        It ends when all answers have ended. Published checkpoints force the end mark as the last token of the budget;
+        here it is not forced, because an answer that was cut off would look as if it had ended.
+        """
         if len(seen) != len(queries):
             raise ValueError(f"{len(queries)} queries need as many pictures, got {len(seen)}")
         prompts = [self._ids(query) for query in queries]
@@ -123,15 +148,26 @@ class FlorenceTeacher:
             num_beams=self.settings.beams,
             do_sample=False,
             max_new_tokens=limit,
+            forced_eos_token_id=None,
         )
         scores = self._scores(hidden, mask, sequences)
         texts = self._tokenizer.batch_decode(sequences, skip_special_tokens=False)
-        return [Answer(text, score) for text, score in zip(texts, scores, strict=True)]
+        lengths = self._lengths(sequences)
+        return [
+            Answer(text, score, ended, tokens)
+            for text, score, (tokens, ended) in zip(texts, scores, lengths, strict=True)
+        ]
 
-    def regions(self, answer: Answer, height: int, width: int) -> list[Region]:
-        """All instances of an answer with all their polygons, in pixels of a height x width picture."""
-        parsed = self._parser(text=answer.text, image_size=(BINS, BINS), parse_tasks=["polygons"])["polygons"]
-        return regions([instance["polygons"] for instance in parsed], height, width)
+    def regions(self, answer: Answer, height: int, width: int) -> tuple[list[Region], int]:
+        """All instances of an answer with all their polygons, in pixels of a height x width picture.
+
+        The number is that of the polygons and boxes that were dropped because they have no area.
+        """
+        parsing = self._task.parser
+        parsed = self._parser(text=answer.text, image_size=(BINS, BINS), parse_tasks=[parsing])[parsing]
+        if not parsed:  # the parser passes over runs of fewer than four locations: points
+            return [], len(LOCATIONS.findall(answer.text))
+        return regions(self._task.shapes(parsed), height, width)
 
     def _ids(self, query: str) -> list[int]:
         """Token ids of a query's prompt, between begin and end marks as Florence-2's processor sets them."""
@@ -151,14 +187,20 @@ class FlorenceTeacher:
             use_cache=False,
         ).last_hidden_state
         scores = []
-        for row, tokens in zip(states, sequences[:, 1:], strict=True):
-            ends = (tokens == self._tokenizer.eos_token_id).nonzero().flatten()
-            stop = int(ends[0]) + 1 if len(ends) else len(tokens)
+        for row, tokens, (stop, _) in zip(states, sequences[:, 1:], self._lengths(sequences), strict=True):
             start = 1 if stop > 1 and int(tokens[0]) == self._tokenizer.bos_token_id else 0  # a mark, no decision
             chances = self.model.lm_head(row[start:stop]).float().log_softmax(dim=-1)
             own = chances.gather(1, tokens[start:stop, None])
             scores.append(float(own.mean().exp()))
         return scores
+
+    def _lengths(self, sequences: torch.Tensor) -> list[tuple[int, bool]]:
+        """The number of tokens of each answer, its end mark among them, and True if it has one."""
+        end, found = self._tokenizer.eos_token_id, []
+        for tokens in sequences[:, 1:].tolist():  # the first is the decoder's start mark
+            ended = end in tokens
+            found.append((tokens.index(end) + 1 if ended else len(tokens), ended))
+        return found
 
 
 def _marks(processor: Any) -> re.Pattern[str]:

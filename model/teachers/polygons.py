@@ -7,13 +7,17 @@ import numpy as np
 import numpy.typing as npt
 
 from model.teachers import rle
+from model.teachers.evidence import Box, Polygon
 
 BINS = 1000  # location tokens an axis
 FIELD = 32  # cells a side of the raster in which inner points are looked for
 INNER_POINTS = 3
+LEAST_WIDTH = 1.0  # pixels: a region that is nowhere wider is a line or a point
+FINE = 4  # cells of a pixel's side in which a polygon's area is counted
+LEAST_THICKNESS = 0.5  # pixels, area / half of the outline: that of a square of one pixel
 
-Polygon = tuple[float, ...]  # flat x0, y0, x1, y1, ... in pixels
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
+Shape = tuple[str, Sequence[Sequence[float]]]
+"""The phrase of an instance ('' for the whole query) and its polygons, each flat x0, y0, x1, y1, ... in bins."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class Region:
     """One instance in Florence-2's answer: all its polygons, in pixels of the full image."""
 
     polygons: tuple[Polygon, ...]
+    phrase: str = ""
+    """The words of the query that it was found for; '' for the whole query."""
 
     @property
     def box(self) -> Box:
@@ -34,27 +40,48 @@ class Region:
         return rle.from_polygons(self.polygons, height, width)
 
 
-def regions(parsed: Sequence[Sequence[Sequence[float]]], height: int, width: int) -> list[Region]:
-    """The instances of a parsed answer, from location bins to pixels.
+def regions(shapes: Sequence[Shape], height: int, width: int) -> tuple[list[Region], int]:
+    """The instances of a parsed answer, from location bins to pixels, and the number of polygons that were dropped.
 
     Args:
-        parsed: [instance][polygon] -> flat bins, as `post_process_generation` gives them for an image of BINS x BINS:
-            there its rounding is exact, so the middle of each bin can be taken here without losing half a pixel.
+        shapes: the instances, as Florence-2's parser gives them for an image of BINS x BINS: there its rounding is
+            exact, so the middle of each bin can be taken here without losing half a pixel.
         height, width: of the image whose squashed copy Florence-2 saw.
 
-    Polygons with fewer than three points are no areas and are dropped, and so are instances that have no other.
+    Polygons without area (`has_area`) are dropped, and so are instances that have no other.
     """
     scale = np.array([width, height], dtype=np.float64) / BINS
-    found = []
-    for instance in parsed:
+    found, dropped = [], 0
+    for phrase, polygons in shapes:
         kept = []
-        for polygon in instance:
+        for polygon in polygons:
             points = np.asarray(polygon[: len(polygon) // 2 * 2], dtype=np.float64).reshape(-1, 2)
-            if len(points) >= 3:
-                kept.append(tuple(float(v) for v in ((points + 0.5) * scale).reshape(-1)))
+            pixels = (points + 0.5) * scale
+            if has_area(pixels, height, width):
+                kept.append(tuple(float(value) for value in pixels.reshape(-1)))
+            else:
+                dropped += 1
         if kept:
-            found.append(Region(tuple(kept)))
-    return found
+            found.append(Region(tuple(kept), phrase))
+    return found, dropped
+
+
+def has_area(points: npt.NDArray[np.float64], height: int, width: int) -> bool:
+    """False for a polygon (n, 2), x and y in pixels of a height x width picture, that shows no object.
+
+    It is a point, a line, a sliver of less than a pixel (bent ones too), or an outline that runs back over itself.
+    """
+    if len(points) < 3:
+        return False
+    centred = points - points.mean(axis=0)
+    narrowest = np.linalg.eigh(centred.T @ centred)[1][:, 0]  # the axis along which the points vary least
+    if np.ptp(centred @ narrowest) < LEAST_WIDTH:
+        return False
+    outline = float(np.hypot(*(points - np.roll(points, 1, axis=0)).T).sum())
+    # In quarters of a pixel, because a sliver that runs through pixels' middles fills them.
+    fine = (points * FINE).reshape(-1).tolist()
+    area = rle.area(rle.from_polygons([fine], height * FINE, width * FINE), height * FINE, width * FINE) / FINE**2
+    return area >= LEAST_THICKNESS * outline / 2
 
 
 def inner_points(region: Region, count: int = INNER_POINTS) -> npt.NDArray[np.float64]:

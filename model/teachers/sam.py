@@ -4,7 +4,8 @@ A picture is encoded once for all of its prompts. The geometry is SAM's: the lon
 padded at the right and the bottom.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,24 +13,34 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
-from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
+from segment_anything.utils.amg import calculate_stability_score
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from model.errors import ConfigError
-from model.miniature.sam import load_sam
 from model.teachers import rle
 from model.teachers.polygons import Region, inner_points
 from model.teachers.precision import dtype_of
+from model.teachers.sam_attention import fuse_attention
+from model.teachers.sam_loading import open_sam
 
 SamPrompt = Literal["box", "box_and_mask", "points"]
 Rgb = npt.NDArray[np.uint8]  # (H, W, 3)
 
 MASK_LOGIT = 6.0  # a polygon's mask is shown as logits of plus or minus this
-PROMPTS_AT_ONCE = 64  # bounds the decoder's memory, not its results: prompts do not see each other
+STABILITY_OFFSET = 1.0  # of the thresholds of the logits, as in segment-anything's automatic masks
 IGNORED = -1  # label of a point that is only there to make rows equally long
-TYPES = {1280: "vit_h", 1024: "vit_l", 768: "vit_b"}  # width of the image encoder -> registry's name
+
+
+@dataclass(frozen=True)
+class SamOptions:
+    """Settings of SAM's encoder and of the choice of masks."""
+
+    multimask: bool = False
+    """Propose three masks per prompt and take the one with the best predicted IoU. Off: the one for clear prompts."""
+    attention: Literal["package", "sdpa"] = "package"
+    """Of the encoder: segment-anything's own, or torch's fused attention (`sam_attention`)."""
+    compiled: bool = False
+    """Compile the encoder. Each size of a batch is compiled by itself, so `encode_images` should see few."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +63,49 @@ class Segment:
     """Counts of the mask in the full picture."""
     iou: float
     """SAM's own prediction of the mask's IoU."""
+    stability: float
+    """IoU of the masks at thresholds STABILITY_OFFSET above and below SAM's; 0 if nothing is above the lower one."""
+
+
+class Resize(ResizeLongestSide):  # type: ignore[misc]
+    """SAM's resizing that leaves at least one pixel of the shorter side, also of a picture of 2 x 5000."""
+
+    @staticmethod
+    def get_preprocess_shape(oldh: int, oldw: int, long_side_length: int) -> tuple[int, int]:
+        """Height and width inside SAM's square."""
+        height, width = ResizeLongestSide.get_preprocess_shape(oldh, oldw, long_side_length)
+        return max(height, 1), max(width, 1)
 
 
 class SamTeacher:
     """A SAM that encodes a picture once and answers many prompts about it."""
 
-    def __init__(self, sam: Sam, prompt: SamPrompt = "box", precision: str = "fp32") -> None:
+    def __init__(
+        self, sam: Sam, prompt: SamPrompt = "box", precision: str = "fp32", options: SamOptions | None = None
+    ) -> None:
         self.sam = sam.eval()
-        self.prompt = prompt
+        self.prompt, self.options = prompt, options or SamOptions()
+        if self.options.attention == "sdpa":
+            fuse_attention(sam.image_encoder)
+        # dynamic=False: with shapes left open, the compiler's code is slower than the package's.
+        self._encoder = torch.compile(sam.image_encoder, dynamic=False) if self.options.compiled else sam.image_encoder
         self._dtype = dtype_of(precision)
-        self._transform = ResizeLongestSide(sam.image_encoder.img_size)
+        self._transform = Resize(sam.image_encoder.img_size)
 
     @classmethod
-    def load(cls, location: str, prompt: SamPrompt = "box", device: str = "cpu", precision: str = "fp32") -> Self:
+    def load(
+        cls,
+        location: str,
+        prompt: SamPrompt = "box",
+        device: str = "cpu",
+        precision: str = "fp32",
+        options: SamOptions | None = None,
+    ) -> Self:
         """Open a published checkpoint (.pth, or the same tensors as .safetensors), or a folder with config.json.
 
         Raises ConfigError if there is none, or if it is no SAM.
         """
-        path = Path(location)
-        if path.is_dir():
-            sam = load_sam(path)
-        elif path.is_file():
-            sam = open_checkpoint(path)
-        else:
-            raise ConfigError(f"SAM at {location}: no such file or folder; give a .pth file or a folder")
-        return cls(sam.to(device), prompt, precision)
+        return cls(open_sam(Path(location)).to(device), prompt, precision, options)
 
     @property
     def device(self) -> torch.device:
@@ -85,32 +114,51 @@ class SamTeacher:
         return device
 
     @torch.inference_mode()
-    def encode_image(self, image: Rgb) -> ImageEmbedding:
-        """Encode a picture, uint8 (H, W, 3)."""
-        resized = self._transform.apply_image(image)
-        pixels = torch.as_tensor(resized, device=self.device).permute(2, 0, 1)[None].float()
+    def encode_images(self, images: Sequence[Rgb], rows: int | None = None) -> list[ImageEmbedding]:
+        """Encode pictures, uint8 (H, W, 3) of any sizes, as one batch.
+
+        Args:
+            rows: size of the batch; it is filled up with blank pictures. None: one row for each picture.
+        """
+        small = [self._transform.apply_image(image) for image in images]
+        squares = [
+            self.sam.preprocess(torch.as_tensor(picture, device=self.device).permute(2, 0, 1).float())
+            for picture in small
+        ]
+        squares += [torch.zeros_like(squares[0])] * ((rows or 0) - len(squares))
         with torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            features = self.sam.image_encoder(self.sam.preprocess(pixels))
+            features = self._encoder(torch.stack(squares))
         # Only the encoder is worth a short format; the masks' borders are decoded in full precision.
-        return ImageEmbedding(features.float(), resized.shape[:2], image.shape[:2])
+        return [
+            ImageEmbedding(row[None].float(), resized.shape[:2], image.shape[:2])
+            for row, resized, image in zip(features, small, images, strict=False)  # blank pictures have no image
+        ]
+
+    def encode_image(self, image: Rgb) -> ImageEmbedding:
+        """Encode one picture, uint8 (H, W, 3)."""
+        return self.encode_images([image])[0]
 
     @torch.inference_mode()
     def segment(self, embedding: ImageEmbedding, regions: Sequence[Region]) -> Iterator[Segment]:
-        """The mask of each region, in order. Masks are enlarged one at a time: full pictures can be large."""
-        for start in range(0, len(regions), PROMPTS_AT_ONCE):
-            group = regions[start : start + PROMPTS_AT_ONCE]
-            sparse, dense = self.sam.prompt_encoder(**self._prompts(embedding, group))
-            small, quality = self.sam.mask_decoder(
-                image_embeddings=embedding.features,
-                image_pe=self.sam.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=False,  # neither a box nor several points are ambiguous
-            )
-            for logits, expected in zip(small, quality[:, 0].tolist(), strict=True):
-                full = self.sam.postprocess_masks(logits[None], embedding.resized, embedding.original)
-                mask = (full[0, 0] > self.sam.mask_threshold).cpu().numpy()
-                yield Segment(rle.encode(mask), expected)
+        """The mask of each region, in order; the decoder sees all as one batch.
+
+        Masks are enlarged one at a time: full pictures can be large.
+        """
+        sparse, dense = self.sam.prompt_encoder(**self._prompts(embedding, regions))
+        proposed, quality = self.sam.mask_decoder(
+            image_embeddings=embedding.features,
+            image_pe=self.sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=self.options.multimask,
+        )
+        best = quality.argmax(dim=1)
+        for logits, choice, expected in zip(proposed, best.tolist(), quality.amax(dim=1).tolist(), strict=True):
+            chosen = logits[None, choice : choice + 1]
+            full = self.sam.postprocess_masks(chosen, embedding.resized, embedding.original)[0]
+            stability = float(calculate_stability_score(full, self.sam.mask_threshold, STABILITY_OFFSET))
+            mask = (full[0] > self.sam.mask_threshold).cpu().numpy()
+            yield Segment(rle.encode(mask), expected, 0.0 if math.isnan(stability) else stability)
 
     def _prompts(self, embedding: ImageEmbedding, regions: Sequence[Region]) -> dict[str, Any]:
         """Arguments of SAM's prompt encoder."""
@@ -155,34 +203,3 @@ class SamTeacher:
         )
         inside = torch.from_numpy(rle.decode(small.rle(height, width), height, width))
         return torch.where(inside, MASK_LOGIT, -MASK_LOGIT)[None]
-
-
-def open_checkpoint(path: Path) -> Sam:
-    """Build the SAM that a published checkpoint belongs to and fill it. Raises ConfigError.
-
-    Never unpickles anything but tensors.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        sam = sam_model_registry[checkpoint_type(state)]()
-        sam.load_state_dict(state)
-    except ConfigError as error:
-        raise ConfigError(f"SAM at {path}: {error}") from error
-    except Exception as error:  # a damaged file makes torch.load raise errors of many types
-        raise ConfigError(f"SAM at {path} cannot be opened: {type(error).__name__}: {error}") from error
-    assert isinstance(sam, Sam)
-    return sam
-
-
-def checkpoint_type(state: Mapping[str, torch.Tensor]) -> str:
-    """The name of the segment-anything model of a state dict, by the width of its encoder. Raises ConfigError."""
-    position = state.get("image_encoder.pos_embed")
-    if position is None:
-        raise ConfigError("there is no tensor image_encoder.pos_embed; is it a checkpoint of segment-anything?")
-    width = position.shape[-1]
-    if width not in TYPES:
-        raise ConfigError(f"an encoder of width {width} is none of {', '.join(TYPES.values())}; use a folder instead")
-    return TYPES[width]

@@ -6,9 +6,12 @@ import os
 import time
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from model.errors import ConfigError, DataError
+from model.teachers.weights.finite import FiniteCheck, Watched
+from model.teachers.weights.header import Header
+from model.teachers.weights.identify import identify
 from pipeline.artifacts.atomic import write_text
 from pipeline.artifacts.filesystem import open_filesystem, version
 from pipeline.artifacts.paths import PROJECT, is_url
@@ -28,8 +31,10 @@ MINIATURE_FOLDERS = {"florence": "florence2", "sam": "sam", "text": "llama", "vi
 TOKENIZER = "tokenizer"
 """Name of the fingerprint of the language backbone's tokenizer, among the external inputs of a recipe."""
 WEIGHT_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".pth")
-SINGLE_FILES = frozenset({"sam"})
-"""Roles whose weights may be one file (.pth or .safetensors); the others need a folder."""
+TEACHERS = frozenset({"florence", "sam"})
+"""Roles whose files are told by their own rules."""
+SHA256, NOT_FINITE = "sha256", "not_finite"
+"""Keys of a cached checksum: the checksum, and the first tensor that has NaN or infinite numbers."""
 RECENT_NS = 2_000_000_000
 """Nanoseconds. Two changes of a file within this time can leave equal times: the coarsest file systems keep 2 s."""
 
@@ -52,23 +57,43 @@ class Fingerprints:
     def weights(self, role: str, name: str) -> str:
         """Checksum of a weights file, or of all files of a weights folder; for hub weights their name with the commit.
 
-        Raises ConfigError if they are missing, cannot be read, or have a format that is never loaded.
+        The headers of local weights are looked at first, in a fraction of a second; hub weights are looked at if they
+        are in this machine's cache already, since a plan downloads nothing. With the checksum, which reads every byte
+        once, all numbers are checked for NaN and infinity.
+
+        Raises ConfigError if they are missing, cannot be read, are not those of the role, or are not all finite.
         """
-        if hub.is_hub_name(name):
-            if not hub.NAME.match(name):
-                raise ConfigError(f"weights.{role} = '{name}': write hub:ORG/NAME@COMMIT with the commit's 40 digits")
-            return name
         try:
+            if hub.is_hub_name(name):
+                if not hub.NAME.match(name):
+                    raise ConfigError("write hub:ORG/NAME@COMMIT with the commit's 40 digits")
+                if (cached := hub.cached_folder(name)) is not None:
+                    identify(role, cached)
+                return name
             path = weights_path(role, name)
             if not path.exists():
-                raise ConfigError(f"weights.{role} = '{name}': there is no {path}; give 'miniature', a path or hub:...")
-            if path.is_dir():
-                return digest({f.relative_to(path).as_posix(): self.file(f) for f in _weight_files(role, name, path)})
-            if role not in SINGLE_FILES:
-                raise ConfigError(f"weights.{role} = '{name}': {path} is a file; give the folder that contains it")
-            return self.file(path)
+                others = "or the path of a checkpoint" if role == "sam" else "a path or hub:ORG/NAME@COMMIT"
+                raise ConfigError(f"there is no {path}; give 'miniature', {others}")
+            files = _weight_files(role, path) if path.is_dir() else [path]
+            headers = identify(role, path).headers
+            found = {f: self._weights_file(f, headers[f]) if f in headers else self.file(f) for f in files}
+            return (
+                digest({f.relative_to(path).as_posix(): s for f, s in found.items()}) if path.is_dir() else found[path]
+            )
+        except ConfigError as error:
+            raise ConfigError(f"weights.{role} = '{name}': {error}") from error
         except OSError as error:
             raise ConfigError(f"weights.{role} = '{name}': {_explained(error)}; correct that, or the recipe") from error
+
+    def _weights_file(self, path: Path, header: Header) -> str:
+        """SHA-256 of a file of weights. Raises ConfigError if a number in it is not finite, OSError."""
+        entry = self._entry(path, FiniteCheck(header))
+        if entry[NOT_FINITE] is not None:
+            raise ConfigError(
+                f"{path.name} has NaN or infinite numbers, first in tensor {str(entry[NOT_FINITE])[:80]}; "
+                "its training failed or the file is damaged: get it again, or give another checkpoint"
+            )
+        return str(entry[SHA256])
 
     def tokenizer(self, name: str) -> str:
         """Checksum of the files of a language backbone that a pack is made with; for hub weights name and commit.
@@ -147,18 +172,23 @@ class Fingerprints:
         cannot set). Not cached: a file that changed less than RECENT_NS ago, because it could change again under the
         same times, and a file that changed while it was read.
         """
+        return str(self._entry(path)[SHA256])
+
+    def _entry(self, path: Path, check: FiniteCheck | None = None) -> dict[str, Any]:
+        """Checksum of a file and, if a check is given, the name of its first tensor that is not finite. Cached."""
         path = path.resolve()
         entry = self._cache / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
         now = time.time_ns()
         stamp, changed = _stamp(path)
         known = _read_entry(entry)
-        if known.get("stamp") == stamp:
-            return str(known["sha256"])
+        if known.get("stamp") == stamp and SHA256 in known and (check is None or NOT_FINITE in known):
+            return known
         with open(path, "rb") as stream:
-            checksum, _ = sha256_of(stream)
+            checksum, _ = sha256_of(stream if check is None else cast(IO[bytes], Watched(stream, check)))
+        found = {"stamp": stamp, SHA256: checksum, **({} if check is None else {NOT_FINITE: check.bad})}
         if now - changed >= RECENT_NS and _stamp(path)[0] == stamp:
-            write_text(entry, json.dumps({"stamp": stamp, "sha256": checksum}))
-        return checksum
+            write_text(entry, json.dumps(found))
+        return found
 
     def recipe(self, recipe: Recipe, wanted: Container[str]) -> dict[str, str]:
         """The wanted fingerprints of a recipe, by their `outside_names`; for the others just that name."""
@@ -277,18 +307,18 @@ def _link(path: bytes, real_root: bytes) -> tuple[bytes, bytes]:
     return b"link", os.path.relpath(target, real_root)
 
 
-def _weight_files(role: str, name: str, folder: Path) -> list[Path]:
+def _weight_files(role: str, folder: Path) -> list[Path]:
     """The files of a folder of weights. Raises ConfigError if the models can load none of them, OSError."""
     found = [Path(parent) / file for parent, _, files in os.walk(folder, onerror=_raise) for file in files]
     beside = {file.suffix for file in found if file.parent == folder}
-    if ".safetensors" in beside:
+    if ".safetensors" in beside or role in TEACHERS:
         return [file for file in found if file.suffix in WEIGHT_FILES]
     if ".bin" in beside:
         raise ConfigError(
-            f"weights.{role} = '{name}': {folder} holds weights as .bin only, which are pickles and never loaded; "
-            "convert them to safetensors (transformers' save_pretrained writes them), or get a revision that has them"
+            f"{folder} holds weights as .bin only, which are pickles and never loaded; give a folder or a hub revision "
+            "that holds .safetensors"
         )
-    raise ConfigError(f"weights.{role} = '{name}': {folder} holds no .safetensors file; give a folder that does")
+    raise ConfigError(f"{folder} holds no .safetensors file; give a folder that does")
 
 
 def _stamp(path: Path) -> tuple[list[str | int], int]:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from flows.run.preparation import Prepared, force_attempts, needed, planner
+from flows.run.preparation import Prepared, force_attempts, needed, planner, prepare
 from flows.run.run_file import RunFile
 from model.errors import ConfigError, DataError
 from pipeline.artifacts.spec import StepSpec
 from pipeline.artifacts.store import ArtifactStore
+from pipeline.compute import hub
 from pipeline.plan.fingerprints import outside_names
-from pipeline.plan.planner import Plan
+from pipeline.plan.planner import Plan, plan
 from pipeline.plan.recipe import Recipe, load_recipe
 from pipeline.steps import runner
 from pipeline.steps.runner import run_job
@@ -105,3 +106,25 @@ def test_only_what_the_cut_plan_uses_must_be_there(tmp_path: Path) -> None:
         planner(recipe, settings)
     with pytest.raises(ConfigError, match=r"weights\.text = '.*no-llama': there is no"):
         planner(recipe, settings, "stage1")
+
+
+def test_a_run_looks_at_the_hub_weights_of_unfinished_steps(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not at those that the plan's steps do not use, and at none once all is made: an old run needs no network."""
+    name = f"hub:org/florence@{'c' * 40}"
+    raw = load_recipe("miniature").model_dump(mode="json")
+    recipe = Recipe.model_validate(raw | {"weights": {"florence": name, "text": name.replace("florence", "llama")}})
+    outside = {n: n for n in outside_names(recipe)} | {"weights.florence": name, "weights.text": recipe.weights.text}
+
+    def make_plan(attempts: Callable[[StepSpec], int]) -> Plan:
+        return plan(recipe, attempts, outside).until("masks-pretrain")
+
+    looked: list[tuple[str, str]] = []
+    monkeypatch.setattr(hub, "look", lambda *given: looked.append(given))
+    settings = fake_settings(Path(store.root))
+    prepare(recipe, settings, make_plan, [], new_run(store, "run-1"))
+    assert looked == [("florence", name)]
+    monkeypatch.setattr(ArtifactStore, "get", lambda *_: "made")
+    prepare(recipe, settings, make_plan, [], new_run(store, "run-2"))
+    assert looked == [("florence", name)]

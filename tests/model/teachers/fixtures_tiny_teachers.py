@@ -11,17 +11,19 @@ LOCATIONS = 12  # tokens of a talkative teacher's answer: one polygon of six poi
 
 
 def write_florence(folder: Path, talkative: bool, seed: int = 0) -> Path:
-    """A random Florence-2. A talkative one can only say locations, so every answer is a polygon.
+    """A random Florence-2. A talkative one can only say locations, so every answer is a polygon and never ends.
 
-    What it may say lies in generation_config.json, as it would in a published checkpoint.
+    It says none of them twice, and those that it knows are far apart, so its polygons have areas. What it may say lies
+    in generation_config.json, as it would in a published checkpoint.
     """
     torch.manual_seed(seed)
     processor = build_processor()
     model = build_model(processor)
     if talkative:
         words = set(range(len(processor.tokenizer))) - set(
-            processor.tokenizer.convert_tokens_to_ids([f"<loc_{i}>" for i in range(1000)])
+            processor.tokenizer.convert_tokens_to_ids([f"<loc_{i}>" for i in range(20, 1000, 40)])
         )
+        model.generation_config.no_repeat_ngram_size = 1
         model.generation_config.suppress_tokens = sorted(words)
         with torch.no_grad():  # queries and pictures must make a difference that greedy search can see
             for parameter in model.model.language_model.decoder.parameters():

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 import segment_anything.predictor
 import torch
-from segment_anything import sam_model_registry
 
-from model.errors import ConfigError
-from model.miniature.sam import SamSizes, build_sam, load_sam
+from model.miniature.sam import load_sam
+from model.miniature.weights import weights_dir
 from model.miniature.world import make_scene, render
 from model.teachers import rle
-from model.teachers import sam as teacher_module
 from model.teachers.polygons import Region
-from model.teachers.sam import SamTeacher, checkpoint_type, open_checkpoint
+from model.teachers.sam import SamOptions, SamTeacher
 
 
 def box_region(x0: float, y0: float, x1: float, y1: float) -> Region:
@@ -50,6 +48,18 @@ class Echo(torch.nn.Module):
         return dense_prompt_embeddings, torch.ones(len(dense_prompt_embeddings), 1)
 
 
+class Constant(torch.nn.Module):
+    """Stands for the mask decoder: answers with one value everywhere."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, sparse_prompt_embeddings: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = len(sparse_prompt_embeddings)
+        return torch.full((rows, 1, 64, 64), self.value), torch.ones(rows, 1)
+
+
 @pytest.mark.parametrize("size", [(90, 150), (260, 100), (128, 128)])
 def test_a_mask_prompt_comes_back_at_its_place(sam_folder: Path, size: tuple[int, int]) -> None:
     """A polygon that goes through SAM's frame and back is the same polygon, on any shape of image."""
@@ -71,17 +81,68 @@ def test_a_mask_prompt_comes_back_at_its_place(sam_folder: Path, size: tuple[int
 
 
 @pytest.mark.parametrize("prompt", ["box", "box_and_mask", "points"])
-def test_prompts_do_not_see_each_other(sam_folder: Path, prompt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompts_do_not_see_each_other(sam_folder: Path, prompt: Any) -> None:
     teacher = SamTeacher.load(str(sam_folder), prompt=prompt)
     embedding = teacher.encode_image(picture(80, 120))
     regions = [box_region(x, 10, x + 40, 60) for x in (5.0, 30.0, 60.0)]
     together = list(teacher.segment(embedding, regions))
-    monkeypatch.setattr(teacher_module, "PROMPTS_AT_ONCE", 1)
-    alone = list(teacher.segment(embedding, regions))
+    alone = [segment for region in regions for segment in teacher.segment(embedding, [region])]
     for a, b in zip(together, alone, strict=True):
         assert a.iou == pytest.approx(b.iou, abs=1e-5)
         union = rle.area(rle.union([a.rle, b.rle], 80, 120), 80, 120)
         assert union - rle.area(rle.intersection([a.rle, b.rle], 80, 120), 80, 120) <= 10
+
+
+def test_pictures_of_any_size_are_encoded_as_one_batch(sam_folder: Path) -> None:
+    teacher = SamTeacher.load(str(sam_folder))
+    images = [picture(*size) for size in [(96, 128), (200, 60), (37, 301), (128, 128)]]
+    filled = teacher.encode_images(images, rows=6)  # blank pictures change nothing and are not returned
+    assert len(filled) == 4
+    for image, one, other in zip(images, teacher.encode_images(images), filled, strict=True):
+        alone = teacher.encode_image(image)
+        assert (one.resized, one.original) == (alone.resized, alone.original) == (other.resized, image.shape[:2])
+        assert torch.allclose(one.features, alone.features, atol=1e-5)
+        assert torch.allclose(one.features, other.features, atol=1e-5)
+        assert alone.features.abs().max() > 0.1
+
+
+def test_of_three_masks_the_one_with_the_best_predicted_iou_is_taken(sam_folder: Path) -> None:
+    teacher = SamTeacher.load(str(sam_folder), options=SamOptions(multimask=True))
+    image, boxes = picture(90, 120), [(5.0, 9.0, 60.0, 80.0), (50.0, 20.0, 110.0, 70.0), (0.0, 0.0, 119.0, 89.0)]
+    predictor = segment_anything.predictor.SamPredictor(load_sam(sam_folder))
+    predictor.set_image(image)
+    segments = list(teacher.segment(teacher.encode_image(image), [box_region(*box) for box in boxes]))
+    single = SamTeacher.load(str(sam_folder))
+    first = list(single.segment(single.encode_image(image), [box_region(*box) for box in boxes]))
+    for box, segment in zip(boxes, segments, strict=True):
+        masks, quality, _ = predictor.predict(box=np.array(box), multimask_output=True)
+        assert len(quality) == 3
+        assert segment.iou == pytest.approx(float(quality.max()), abs=1e-4)
+        assert (rle.decode(segment.rle, 90, 120) != masks[quality.argmax()]).mean() < 1e-3
+    assert [s.rle for s in segments] != [s.rle for s in first]  # the mask for clear prompts is none of the three
+
+
+def test_stability_is_the_iou_of_the_masks_at_two_thresholds_of_the_full_logits() -> None:
+    folder = weights_dir() / "sam"  # trained: random weights give logits near 0
+    teacher = SamTeacher.load(str(folder))
+    image, truth = render(make_scene(3))
+    ys, xs = np.nonzero(truth[0])
+    box = (float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max()))
+    predictor = segment_anything.predictor.SamPredictor(load_sam(folder))
+    predictor.set_image(image)
+    logits, _, _ = predictor.predict(box=np.array(box), multimask_output=False, return_logits=True)
+    (segment,) = teacher.segment(teacher.encode_image(image), [box_region(*box)])
+    high, low = logits[0] > 1.0, logits[0] > -1.0
+    assert 0 < (high & low).sum() < (high | low).sum()
+    assert segment.stability == pytest.approx((high & low).sum() / (high | low).sum(), abs=2e-3)
+
+
+def test_a_mask_without_pixels_is_an_answer_with_stability_0(sam_folder: Path) -> None:
+    teacher = SamTeacher.load(str(sam_folder))
+    teacher.sam.mask_decoder = Constant(-5.0)
+    (segment,) = teacher.segment(teacher.encode_image(picture(40, 50)), [box_region(5, 5, 30, 30)])
+    assert rle.area(segment.rle, 40, 50) == 0
+    assert segment.stability == 0.0
 
 
 def test_points_are_inside_and_missing_ones_are_ignored(sam_folder: Path) -> None:
@@ -93,61 +154,3 @@ def test_points_are_inside_and_missing_ones_are_ignored(sam_folder: Path) -> Non
     assert labels.tolist()[1][1:] == [-1, -1]
     scale = 128 / 100
     assert ((coordinates[0] > 20 * scale) & (coordinates[0] < 80 * scale)).all()
-
-
-def test_the_kind_of_a_published_checkpoint_is_told_by_its_shapes() -> None:
-    for name in ("vit_h", "vit_l", "vit_b"):
-        with torch.device("meta"):
-            state = sam_model_registry[name]().state_dict()
-        assert checkpoint_type(state) == name
-    with pytest.raises(ConfigError, match="pos_embed"):
-        checkpoint_type({})
-    with pytest.raises(ConfigError, match="width 64"):
-        checkpoint_type(build_sam(SamSizes()).state_dict())
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_checkpoint_file_is_opened_without_unpickling_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
-) -> None:
-    """The published layout is a bare state dict; here with tiny tensors under the registry's name for their width."""
-    from safetensors.torch import save_file
-
-    torch.manual_seed(1)
-    tiny = build_sam(SamSizes())
-    path = tmp_path / f"sam{suffix}"
-    torch.save(tiny.state_dict(), path) if suffix == ".pth" else save_file(tiny.state_dict(), path)
-    monkeypatch.setitem(teacher_module.TYPES, 64, "tiny")
-    monkeypatch.setitem(sam_model_registry, "tiny", lambda: build_sam(SamSizes()))
-    teacher = SamTeacher.load(str(path))
-    image, _ = render(make_scene(1))
-    expected = SamTeacher(tiny)
-    region = box_region(20, 20, 90, 90)
-    assert list(teacher.segment(teacher.encode_image(image), [region])) == list(
-        expected.segment(expected.encode_image(image), [region])
-    )
-
-
-class Evil:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path("/nonexistent").touch, ())
-
-
-def test_bad_checkpoints_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such file"):
-        SamTeacher.load(str(tmp_path / "none.pth"))
-    torn = tmp_path / "torn.pth"
-    torn.write_bytes(b"not a checkpoint")
-    with pytest.raises(ConfigError, match="cannot be opened"):
-        open_checkpoint(torn)
-    evil = tmp_path / "evil.pth"
-    torch.save({"image_encoder.pos_embed": Evil()}, evil)
-    with pytest.raises(ConfigError, match="cannot be opened"):
-        open_checkpoint(evil)
-
-
-def test_a_damaged_folder_is_one_message(sam_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_bytes((sam_folder / "config.json").read_bytes())
-    (tmp_path / "model.safetensors").write_bytes((sam_folder / "model.safetensors").read_bytes()[:-50])
-    with pytest.raises(ConfigError, match=r"model\.safetensors is damaged"):
-        SamTeacher.load(str(tmp_path))
