@@ -7,6 +7,9 @@ tokens (is the token part of an object that the text is about).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -25,7 +28,7 @@ from model.miniature.florence import (
     build_processor,
     start_positions,
 )
-from model.miniature.florence_curriculum import Curriculum, FlorenceSettings
+from model.miniature.florence_curriculum import Curriculum, FlorenceSettings, Query
 from model.miniature.training import (
     Progress,
     SceneBank,
@@ -35,6 +38,11 @@ from model.miniature.training import (
     set_learning_rate,
 )
 from model.miniature.world import COLOURS, SHAPES
+
+TOWER_PEAK: Final = 2e-3  # learning rate, first phase
+SIGMA: Final = 0.7  # bins; of a location's soft label at the end of the training
+PRESENT_WEIGHT: Final = 1.0  # of the choice between a region and none, second phase
+ABSENT_WEIGHT: Final = 1.5
 
 
 class DenseHead(nn.Module):
@@ -63,6 +71,27 @@ class DenseHead(nn.Module):
         return loss, (off * shown).sum() / shown.sum().clamp(min=1)
 
 
+class NameHead(nn.Module):
+    """Per object: its colour and shape, from the mean of its cells' features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colour = nn.Linear(WIDTH, len(COLOURS) + 1)
+        self.shape = nn.Linear(WIDTH, len(SHAPES) + 1)
+
+    def forward(
+        self, features: torch.Tensor, shares: torch.Tensor, table: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss, and share of right shapes. features (B, C, g, g), shares (B, k, g, g), table (B, k, 2); 0: none."""
+        there = table[..., 0] > 0
+        weights = shares / shares.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+        objects = torch.einsum("bcyx,bkyx->bkc", features, weights)[there]
+        colour, shape = table[there].unbind(dim=-1)
+        guess = self.shape(objects)
+        loss = F.cross_entropy(self.colour(objects), colour) + 2.0 * F.cross_entropy(guess, shape)
+        return loss, (guess.argmax(dim=-1) == shape).float().mean()
+
+
 def _padded(rows: list[list[int]], fill: int) -> torch.Tensor:
     width = max(len(row) for row in rows)
     return torch.tensor([row + [fill] * (width - len(row)) for row in rows])
@@ -89,13 +118,13 @@ def train_tower(model: Florence2ForConditionalGeneration, head: DenseHead, world
     settings = world.settings
     tower = model.model.vision_tower
     params = [*tower.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(params, lr=2e-3, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(params, lr=TOWER_PEAK, weight_decay=0.01)
     rng = np.random.default_rng([settings.seed, 10])
     progress = Progress("florence tower", settings.tower_steps)
     rms = 1.0
     for step in range(settings.tower_steps):
         chosen = rng.integers(len(world.bank.scenes), size=settings.tower_batch)
-        set_learning_rate(optimizer, learning_rate(step, settings.tower_steps, 2e-3))
+        set_learning_rate(optimizer, learning_rate(step, settings.tower_steps, TOWER_PEAK))
         features = tower(world.bank.pixels(chosen)).last_hidden_state
         owner, table, boxes = world.dense(chosen)
         kind, box = head(features, owner, table, boxes)
@@ -136,10 +165,60 @@ def train_florence(
         set_learning_rate(optimizer, learning_rate(step, settings.steps, settings.peak))
         pool = simple if done < 0.15 else np.arange(len(world.bank.scenes))
         chosen = pool[rng.integers(len(pool), size=settings.batch)]
-        figures = _step(model, heat, world, features[torch.from_numpy(chosen)], chosen, rng, done)
+        drawn = [world.draw(rng, int(i), absent=0.1 + 0.5 * done) for i in chosen for _ in range(settings.queries)]
+        sigma = SIGMA + 1.3 * max(0.0, 1 - 2 * done)
+        figures = _step(model, heat, world, features[torch.from_numpy(chosen)], chosen, rng, drawn, sigma)
         descend(figures.pop("loss"), optimizer, params)
-        progress.update(step, **{name: float(value) for name, value in figures.items()})
+        progress.update(step, **{name: float(value.detach()) for name, value in figures.items()})
     return model.eval(), processor
+
+
+def train_further(
+    model: Florence2ForConditionalGeneration,
+    processor: Florence2Processor,
+    settings: FlorenceSettings,
+    keep: Callable[[], None] | None = None,
+    every: int = 200,
+) -> None:
+    """Train a tiny Florence-2 in place, and leave it in evaluation mode: the second phase.
+
+    Tower and language are trained together: what limits the answers about absent objects is the tower, which tells
+    colours well and shapes badly. So the dense head's losses go on, and a head that names each whole object is added.
+    The choice between a region and none has a loss of its own: it is one token of up to 74, and hardly counts in their
+    mean.
+
+    Args:
+        keep: called every `every` steps, to save the model.
+    """
+    torch.manual_seed(settings.seed)
+    world = Curriculum(settings, processor)
+    tower = model.model.vision_tower
+    dense, names, heat = DenseHead(), NameHead(), nn.Linear(WIDTH, 1)
+    seeing = [*tower.parameters(), *dense.parameters(), *names.parameters()]
+    known = {id(p) for p in seeing}
+    speaking = [*(p for p in model.parameters() if id(p) not in known), *heat.parameters()]
+    groups = [{"params": seeing, "scale": 2.0}, {"params": speaking, "scale": 1.0}]
+    optimizer = torch.optim.AdamW(groups, lr=settings.peak, weight_decay=0.01, betas=(0.9, 0.98))
+    rng = np.random.default_rng([settings.seed, 12])
+    progress = Progress("florence, second phase", settings.steps)
+    model.train()
+    for step in range(settings.steps):
+        set_learning_rate(optimizer, learning_rate(step, settings.steps, settings.peak))
+        chosen = rng.integers(len(world.bank.scenes), size=settings.batch)
+        features = tower(world.bank.pixels(chosen)).last_hidden_state
+        kind, box = dense(features, *world.dense(chosen))
+        named, shape_right = names(features, *world.named(chosen))
+        drawn = [world.draw_decided(rng, int(i)) for i in chosen for _ in range(settings.queries)]
+        figures = _step(model, heat, world, features, chosen, rng, drawn, SIGMA)
+        decided = PRESENT_WEIGHT * figures["present"] + ABSENT_WEIGHT * figures["absent"]
+        descend(figures.pop("loss") + decided + 0.5 * (kind + box) + named, optimizer, [*seeing, *speaking])
+        shown = figures | {"kind": kind, "named": named, "shape_right": shape_right}
+        progress.update(step, **{name: float(value.detach()) for name, value in shown.items()})
+        if keep is not None and step % every == every - 1:
+            model.eval()
+            keep()
+            model.train()
+    model.eval()
 
 
 def _step(
@@ -149,11 +228,11 @@ def _step(
     features: torch.Tensor,
     chosen: npt.NDArray[np.int64],
     rng: np.random.Generator,
-    done: float,
+    drawn: list[Query],
+    sigma: float,
 ) -> dict[str, torch.Tensor]:
-    """The losses of one batch: `done` is the share of the training that is over."""
+    """The losses of one batch. drawn: the texts of the first picture, of the second, and so on."""
     count = world.settings.queries
-    drawn = [world.draw(rng, int(i), absent=0.1 + 0.5 * done) for i in chosen for _ in range(count)]
     asked = [f"Locate {text} in the image with mask" for text, _ in drawn]
     text_ids = _padded(
         [[BOS, *ids, EOS] for ids in world.processor.tokenizer(asked, add_special_tokens=False)["input_ids"]],
@@ -176,7 +255,6 @@ def _step(
     )
     valid = labels != PAD
     logits = model.lm_head(out.last_hidden_state[valid])
-    sigma = 0.7 + 1.3 * max(0.0, 1 - 2 * done)
     losses, place = location_loss(logits, labels[valid], where[valid], world.bin_ids, sigma)
 
     # A second loss teaches the encoder itself where the object is; location tokens alone teach that too slowly.
@@ -188,8 +266,25 @@ def _step(
     located = losses[place].mean() if place.any() else losses.new_zeros(())
     marks = losses[~place].mean()
     loss = losses.mean() + 0.5 * first + 2.0 * heating
-    parts = {"loss": loss, "first": first, "place": located, "marks": marks, "heat": heating}
-    return {name: value if name == "loss" else value.detach() for name, value in parts.items()}
+    decision = losses[_decisions(labels)[valid]]  # (rows,)
+    silent = torch.tensor([not targets for _, targets in drawn])
+    parts = {
+        "loss": loss,
+        "first": first,
+        "place": located,
+        "marks": marks,
+        "heat": heating,
+        "present": decision[~silent].sum() / len(drawn),
+        "absent": decision[silent].sum() / len(drawn),
+    }
+    return parts
+
+
+def _decisions(labels: torch.Tensor) -> torch.Tensor:
+    """The token after the start of each row: a polygon's mark, or the end where the answer is no region."""
+    found = torch.zeros_like(labels, dtype=torch.bool)
+    found[:, 1] = True
+    return found
 
 
 def _firsts(where: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 from model.miniature.world import COLOURS, SHAPES, Scene, SceneObject
 
 KINDS: Final = ("existence", "colour", "shape", "where", "count")
-NUMBERS: Final = ("zero", "one", "two", "three")
+NUMBERS: Final = ("zero", "one", "two", "three", "four")
 NEAR_MISS_SHARE: Final = 0.7  # share of absent objects that repeat the colour or shape of a present one
 
 CAPTION_PROMPTS: Final = (
@@ -89,6 +89,29 @@ def absent_name(scene: Scene, rng: np.random.Generator) -> str:
     return f"{colour} {shape}"
 
 
+def absent_question(scene: Scene, rng: np.random.Generator, same_colour: float = 0.0) -> Question:
+    """A question whether an object is there that is not.
+
+    same_colour: chance that it has the colour of one that is there. Otherwise `absent_name` chooses it.
+    """
+    name = absent_name(scene, rng)
+    if rng.random() < same_colour:
+        present = {(o.colour, o.shape) for o in scene.objects}
+        free = [(c, s) for c in sorted({c for c, _ in present}) for s in SHAPES if (c, s) not in present]
+        if free:
+            name = " ".join(free[int(rng.integers(len(free)))])
+    return existence(rng, name, ())
+
+
+def present_question(scene: Scene, rng: np.random.Generator) -> Question:
+    """A question whether an object is there that is; half of them about one that shares its colour or shape."""
+    objects = scene.objects
+    alike = [i for i, a in enumerate(objects) if any((a.colour == b.colour) != (a.shape == b.shape) for b in objects)]
+    among = alike if alike and rng.random() < 0.5 else list(range(len(objects)))
+    index = among[int(rng.integers(len(among)))]
+    return existence(rng, objects[index].name, (index,))
+
+
 def place(item: SceneObject, scene: Scene) -> str | None:
     """'top left' and so on; None when the centre is too near a midline to say."""
     across, down = item.cx / scene.width - 0.5, item.cy / scene.height - 0.5
@@ -97,7 +120,8 @@ def place(item: SceneObject, scene: Scene) -> str | None:
     return f"{'top' if down < 0 else 'bottom'} {'left' if across < 0 else 'right'}"
 
 
-def _existence(rng: np.random.Generator, name: str, targets: tuple[int, ...]) -> Question:
+def existence(rng: np.random.Generator, name: str, targets: tuple[int, ...]) -> Question:
+    """The question whether an object is there, and its answer: yes if it has `targets`, no if they are ()."""
     asked = _EXISTENCE[int(rng.integers(len(_EXISTENCE)))].format(name=name)
     answer = f"Yes, there is a {name} in the image." if targets else f"No, there is no {name} in the image."
     return Question(asked, answer, targets, "existence")
@@ -114,12 +138,12 @@ def questions(scene: Scene) -> list[Question]:
     asked: list[Question] = []
     absent: set[str] = set()
     for index, item in enumerate(scene.objects):
-        asked.append(_existence(rng, item.name, (index,)))
+        asked.append(existence(rng, item.name, (index,)))
         missing = absent_name(scene, rng)
         while missing in absent:
             missing = absent_name(scene, rng)
         absent.add(missing)
-        asked.append(_existence(rng, missing, ()))
+        asked.append(existence(rng, missing, ()))
         if sum(o.shape == item.shape for o in scene.objects) == 1:
             text = f"What colour is the {item.shape}?"
             asked.append(Question(text, f"The {item.shape} is {item.colour}.", (index,), "colour"))

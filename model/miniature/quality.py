@@ -1,5 +1,7 @@
 """`python -m model.miniature.quality`: IoU of the shipped teachers on scenes that none of them was trained on.
 
+The scenes are the data set's (`--world plain`), or have up to four objects, many of them small (`--world wide`).
+
 The chain is a plain form of the pipeline's, with the stock classes only: text -> Florence-2's polygons -> the box of
 each instance -> SAM's mask -> union. The result is compared with the exact masks of the objects that the text is about.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,9 +27,11 @@ from model.miniature.language import caption, questions
 from model.miniature.sam import load_sam
 from model.miniature.training import fit_longest_side
 from model.miniature.weights import weights_dir
-from model.miniature.world import Scene, make_scene, render
+from model.miniature.world import PLAIN, SMALL, WIDE, Scene, SceneRules, make_scene, render
 
 UNSEEN_SEEDS: Final = 500_000_000  # neither the trainings' scenes nor those of a data set, which count from 0
+WORLDS: Final[dict[str, SceneRules]] = {"plain": PLAIN, "wide": WIDE}
+FOUND: Final = 0.5  # IoU from which on an object counts as found
 Mask = npt.NDArray[np.bool_]
 
 
@@ -49,6 +53,24 @@ class Result:
     polygon_iou: float | None
     chain_iou: float | None
     seed: int
+    objects: int
+    """In the scene."""
+    small: bool
+    """True if the text is about one object alone, and that is small (`world.SMALL`)."""
+
+
+def unseen(count: int, rules: SceneRules = PLAIN, objects: int | None = None) -> list[Scene]:
+    """`count` scenes that no model was trained on; only those with this number of objects, if it is given."""
+    if objects is not None and not 1 <= objects <= len(rules.counts):
+        raise ValueError(f"objects is {objects}; these scenes have from 1 to {len(rules.counts)}")
+    found: list[Scene] = []
+    seed = UNSEEN_SEEDS
+    while len(found) < count:
+        scene = make_scene(seed, rules)
+        if objects is None or len(scene.objects) == objects:
+            found.append(scene)
+        seed += 1
+    return found
 
 
 def probes(scene: Scene) -> list[Probe]:
@@ -126,16 +148,20 @@ def _filled(points: npt.NDArray[np.float64], width: int, height: int) -> Mask:
     return inside
 
 
-def measure(chain: Chain, scenes: int) -> Iterator[Result]:
-    """The chain on every probe of `scenes` unseen scenes."""
-    for seed in range(UNSEEN_SEEDS, UNSEEN_SEEDS + scenes):
-        scene = make_scene(seed)
+def is_small(mask: Mask) -> bool:
+    """True if a mask has less than a share of SMALL of its picture."""
+    return bool(mask.mean() < SMALL)
+
+
+def measure(chain: Chain, scenes: Sequence[Scene]) -> Iterator[Result]:
+    """The chain on every probe of each scene."""
+    for scene in scenes:
         pixels, truth = render(scene)
         picture = Image.fromarray(pixels)
         asked = probes(scene)
         for probe, instances in zip(asked, chain.polygons(picture, [p.text for p in asked]), strict=True):
             if not probe.targets:
-                yield Result(probe, len(instances), None, None, seed)
+                yield Result(probe, len(instances), None, None, scene.seed, len(truth), False)
                 continue
             wanted: Mask = np.asarray(truth[list(probe.targets)].any(axis=0))
             drawn, masked = np.zeros_like(wanted), np.zeros_like(wanted)
@@ -147,24 +173,29 @@ def measure(chain: Chain, scenes: int) -> Iterator[Result]:
                     for polygon in polygons:
                         drawn |= _filled(polygon, scene.width, scene.height)
                 masked = np.asarray(chain.masks(picture, np.array(boxes)).any(axis=0))
-            yield Result(probe, len(instances), iou(drawn, wanted), iou(masked, wanted), seed)
+            small = len(probe.targets) == 1 and is_small(wanted)
+            figures = iou(drawn, wanted), iou(masked, wanted)
+            yield Result(probe, len(instances), *figures, scene.seed, len(truth), small)
 
 
-def sam_iou(chain: Chain, scenes: int) -> float:
-    """Mean IoU of SAM's masks for the exact boxes of all objects."""
-    found = []
-    for seed in range(UNSEEN_SEEDS, UNSEEN_SEEDS + scenes):
-        scene = make_scene(seed)
+def sam_ious(chain: Chain, scenes: Sequence[Scene]) -> tuple[list[float], list[float]]:
+    """IoUs of SAM's masks for the exact boxes: of all objects, and of the small ones among them."""
+    found, small = [], []
+    for scene in scenes:
         pixels, truth = render(scene)
         ys_xs = [np.nonzero(mask) for mask in truth]
         boxes = np.array([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] for ys, xs in ys_xs], dtype=float)
         made = chain.masks(Image.fromarray(pixels), boxes)
         found += [iou(one, other) for one, other in zip(made, truth, strict=True)]
-    return float(np.mean(found))
+        small += [iou(one, other) for one, other in zip(made, truth, strict=True) if is_small(other)]
+    return found, small
 
 
 def summary(results: list[Result]) -> dict[str, float]:
-    """Mean IoUs of the texts about something, also by kind; for the others the share that got no polygon."""
+    """Mean IoUs of the texts about something, also by kind; for the others the share that got no polygon.
+
+    'recall' is the share of texts about something with an IoU of FOUND or more.
+    """
     about = [r for r in results if r.chain_iou is not None]
     figures = {
         "chain_iou": float(np.mean([r.chain_iou for r in about if r.chain_iou is not None])),
@@ -177,7 +208,17 @@ def summary(results: list[Result]) -> dict[str, float]:
             figures[f"silent on {kind}"] = float(np.mean([r.instances == 0 for r in rows]))
         else:
             figures[f"chain_iou of {kind}"] = float(np.mean([r.chain_iou for r in rows if r.chain_iou is not None]))
+    figures["recall"] = _recall(about)
+    groups = {f"with {n} objects": [r for r in about if r.objects == n] for n in sorted({r.objects for r in about})}
+    for name, rows in {"of small objects": [r for r in about if r.small], **groups}.items():
+        if rows:
+            figures[f"chain_iou {name}"] = float(np.mean([r.chain_iou for r in rows if r.chain_iou is not None]))
+            figures[f"recall {name}"] = _recall(rows)
     return figures
+
+
+def _recall(about: list[Result]) -> float:
+    return float(np.mean([(r.chain_iou or 0.0) >= FOUND for r in about]))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -185,10 +226,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m model.miniature.quality", description="Quality on unseen scenes.")
     parser.add_argument("--weights", type=Path, default=weights_dir(), help="folder of the weights (default: shipped)")
     parser.add_argument("--scenes", type=int, default=100, help="how many unseen scenes (default: 100)")
+    parser.add_argument("--world", choices=list(WORLDS), default="plain", help="kind of scenes (default: plain)")
+    parser.add_argument("--objects", type=int, choices=range(1, 5), help="only scenes with this number of objects")
     given = parser.parse_args(arguments)
     chain = Chain(given.weights)
-    print(f"sam_iou  {sam_iou(chain, given.scenes):.3f}")
-    for name, value in summary(list(measure(chain, given.scenes))).items():
+    rules = WORLDS[given.world]
+    if given.objects is not None and given.objects > len(rules.counts):
+        parser.error(f"--objects is {given.objects}; scenes of --world {given.world} have {len(rules.counts)} at most")
+    scenes = unseen(given.scenes, rules, given.objects)
+    every, small = sam_ious(chain, scenes)
+    print(f"sam_iou  {np.mean(every):.3f}")
+    if small:
+        print(f"sam_iou of small objects  {np.mean(small):.3f}")
+    for name, value in summary(list(measure(chain, scenes))).items():
         print(f"{name}  {value:.3f}")
     return 0
 

@@ -20,6 +20,7 @@ from model.miniature.training import (
     learning_rate,
     set_learning_rate,
 )
+from model.miniature.world import PLAIN, WIDE, SceneRules
 
 PROMPTS: Final = ("box", "box and mask", "mask", "point")
 PROMPT_SHARES: Final = (0.55, 0.2, 0.1, 0.15)
@@ -35,6 +36,13 @@ class SamSettings:
     batch: int = 10  # images a step; every object of each is a prompt
     peak: float = 1.5e-3
     seed: int = 0
+    rules: tuple[SceneRules, ...] = (PLAIN,)
+    skip: int = 0  # of the seed's scenes
+    slack: float = 0.0  # pixels added to a box's sides before they are multiplied by its share of error
+
+
+SECOND_PHASE: Final = SamSettings(scenes=4000, steps=700, peak=8e-4, rules=(PLAIN, WIDE), skip=1_000_000, slack=8.0)
+"""Small objects and up to four of them. A box of 16 pixels is as wrong in pixels as a larger one, not in share."""
 
 
 def decode(
@@ -70,12 +78,12 @@ def _boxes(masks: torch.Tensor) -> torch.Tensor:
 
 
 def _prompt(
-    kind: str, masks: torch.Tensor, grid: int, rng: np.random.Generator
+    kind: str, masks: torch.Tensor, grid: int, rng: np.random.Generator, slack: float
 ) -> tuple[tuple[torch.Tensor, torch.Tensor] | None, torch.Tensor | None, torch.Tensor | None]:
     """Points, boxes and mask inputs of one kind of prompt for masks, bool (n, S, S)."""
     size = masks.shape[-1]
     tight = _boxes(masks)
-    extent = torch.cat([tight[:, 2:] - tight[:, :2]] * 2, dim=1)
+    extent = torch.cat([tight[:, 2:] - tight[:, :2]] * 2, dim=1) + slack
     spread = rng.uniform(0.02, 0.14, size=(len(masks), 1))
     shaken = tight + extent * torch.from_numpy(rng.normal(0, 1, size=(len(masks), 4)) * spread).float()
     shaken = shaken.clamp(0, size)
@@ -139,7 +147,15 @@ def train_sam(settings: SamSettings, sizes: SamSizes | None = None) -> tuple[Sam
     sizes = sizes or SamSizes()
     torch.manual_seed(settings.seed)
     sam = build_sam(sizes)
-    bank = build_bank(settings.scenes, settings.seed, "corner", sizes.image_size)
+    train_further(sam, sizes, settings)
+    return sam, sizes
+
+
+def train_further(sam: Sam, sizes: SamSizes, settings: SamSettings) -> None:
+    """Train a SAM in place, and leave it in evaluation mode."""
+    bank = build_bank(
+        settings.scenes, settings.seed, "corner", sizes.image_size, rules=settings.rules, skip=settings.skip
+    )
     grid = sizes.image_size // sizes.patch_size
     params = list(sam.parameters())
     optimizer = torch.optim.AdamW(params, lr=settings.peak, weight_decay=0.01)
@@ -151,11 +167,11 @@ def train_sam(settings: SamSettings, sizes: SamSizes | None = None) -> tuple[Sam
         chosen = rng.integers(len(bank.scenes), size=settings.batch)
         pixels, masks, image = _batch(bank, chosen, sam)
         kind = str(rng.choice(PROMPTS, p=PROMPT_SHARES))
-        points, boxes, given = _prompt(kind, masks, grid, rng)
+        points, boxes, given = _prompt(kind, masks, grid, rng, settings.slack)
         sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=given)
         logits, quality = decode(sam, sam.image_encoder(pixels), image, sparse, dense)
         target = F.adaptive_avg_pool2d(masks.float(), 4 * grid)
         loss, iou = mask_loss(logits, quality, target)
         descend(loss, optimizer, params)
         progress.update(step, loss=float(loss.detach()), iou=float(iou))
-    return sam.eval(), sizes
+    sam.eval()

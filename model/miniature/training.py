@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,9 +13,10 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from model.miniature.world import TRAINING_SEEDS, Scene, make_scene, render
+from model.miniature.world import PLAIN, TRAINING_SEEDS, Scene, SceneRules, make_scene, render
 
 PIXEL_SIZE: Final = 128  # side of the square that every tiny model looks at
+MOST_OBJECTS: Final = 4  # of a training scene
 IMAGE_MEAN: Final = (0.5, 0.5, 0.5)
 IMAGE_STD: Final = (0.5, 0.5, 0.5)
 
@@ -52,8 +54,17 @@ class SceneBank:
         return (x - mean) / std
 
 
-def build_bank(count: int, seed: int, geometry: str, size: int = PIXEL_SIZE) -> SceneBank:
+def build_bank(
+    count: int,
+    seed: int,
+    geometry: str,
+    size: int = PIXEL_SIZE,
+    rules: Sequence[SceneRules] = (PLAIN,),
+    skip: int = 0,
+) -> SceneBank:
     """Render `count` training scenes; the same arguments give the same bank.
+
+    The scenes follow `rules` in turn. `skip` leaves out that many of the seed's scenes, which another phase uses.
 
     geometry: 'squash' (both sides to `size`, as Florence-2 does), 'corner' (longest side, padded right and
     below, as SAM does) or 'centre' (longest side, padded on both sides, the student's letterbox). Padding
@@ -61,8 +72,8 @@ def build_bank(count: int, seed: int, geometry: str, size: int = PIXEL_SIZE) -> 
     """
     if geometry not in ("squash", "corner", "centre"):
         raise ValueError(f"geometry must be squash, corner or centre, got {geometry!r}")
-    first = TRAINING_SEEDS + 10_000_000 * seed
-    scenes = [make_scene(first + i) for i in range(count)]
+    first = TRAINING_SEEDS + 10_000_000 * seed + skip
+    scenes = [make_scene(first + i, rules[i % len(rules)]) for i in range(count)]
     fill = round(255 * IMAGE_MEAN[0]) if geometry == "centre" else 0
     images = np.full((count, size, size, 3), fill, dtype=np.uint8)
     labels = np.zeros((count, size, size), dtype=np.uint8)
@@ -131,11 +142,11 @@ def cell_labels(
     """The object of each cell of a cells x cells grid.
 
     Returns owner, long (B, cells, cells): 0 for background, k + 1 for object k (the one with the largest
-    share of the cell, if that share is at least `least`); and the shares, float (B, 3, cells, cells), of
-    objects 0 to 2.
+    share of the cell, if that share is at least `least`); and the shares, float (B, MOST_OBJECTS, cells, cells),
+    of each object.
     """
     label = torch.from_numpy(bank.labels[chosen])
-    shares = torch.stack([(label == k + 1).float() for k in range(3)], dim=1)
+    shares = torch.stack([(label == k + 1).float() for k in range(MOST_OBJECTS)], dim=1)
     shares = torch.nn.functional.adaptive_avg_pool2d(shares, cells)
     best, owner = shares.max(dim=1)
     return torch.where(best >= least, owner + 1, torch.zeros_like(owner)), shares

@@ -39,7 +39,6 @@ SIZES: Final = (
     (160, 120),
     (120, 160),
 )  # (width, height): squash, letterbox and padding all happen
-RADII: Final = (15.0, 27.0)  # of the circumscribed circle, pixels
 MAX_TILT: Final = 10.0  # degrees
 GAP: Final = 3.0  # least distance between two circumscribed circles, pixels
 DISTRACTOR_SHARE: Final = 0.4  # chance that a further object repeats a colour or shape on purpose
@@ -51,6 +50,23 @@ _CORNERS: Final[dict[str, tuple[tuple[float, float], ...]]] = {
     "triangle": ((0.0, -1.0), (0.866, 0.5), (-0.866, 0.5)),
     "diamond": ((0.0, -1.0), (0.65, 0.0), (0.0, 1.0), (-0.65, 0.0)),
 }
+
+
+@dataclass(frozen=True)
+class SceneRules:
+    """The numbers of objects and their sizes that a scene may have."""
+
+    counts: tuple[float, ...] = (0.25, 0.45, 0.30)
+    """Chances of one object, two objects, and so on; they add up to 1."""
+    radii: tuple[float, float] = (15.0, 27.0)
+    """Smallest and largest radius of the circumscribed circle, pixels."""
+
+
+PLAIN: Final = SceneRules()
+"""The data set's scenes, and those of every seed that is given without rules."""
+WIDE: Final = SceneRules(counts=(0.15, 0.25, 0.30, 0.30), radii=(8.0, 27.0))
+"""Scenes with up to four objects, about a third of them small (SMALL)."""
+SMALL: Final = 0.02  # an object whose mask has a smaller share of the picture is called small
 
 
 @dataclass(frozen=True)
@@ -91,22 +107,22 @@ def _pick_pair(rng: np.random.Generator, taken: list[tuple[str, str]]) -> tuple[
     return free[int(rng.integers(len(free)))]
 
 
-def make_scene(seed: int) -> Scene:
-    """The scene of this seed: one to three disjoint objects, each (colour, shape) at most once.
+def make_scene(seed: int, rules: SceneRules = PLAIN) -> Scene:
+    """The scene of this seed: disjoint objects, each (colour, shape) at most once.
 
-    Raises ValueError if the seed is negative.
+    A crowded picture may have room for fewer objects than were drawn. Raises ValueError if the seed is negative.
     """
     if seed < 0:
         raise ValueError(f"seed must not be negative, got {seed}")
     rng = np.random.default_rng([seed, 1])
     width, height = SIZES[int(rng.integers(len(SIZES)))]
-    count = int(rng.choice([1, 2, 3], p=[0.25, 0.45, 0.30]))
+    count = int(rng.choice(np.arange(len(rules.counts)) + 1, p=rules.counts))
     objects: list[SceneObject] = []
     pairs: list[tuple[str, str]] = []
     for _ in range(count):
         pair = _pick_pair(rng, pairs)
         for attempt in range(200):
-            low, high = RADII
+            low, high = rules.radii
             radius = float(rng.uniform(low, high if attempt < 50 else (low + high) / 2))
             cx = float(rng.uniform(radius + 2, width - radius - 2))
             cy = float(rng.uniform(radius + 2, height - radius - 2))

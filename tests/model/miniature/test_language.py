@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.miniature.language import KINDS, NUMBERS, Question, caption, questions
-from model.miniature.world import COLOURS, SHAPES, Scene, make_scene
+from model.miniature.language import (
+    KINDS,
+    NUMBERS,
+    Question,
+    absent_question,
+    caption,
+    present_question,
+    questions,
+)
+from model.miniature.world import COLOURS, PLAIN, SHAPES, WIDE, Scene, SceneRules, make_scene
 
 SEEDS = st.integers(min_value=0, max_value=2_000_000_000)
 
@@ -21,13 +30,16 @@ def named(text: str) -> list[str]:
     return [f"{a} {b}" for a, b in pairwise(words) if a in COLOURS and b in SHAPES]
 
 
-@given(SEEDS, st.integers(min_value=0, max_value=7))
+RULES = st.sampled_from([PLAIN, WIDE])
+
+
+@given(SEEDS, st.integers(min_value=0, max_value=7), RULES)
 @settings(max_examples=80, deadline=None)
-def test_a_caption_names_its_targets_in_order(seed: int, variant: int) -> None:
+def test_a_caption_names_its_targets_in_order(seed: int, variant: int, rules: SceneRules) -> None:
     """Even variants name all objects, odd ones a single one; the words name exactly the targets, in order."""
-    scene = make_scene(seed)
+    scene = make_scene(seed, rules)
     said = caption(scene, variant)
-    assert said == caption(make_scene(seed), variant)
+    assert said == caption(make_scene(seed, rules), variant)
     assert named(said.text) == [scene.objects[i].name for i in said.targets]
     assert len(said.targets) == (1 if variant % 2 else len(scene.objects))
     assert len(set(said.targets)) == len(said.targets)
@@ -58,13 +70,13 @@ def true_of(asked: Question, scene: Scene) -> bool:
     return named(asked.question) == [item.name] and asked.answer.endswith(spot)
 
 
-@given(SEEDS)
+@given(SEEDS, RULES)
 @settings(max_examples=80, deadline=None)
-def test_questions_are_true_of_the_scene(seed: int) -> None:
+def test_questions_are_true_of_the_scene(seed: int, rules: SceneRules) -> None:
     """Every answer is right; the same seed gives the same questions; half of the existence questions have a no."""
-    scene = make_scene(seed)
+    scene = make_scene(seed, rules)
     asked = questions(scene)
-    assert asked == questions(make_scene(seed))
+    assert asked == questions(make_scene(seed, rules))
     for question in asked:
         assert question.kind in KINDS
         assert true_of(question, scene), question
@@ -85,6 +97,22 @@ def test_most_absent_objects_are_near_misses() -> None:
                 near.append(any(o.colour == colour or o.shape == shape for o in scene.objects))
     assert 0.55 < sum(near) / len(near) < 0.9
     assert set(kinds) == set(KINDS)
+
+
+@given(SEEDS, RULES)
+@settings(max_examples=60, deadline=None)
+def test_questions_drawn_for_training_are_true(seed: int, rules: SceneRules) -> None:
+    """An absent object is absent, and has a present one's colour where that is asked for; a present one is present."""
+    scene = make_scene(seed, rules)
+    rng = np.random.default_rng(seed)
+    for asked in (absent_question(scene, rng), absent_question(scene, rng, 1.0), present_question(scene, rng)):
+        assert true_of(asked, scene), asked
+    near = absent_question(scene, rng, same_colour=1.0)
+    assert not near.targets
+    colours = {o.colour for o in scene.objects}
+    full = len(colours) == 1 and len(scene.objects) == len(SHAPES)  # no shape of this colour is absent
+    assert full or named(near.question)[0].split()[0] in colours
+    assert present_question(scene, rng).targets
 
 
 def test_negative_variant_is_refused() -> None:

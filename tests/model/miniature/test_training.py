@@ -13,13 +13,14 @@ import torch
 
 from model.miniature.convnext import ConvNextSettings, train_convnext
 from model.miniature.florence import BINS, EOS, GRID, build_model, build_processor
+from model.miniature.florence_curriculum import SECOND_PHASE as FLORENCE_SECOND_PHASE
 from model.miniature.florence_curriculum import Curriculum, FlorenceSettings, scene_queries
-from model.miniature.florence_training import location_loss, train_florence
+from model.miniature.florence_training import _decisions, location_loss, train_florence, train_further
 from model.miniature.llama import LlamaSettings, train_llama
 from model.miniature.sam import SamSizes, build_sam
 from model.miniature.sam_training import SamSettings, decode, train_sam
 from model.miniature.train import main
-from model.miniature.training import build_bank, cell_labels, fit_longest_side, learning_rate
+from model.miniature.training import MOST_OBJECTS, build_bank, cell_labels, fit_longest_side, learning_rate
 from model.miniature.world import make_scene, outline
 
 SHORT_FLORENCE = FlorenceSettings(scenes=8, tower_steps=1, tower_batch=2, steps=2, batch=2, queries=2)
@@ -62,7 +63,7 @@ def test_cells_belong_to_the_object_that_fills_them() -> None:
     bank = build_bank(4, 0, "squash")
     owner, shares = cell_labels(bank, np.arange(4), GRID)
     for n in range(4):
-        for k in range(3):
+        for k in range(MOST_OBJECTS):
             whole = (bank.labels[n] == k + 1).mean()
             assert float(shares[n, k].mean()) == pytest.approx(whole, abs=1e-6)
     best, who = shares.max(dim=1)
@@ -115,6 +116,36 @@ def test_absent_texts_are_drawn_at_the_chance_given(world: Curriculum) -> None:
         assert targets == again
 
 
+def test_the_second_phase_asks_about_absent_and_small_objects() -> None:
+    """A quarter of its texts are about something absent, most of them with a present colour; four objects fit."""
+    second = replace(FLORENCE_SECOND_PHASE, scenes=40)
+    world = Curriculum(second, build_processor())
+    rng = np.random.default_rng(0)
+    scenes = [int(i) for i in rng.integers(40, size=600)]
+    drawn = [world.draw_decided(rng, i) for i in scenes]
+    assert 0.20 < np.mean([not targets for _, targets in drawn]) < 0.31
+    for scene, (text, targets) in zip(scenes, drawn, strict=True):
+        objects = world.bank.scenes[scene].objects
+        assert all(objects[target].colour in text or "object" in text or "?" in text for target in targets)
+    counts = {len(scene.objects) for scene in world.bank.scenes}
+    assert counts == {1, 2, 3, 4}
+    crowd = next(i for i, scene in enumerate(world.bank.scenes) if len(scene.objects) == 4)
+    assert sum(token == world.open for token in world.answer(crowd, (0, 1, 2, 3))[0]) == 4
+    first = Curriculum(replace(SHORT_FLORENCE, scenes=2), world.processor)
+    assert first.bank.scenes[0].seed != world.bank.scenes[0].seed
+    owner, table, boxes = world.dense(np.array([crowd]))
+    assert table.shape[1:] == (*boxes.shape[1:2], 2)
+    assert owner.max() <= 4
+
+
+def test_the_choice_between_region_and_none_is_the_token_after_the_start(world: Curriculum) -> None:
+    """One place in every row."""
+    rows = [world.answer(0, (0,))[0], world.answer(0, ())[0]]
+    width = len(rows[0])
+    labels = torch.tensor([row + [1] * (width - len(row)) for row in rows])
+    assert labels[_decisions(labels)].tolist() == [world.open, EOS]
+
+
 def test_batched_decoder_equals_the_stock_one() -> None:
     """Prompts on two pictures at once give what segment-anything's decoder gives one picture at a time."""
     torch.manual_seed(0)
@@ -163,6 +194,21 @@ def test_the_same_seed_gives_the_same_weights(train: Callable[[int], torch.nn.Mo
     assert not _same(first, train(1))
 
 
+def test_the_second_phase_is_a_pure_function_too(world: Curriculum) -> None:
+    """From the same weights: the same weights. It saves on the way, and ends in evaluation mode."""
+    short = replace(FLORENCE_SECOND_PHASE, scenes=8, steps=2, batch=2)
+    trained = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = build_model(world.processor)
+        saved: list[bool] = []
+        train_further(model, world.processor, short, lambda seen=saved, model=model: seen.append(model.training), 1)
+        assert not model.training
+        assert saved == [False, False]
+        trained.append(model)
+    assert _same(*trained)
+
+
 def test_training_moves_every_part_of_florence(world: Curriculum) -> None:
     """Tower, projector, encoder and decoder all get gradients in the joint phase."""
     torch.manual_seed(0)
@@ -187,3 +233,7 @@ def test_command_refuses_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "--seed is -1" in capsys.readouterr().err
     assert main(["llama", "--out", str(tmp_path), "--threads", "0"]) == 2
     assert "--threads is 0" in capsys.readouterr().err
+    assert main(["florence", "--out", str(tmp_path), "--first-phase", str(tmp_path / "none")]) == 2
+    assert "florence2 holds no model.safetensors" in capsys.readouterr().err
+    assert main(["sam", "--out", str(tmp_path), "--first-phase", str(tmp_path / "none")]) == 2
+    assert "config.json is missing" in capsys.readouterr().err
