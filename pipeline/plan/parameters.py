@@ -52,11 +52,11 @@ class SubsetParams(StepParams):
 
 
 class SegmentParams(StepParams):
-    """segment: run Florence-2 and SAM and keep their raw evidence."""
+    """segment: run a teacher and keep its raw evidence."""
 
     teacher: TeacherConfig
-    florence: str = Field(description="checksum of Florence-2's weights")
-    sam: str = Field(description="checksum of SAM's weights")
+    florence: str | None = added_later(None, description="checksum of Florence-2's weights, if the teacher has them")
+    sam: str | None = added_later(None, description="checksum of SAM's weights, if the teacher has them")
 
 
 class MasksParams(StepParams):

@@ -7,6 +7,7 @@ from model.errors import ConfigError
 from model.stage_table import STAGE_STEPS, STAGES, VARIANT_ROWS
 from pipeline.artifacts.spec import ArtifactRef, StepSpec
 from pipeline.compute.resources import Resources
+from pipeline.masks.teachers.table import only_used, teacher_kind
 from pipeline.plan.fingerprints import TOKENIZER
 from pipeline.plan.recipe import Dataset, Recipe
 from pipeline.plan.step_table import STEPS, Step
@@ -106,6 +107,8 @@ class PlanBuilder:
         attempt = self._attempts(spec)
         ref = ArtifactRef(kind=step.kind, name=name, id=spec.id(attempt))
         resources = self.recipe.resources.get(step_name, step.resources)
+        if step_name == "segment" and not teacher_kind(self.recipe.teacher.kind).weights:
+            resources = resources.model_copy(update={"gpus": 0.0})  # a GPU would be held and not used
         execution = self.recipe.training.execution(step_name) if step_name in STAGE_STEPS else None
         self.steps[key] = PlannedStep(key, step, spec, ref, attempt, dict(inputs), resources, execution)
         return key
@@ -152,8 +155,8 @@ def add_packs_and_masks(plan: PlanBuilder) -> None:
             continue
         chosen = {"size": dataset.subset, "quotas": dataset.quotas, "query": dataset.query, "turns": dataset.turns}
         subset = plan.add("subset", name, chosen | common, records, f"subset-{name}")
-        teachers = {"florence": fingerprints["weights.florence"], "sam": fingerprints["weights.sam"]}
-        asked = {"teacher": recipe.teacher, **teachers}
+        weights = {role: fingerprints[f"weights.{role}"] for role in teacher_kind(recipe.teacher.kind).weights}
+        asked = {"teacher": only_used(recipe.teacher), **weights}
         segments = plan.add("segment", name, asked, {"inventory": inventory, "subset": subset}, f"segment-{name}")
         plan.add("masks", name, {"gates": recipe.gates}, {"segments": segments}, f"masks-{name}")
 

@@ -13,6 +13,7 @@ from pipeline.compute.resources import Resources
 from pipeline.config import Config, added_later, read_yaml, validate
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.masks.config import MaskGates, TeacherConfig
+from pipeline.masks.teachers.table import TEACHERS
 from pipeline.overlap.config import DropKind
 from pipeline.packing.config import PackConfig
 from pipeline.plan.step_table import STEPS
@@ -174,6 +175,14 @@ class Recipe(Config):
         for name in self.versions_in_ids:
             if name not in known:
                 raise ValueError(f"versions_in_ids: '{name}' decides no result; give some of {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _known_teacher(self) -> Self:
+        if self.teacher.kind not in TEACHERS:
+            raise ValueError(
+                f"teacher.kind = '{self.teacher.kind}': there is no such teacher; give one of {', '.join(TEACHERS)}"
+            )
         return self
 
     @model_validator(mode="after")

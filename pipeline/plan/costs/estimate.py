@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipeline.artifacts.store import Artifact
+from pipeline.masks.teachers.table import teacher_kind
 from pipeline.plan.costs.amounts import Amount, Given, amounts
 from pipeline.plan.costs.calibration import Calibration
 from pipeline.plan.costs.cluster import Cluster
@@ -122,6 +123,11 @@ def _queries(recipe: Recipe, name: str, found: Mapping[str, Amount]) -> int | No
 
 def _segment(recipe: Recipe, step: PlannedStep, queries: int | None, on: Cluster) -> list[Figure]:
     figures = [Figure("samples", queries, "samples", "queries, one a record with an image")]
+    roles = teacher_kind(recipe.teacher.kind).weights
+    if not roles:
+        return [*figures, Figure("FLOPs", 0, "FLOP", f"the teacher '{recipe.teacher.kind}' runs no model")]
+    if set(roles) != {"florence", "sam"}:
+        return figures
     sam = _by_name(recipe.weights.sam, SAM_FLOPS)
     florence = _by_name(recipe.weights.florence, FLORENCE_PARAMETERS)
     if queries is None or sam is None or florence is None:

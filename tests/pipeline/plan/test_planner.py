@@ -10,6 +10,7 @@ import pytest
 from flows.run.schedule import demand
 from model.errors import ConfigError
 from pipeline.artifacts.spec import StepSpec
+from pipeline.masks.config import MaskGates
 from pipeline.plan.locations import locations_of
 from pipeline.plan.planner import Plan, mask_recipe, plan
 from pipeline.plan.recipe import Recipe, load_recipe
@@ -119,6 +120,34 @@ def test_a_changed_prompt_segments_again() -> None:
     after = planned(load_recipe("miniature").override(teacher={"prompt": "Where is {query}"}))
     assert {"segment-pretrain", "masks-pretrain", "stage3"} <= changed(planned(), after)
     assert "subset-pretrain" not in changed(planned(), after)
+
+
+@pytest.mark.parametrize("gate", MaskGates.model_fields)
+def test_every_gate_reuses_the_evidence(gate: str) -> None:
+    """Another gate makes other masks of the same evidence: no teacher runs again."""
+    other = {"require_ended": False, "max_area": 0.93}.get(gate, 0.17)
+    before, after = planned(), planned(load_recipe("miniature").override(gates={gate: other}))
+    assert {"masks-pretrain", "masks-instruct"} <= changed(before, after)
+    for key in ("inventory-pretrain", "subset-pretrain", "segment-pretrain", "segment-instruct"):
+        assert before[key].id == after[key].id
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", "Where is {query}"),
+        ("task", "phrase_grounding"),
+        ("sam_prompt", "points"),
+        ("multimask", True),
+        ("beams", 3),
+        ("max_new_tokens", 77),
+        ("max_query_characters", 77),
+    ],
+)
+def test_another_setting_of_the_teachers_segments_again(field: str, value: object) -> None:
+    before, after = planned(), planned(load_recipe("miniature").override(teacher={field: value}))
+    assert {"segment-pretrain", "masks-pretrain"} <= changed(before, after)
+    assert not {"inventory-pretrain", "subset-pretrain", "pack-pretrain", "stage1"} & changed(before, after)
 
 
 def test_resources_never_enter_an_id() -> None:

@@ -51,6 +51,13 @@ def test_the_papers_recipe_is_costed_without_data_and_weights() -> None:
     assert "assumption" in next(s for s in found.steps if s.key == "stage1").figures["time"].how
 
 
+def test_a_teacher_without_weights_costs_no_flops_and_no_time_of_a_gpu() -> None:
+    found = costs(load_recipe("paper").override(teacher={"kind": "truth"}))
+    assert figure(found, "segment-pretrain", "FLOPs") == 0
+    assert "time" not in next(step for step in found.steps if step.key == "segment-pretrain").figures
+    assert (figure(costs(load_recipe("paper")), "segment-pretrain", "FLOPs") or 0) > 1e17
+
+
 def test_the_papers_recipe_does_not_fit_without_activation_checkpointing() -> None:
     raw = load_recipe("paper").model_dump(mode="json")
     raw["training"]["common"]["activation_checkpointing"] = False
