@@ -56,7 +56,14 @@ bench: $(READY) ## run the benchmarks; each prints its figures, and fails if one
 	@failed=0; for name in $(BENCHMARKS); do $(PYTHON) -m tests.bench $$name || failed=1; done; exit $$failed
 
 .PHONY: chaos
-chaos: $(READY) ## seeded kills (-9) of training stages; their results must equal undisturbed ones, bit for bit
+chaos: chaos-masks chaos-training ## seeded kills (-9) of both; their results must equal undisturbed ones, bit for bit
+
+.PHONY: chaos-masks
+chaos-masks: $(READY) ## seeded kills, a full disk and a store that fails while masks are made
+	@$(PYTHON) -m tests.chaos masks --kills 25 --seed 0
+
+.PHONY: chaos-training
+chaos-training: $(READY) ## seeded kills of training stages
 	@$(PYTHON) -m tests.chaos training --kills 20 --seed 0
 
 .PHONY: check

@@ -24,7 +24,8 @@ def demand(step: PlannedStep) -> Demand:
     """
     asked = step.resources
     busy = asked.threads if asked.threads > 1 else 0
-    return Demand(asked.workers * max(asked.cpus, busy), asked.workers * asked.gpus)
+    pools = (asked, asked.second_pool) if asked.second_pool else (asked,)
+    return Demand(sum(pool.workers * max(pool.cpus, busy) for pool in pools), asked.all_gpus)
 
 
 def check_feasible(plan: Plan, totals: Totals) -> None:
@@ -32,8 +33,8 @@ def check_feasible(plan: Plan, totals: Totals) -> None:
     for step in plan:
         asked = step.resources
         for what, need, have in (
-            ("CPUs", asked.workers * asked.cpus, totals.cpus),
-            ("GPUs", asked.workers * asked.gpus, totals.gpus),
+            ("CPUs", asked.all_cpus, totals.cpus),
+            ("GPUs", asked.all_gpus, totals.gpus),
         ):
             if need > have:
                 raise ConfigError(

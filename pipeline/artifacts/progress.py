@@ -27,7 +27,12 @@ class Speed:
         self._marks: deque[tuple[float, int]] = deque()
 
     def seconds_left(self, now: float, done: int, total: int) -> float | None:
-        """Seconds until `total` is reached at the recent speed; None before anything was done.
+        """Seconds until `total` is reached at the recent speed; None before anything was done."""
+        rate = self.per_second(now, done)
+        return None if rate is None else max(0, total - done) / rate
+
+    def per_second(self, now: float, done: int) -> float | None:
+        """The recent speed in units a second; None before anything was done.
 
         now: seconds on any clock that goes steadily.
         """
@@ -39,7 +44,7 @@ class Speed:
         first, start = marks[0]
         if done <= start or now <= first:
             return None
-        return max(0, total - done) * (now - first) / (done - start)
+        return (done - start) / (now - first)
 
 
 class Progress:
@@ -65,11 +70,18 @@ class Progress:
         if self.note:
             state["note"] = self.note
         if due:
-            self._store.write_json(self._path, {**state, "seconds": round(now - self._started, 1)})
+            self._write({**state, "seconds": round(now - self._started, 1)})
             self._written = now
         if last or now - self._printed >= PRINT_SECONDS:
             print(progress_text(state), flush=True)
             self._printed = now
+
+    def _write(self, state: dict[str, Any]) -> None:
+        """Replace the file. A store that fails now must not end the step: its commits have their own patience."""
+        try:
+            self._store.write_json(self._path, state)
+        except OSError as error:
+            print(f"the progress in {self._path} cannot be written: {error}", flush=True)
 
 
 def read_progress(store: ArtifactStore, artifact_id: str) -> dict[str, Any] | None:

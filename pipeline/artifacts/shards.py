@@ -31,6 +31,7 @@ from model.errors import ArtifactError
 from pipeline.artifacts import filesystem
 from pipeline.artifacts.atomic import write_whole
 from pipeline.artifacts.manifest import MANIFEST, FileEntry
+from pipeline.artifacts.patience import patiently
 from pipeline.artifacts.spec import canonical_json, digest
 from pipeline.artifacts.store import ArtifactStore, sha256_of
 
@@ -123,6 +124,9 @@ class Shards:
         One listing gives names and sizes. A file is hashed only if its version (ETag) in the object store does not
         prove its content; on a local disk there are no versions. `inputs`: as in `commit`.
         """
+        return patiently(f"the shards in {self.location}", lambda: self._committed(inputs))
+
+    def _committed(self, inputs: str | None) -> dict[str, Seal]:
         sizes, versions = self._listing()
         contents = filesystem.read_each(self._store.fs, [self._seal_path(name) for name in _names(sizes)])
         seals = {name: Seal.from_bytes(contents.get(self._seal_path(name), b"")) for name in _names(sizes)}
@@ -202,8 +206,15 @@ class Shards:
             facts: values that the step needs when a rerun finds the shard committed.
             inputs: digest of the inputs of this shard, if they are not the inputs of all shards.
 
-        Raises ArtifactError if other writers keep sealing files that do not match their seal.
+        Raises ArtifactError if other writers keep sealing files that do not match their seal, and StepError if the
+        disk is full or the store fails for minutes (pipeline.artifacts.patience).
         """
+        what = f"shard {name} in {self.location}"
+        return patiently(what, lambda: self._commit(name, files, rows, facts, inputs))
+
+    def _commit(
+        self, name: str, files: Mapping[str, Content], rows: int, facts: dict[str, Any] | None, inputs: str | None
+    ) -> Seal:
         with ExitStack() as stack:
             drafts = {file: stack.enter_context(filesystem.draft(self._store.fs, self.path(file))) for file in files}
             for file, content in files.items():
@@ -240,9 +251,7 @@ class Shards:
 
         Another writer with other bytes may have replaced a commit. Reads no data.
         """
-        sizes, _ = self._listing()
-        paths = [self._seal_path(name) for name in _names(sizes)]
-        now = set(filesystem.read_each(self._store.fs, paths).values())
+        sizes, now = patiently(f"the shards in {self.location}", self._sizes_and_seals)
         for seal in seals:
             lost = [entry.path for entry in seal.files if sizes.get(entry.path) != entry.size]
             if lost or seal.to_bytes() not in now:
@@ -250,6 +259,11 @@ class Shards:
                     f"{self.path(lost[0] if lost else seal.files[0].path)} was replaced by another writer before it "
                     "was published; run the step again"
                 )
+
+    def _sizes_and_seals(self) -> tuple[dict[str, int], set[bytes]]:
+        sizes, _ = self._listing()
+        paths = [self._seal_path(name) for name in _names(sizes)]
+        return sizes, set(filesystem.read_each(self._store.fs, paths).values())
 
     def drop(self, name: str) -> None:
         """Remove a shard's seal, so that the shard is made again. Raises ArtifactError if the artifact is published."""

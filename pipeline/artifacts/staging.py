@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from model.errors import ArtifactError
 from pipeline.artifacts import filesystem
 from pipeline.artifacts.manifest import Counts, FileEntry, Manifest, Parent, Provenance
+from pipeline.artifacts.patience import patiently
 from pipeline.artifacts.shards import Content, Seal, Shards
 from pipeline.artifacts.spec import ArtifactRef, StepSpec, digest, short
 from pipeline.artifacts.store import WORK, Artifact, ArtifactStore
@@ -69,8 +70,8 @@ class Staging:
         return path
 
     def write_bytes(self, file: str, content: bytes) -> None:
-        """Write one small file."""
-        self.store.fs.pipe_file(self.path(file), content)
+        """Write one small file. Raises StepError if the disk is full or the store fails for minutes."""
+        patiently(f"{self.base}/{file}", lambda: self.store.fs.pipe_file(self.path(file), content))
 
     def write_table(self, file: str, table: pa.Table) -> None:
         """Write one Parquet file."""

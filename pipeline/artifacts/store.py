@@ -16,6 +16,7 @@ from model.errors import ArtifactError
 from pipeline.artifacts import filesystem
 from pipeline.artifacts.atomic import partial_path, sync_file, sync_folders, write_whole
 from pipeline.artifacts.manifest import MANIFEST, FileEntry, Manifest
+from pipeline.artifacts.patience import patiently
 from pipeline.artifacts.spec import ID_LENGTH, ArtifactRef, StepSpec, short
 
 CHUNK = 1 << 20
@@ -228,8 +229,11 @@ class ArtifactStore:
         """Write the manifest, only if absent. Returns the artifact that exists afterwards.
 
         If another writer was first, its files are verified and its artifact is returned. Raises ArtifactError if they
-        do not match its manifest.
+        do not match its manifest, StepError if the disk is full or the store fails for minutes.
         """
+        return patiently(f"the manifest {self.manifest_path(manifest.ref)}", lambda: self._publish(manifest))
+
+    def _publish(self, manifest: Manifest) -> Artifact:
         path = self.manifest_path(manifest.ref)
         if self.is_local:  # before the manifest: after a power loss it must not list files that are gone
             sync_folders(Path(self.join(manifest.ref.path, manifest.data)), above=4)  # artifact, name, kind, root

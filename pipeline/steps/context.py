@@ -56,7 +56,10 @@ class StepContext:
 
     def images(self, inventory: str = "inventory") -> ImageStore:
         """The images of the data set of an input inventory. Can be sent to workers."""
-        artifact = self.inputs[inventory]
+        return self.images_of(self.inputs[inventory])
+
+    def images_of(self, artifact: Artifact) -> ImageStore:
+        """The images of the data set of an inventory. Can be sent to workers. Raises ConfigError."""
         return replace(self.dataset(artifact.ref.name), kept=artifact.location()).images()
 
     @property

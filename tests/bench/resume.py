@@ -23,7 +23,7 @@ import psutil
 
 from pipeline.artifacts.progress import read_progress
 from tests.chaos.stages import EXECUTION, World
-from tests.chaos.training import Driver
+from tests.chaos.training import Stage
 
 LONGEST_WAIT = 300.0  # seconds
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
         def steps_done() -> int:
             return int((read_progress(bench.store, job.ref.id) or {"done": 0})["done"]) // batch
 
-        driver = Driver(bench, job, Path(name) / "stage1.log")
+        driver = Stage(bench, job, Path(name) / "stage1.log")
         driver.start()
         for _ in range(options.kills):
             known = driver.sealed()

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("training",)
+NAMES = ("masks", "training")
 
 
 def main() -> int:

@@ -12,8 +12,6 @@ equal the undisturbed ones, bit for bit. Returns 1 unless M = N.
 import argparse
 import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.artifacts.paths import PROJECT
 from pipeline.plan.job import JobSpec
+from tests.chaos.driver import Driver, dealt
 from tests.chaos.stages import World, result_of
 from tests.pipeline.steps.fixtures_store import Bench
 
@@ -38,83 +36,23 @@ TARGETS = {
 KILLED_WRITING = 0.4
 """Share of the kills that wait until a checkpoint is being written."""
 LONGEST_DELAY = 4.0  # seconds from the first step after a start to the kill
-STARTS = 12  # of one stage's driver before this program gives up
-GRACE = 20.0  # seconds for the descendants of a dead driver to end
 
 
-class Driver:
-    """The driver of one stage: `python -m pipeline run`, which is started again when it dies."""
+class Stage(Driver):
+    """The driver of one stage, and what it has written."""
 
     def __init__(self, bench: Bench, job: JobSpec, log: Path) -> None:
-        self._bench, self._job, self._log = bench, job, log
-        self._spec = log.with_suffix(".json")
-        self._spec.write_text(job.model_dump_json())
-        self._process: psutil.Popen | None = None
-        self._known: set[psutil.Process] = set()
-        self.starts = 0
-
-    def start(self) -> None:
-        """Start the driver. Raises RuntimeError after too many starts."""
-        self.starts += 1
-        if self.starts > STARTS:
-            raise RuntimeError(f"{self._job.key} was started {STARTS} times; see {self._log}")
-        self.end_family()
-        with self._log.open("ab") as log:
-            command = [sys.executable, "-m", "pipeline", "run", str(self._spec)]
-            self._process = psutil.Popen(command, cwd=PROJECT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-
-    @property
-    def alive(self) -> bool:
-        """True while the driver runs."""
-        return self._process is not None and self._process.poll() is None
-
-    def family(self) -> list[psutil.Process]:
-        """The driver and its descendants."""
-        if self._process is None:
-            return []
-        with suppress(psutil.NoSuchProcess):
-            family = [self._process, *self._process.children(recursive=True)]
-            self._known.update(family)
-            return family
-        return []
-
-    def end(self) -> None:
-        """Wait for the driver's own end, after its artifact is published."""
-        self.family()
-        if self._process is not None:
-            with suppress(psutil.Error):
-                self._process.wait(60)
-        self.end_family()
-
-    def end_family(self) -> None:
-        """Wait for the end of all processes that a dead driver left, then kill those that still run."""
-        _, left = psutil.wait_procs(self._known, timeout=GRACE)
-        for process in left:
-            with suppress(psutil.Error):
-                process.kill()
-        self._known.clear()
-
-    def find(self, target: str) -> psutil.Process | None:
-        """A process of this target; None if there is none now."""
-        text = TARGETS[target]
-        for process in self.family():
-            with suppress(psutil.Error):
-                if process.pid == self._process_id if not text else text in " ".join(process.cmdline()):
-                    return process
-        return None
-
-    @property
-    def _process_id(self) -> int:
-        return -1 if self._process is None else self._process.pid
+        super().__init__(job, log, TARGETS)
+        self._bench = bench
 
     def sealed(self) -> int:
         """Steps of the newest sealed checkpoint."""
-        names = self._bench.root.glob(f"store/work/{self._job.ref.id}*/checkpoints-*/_seals/step-*.json")
+        names = self._bench.root.glob(f"store/work/{self.job.ref.id}*/checkpoints-*/_seals/step-*.json")
         return max((int(name.stem[5:]) for name in names), default=0)
 
     def writes(self) -> bool:
         """True while files of a checkpoint are without a seal."""
-        folders = list(self._bench.root.glob(f"store/work/{self._job.ref.id}*/checkpoints-*"))
+        folders = list(self._bench.root.glob(f"store/work/{self.job.ref.id}*/checkpoints-*"))
         with suppress(OSError):
             for folder in folders:
                 sealed = {file.stem for file in (folder / "_seals").glob("*.json")}
@@ -123,15 +61,11 @@ class Driver:
                     return True
         return False
 
-    def published(self) -> bool:
-        """True once the stage has its artifact."""
-        return self._bench.store.get(self._job.ref) is not None
-
 
 def undisturbed(bench: Bench, jobs: dict[str, JobSpec], logs: Path) -> dict[str, dict[str, str]]:
     """Run the stages. Returns the digests of each."""
     for step, job in jobs.items():
-        driver = Driver(bench, job, logs / f"undisturbed-{step}.log")
+        driver = Stage(bench, job, logs / f"undisturbed-{step}.log")
         driver.start()
         while driver.alive:
             time.sleep(0.2)
@@ -140,15 +74,7 @@ def undisturbed(bench: Bench, jobs: dict[str, JobSpec], logs: Path) -> dict[str,
     return {step: result_of(bench.store.require(job.ref)) for step, job in jobs.items()}
 
 
-def dealt(chance: random.Random) -> Iterator[str]:
-    """The targets in random order, each once before one comes again."""
-    while True:
-        targets = list(TARGETS)
-        chance.shuffle(targets)
-        yield from targets
-
-
-def disturb(driver: Driver, chance: random.Random, targets: Iterator[str], kills: int) -> list[str]:
+def disturb(driver: Stage, chance: random.Random, targets: Iterator[str], kills: int) -> list[str]:
     """Run a stage to its end, with up to this many kills. Returns the kills."""
     done: list[str] = []
     while not driver.published():
@@ -162,7 +88,7 @@ def disturb(driver: Driver, chance: random.Random, targets: Iterator[str], kills
     return done
 
 
-def _kill_once(driver: Driver, chance: random.Random, targets: Iterator[str]) -> str | None:
+def _kill_once(driver: Stage, chance: random.Random, targets: Iterator[str]) -> str | None:
     """Wait for training to go on, then for a random moment, and kill the next target; None if the stage ended first."""
     target, writing = next(targets), chance.random() < KILLED_WRITING
     delay = chance.uniform(0, LONGEST_DELAY)
@@ -194,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     chance, done, equal, rounds = random.Random(options.seed), 0, 0, 0
-    targets, started = dealt(chance), time.monotonic()
+    targets, started = dealt(chance, TARGETS), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="agevlm-chaos-") as name:
         folder = Path(name)
         world = World(folder, options.steps)
@@ -205,7 +131,7 @@ def main(arguments: Sequence[str]) -> int:
             bench, jobs = world.jobs(f"disturbed-{rounds}")
             for index, (step, job) in enumerate(jobs.items()):
                 kills = -(-(options.kills - done) // (len(jobs) - index))
-                driver = Driver(bench, job, folder / f"round-{rounds}-{step}.log")
+                driver = Stage(bench, job, folder / f"round-{rounds}-{step}.log")
                 print(f"round {rounds}, {step}: {kills} kills", flush=True)
                 killed = disturb(driver, chance, targets, kills)
                 same = result_of(bench.store.require(job.ref)) == expected[step]

@@ -2,9 +2,8 @@
 
 from collections.abc import Mapping
 
-from ray.util.metrics import Gauge
+from pipeline.compute.gauges import Gauges
 
-PREFIX, TAGS = "agevlm_train_", ("stage", "step_key")
 GAUGES = {
     "step": "optimiser steps done",
     "lm_loss": "LM loss per target token",
@@ -21,18 +20,16 @@ class RayGauges:
     """Sets Ray's gauges as a `Tracker`; they are tagged by the row of the stage table and the step's key."""
 
     def __init__(self, row: str, key: str) -> None:
-        self._tags = dict(zip(TAGS, (row, key), strict=True))
-        self._gauges = {name: Gauge(PREFIX + name, text, tag_keys=TAGS) for name, text in GAUGES.items()}
+        self._gauges = Gauges("train", GAUGES, {"stage": row, "step_key": key})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Set each gauge that has a value. Values per layer ('name/layer') count as their mean."""
-        for name, gauge in self._gauges.items():
+        found = {**values, "step": float(step)}
+        for name in GAUGES.keys() - found.keys():
             layers = [value for key, value in values.items() if key.startswith(f"{name}/")]
-            value = float(step) if name == "step" else values.get(name)
-            if value is None and layers:
-                value = sum(layers) / len(layers)
-            if value is not None:
-                gauge.set(value, self._tags)
+            if layers:
+                found[name] = sum(layers) / len(layers)
+        self._gauges.set(found)
 
     def close(self) -> None:
         """Do nothing: Ray drops a worker's gauges when the worker ends."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from flows.run.schedule import Schedule, check_feasible, demand, dependents
 from flows.run.settings import Totals
 from model.errors import ConfigError
-from pipeline.compute.resources import Resources
+from pipeline.compute.resources import Pool, Resources
 from pipeline.plan import planner
 from pipeline.plan.recipe import load_recipe
 from tests.pipeline.fixtures_finished_run import FINGERPRINTS
@@ -51,6 +51,14 @@ def test_training_does_not_wait_for_the_teachers() -> None:
                 "subset-pretrain", "subset-instruct"):  # fmt: skip
         schedule.made(key)
     assert [s.key for s in schedule.ready(Totals(cpus=2))] == ["stage1", "segment-pretrain"]
+
+
+def test_both_pools_of_a_step_count() -> None:
+    pools = Resources(cpus=1, workers=2, second_pool=Pool(cpus=2, workers=1))
+    (step,) = toy_plan({"a": ({}, ())}, resources={"a": pools})
+    assert demand(step).cpus == 4
+    with pytest.raises(ConfigError, match="asks for 4 CPUs"):
+        check_feasible(toy_plan({"a": ({}, ())}, resources={"a": pools}), Totals(cpus=3))
 
 
 def test_a_step_larger_than_the_cluster_counts_as_all_of_it() -> None:

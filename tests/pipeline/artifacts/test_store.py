@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from model.errors import ArtifactError
+from model.errors import ArtifactError, StepError
+from pipeline.artifacts import patience
 from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.spec import ArtifactRef, StepSpec
 from pipeline.artifacts.staging import Staging
@@ -162,7 +163,8 @@ def test_a_file_system_that_cannot_sync_folders_is_accepted_but_a_bad_disk_is_an
     monkeypatch.setattr(os, "fsync", failing(errno.EINVAL))
     assert publish("masks").verify() == []
     monkeypatch.setattr(os, "fsync", failing(errno.EIO))
-    with pytest.raises(OSError, match="Input/output error"):
+    monkeypatch.setattr(patience, "OUTAGE_SECONDS", 0.1)
+    with pytest.raises(StepError, match=r"the store has failed for .*Input/output error"):
         publish("pack")
 
 

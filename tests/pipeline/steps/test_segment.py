@@ -6,7 +6,6 @@ whole step on Ray and compares the bytes.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,21 +16,24 @@ import pytest
 
 from model.errors import DataError, StepError
 from model.miniature.world import make_scene
-from pipeline.artifacts.shards import Seal, Shards
+from pipeline.artifacts.shards import OTHER_WRITER_SECONDS, Shards
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.compute.resources import Resources
 from pipeline.compute.session import session
 from pipeline.masks import stream
+from pipeline.masks.actors import SegmentWork
+from pipeline.masks.attempts import Attempts
 from pipeline.masks.config import TeacherConfig, TeacherSetup
 from pipeline.masks.parts import cut, facts_of
 from pipeline.masks.pictures import read_pictures
+from pipeline.masks.teachers.table import TEACHERS
 from pipeline.schemas import EVIDENCE, QUERIES
 from pipeline.sources.images.store import ImageStore
-from pipeline.steps import segment
 from pipeline.steps.context import work_folder
 from pipeline.steps.runner import run_job
 from tests.model.teachers.fixtures_tiny_teachers import LOCATIONS, write_florence, write_sam
 from tests.pipeline.masks.fixtures_dataset import Dataset, break_image, make_dataset, parts, read
+from tests.pipeline.steps.fixtures_local_segment import local_stream, run_without_ray
 from tests.pipeline.steps.fixtures_single_step import damaged, shards_of
 
 SCENES = 8
@@ -49,43 +51,11 @@ def dataset(tmp_path: Path) -> Dataset:
     return make_dataset(tmp_path, SCENES)
 
 
-def local_stream(computed: list[int], stop_after: int | None = None) -> Callable[..., Iterator[stream.ShardDone]]:
-    """`segment_shards` in this process: the same reading, actor and commits, one shard after the other."""
-
-    def segment_shards(
-        shards: Shards,
-        missing: Mapping[int, pa.Table],
-        count: int,
-        images: ImageStore,
-        setup: TeacherSetup,
-        resources: Resources,
-    ) -> Iterator[stream.ShardDone]:
-        actor = stream.TeacherActor(setup, shards, count)
-        for number, (index, queries) in enumerate(missing.items()):
-            if number == stop_after:
-                raise KeyboardInterrupt
-            computed.append(index)
-            row = actor(read_pictures(images, index, queries)).to_pylist()[0]
-            seal = Seal.from_bytes(row["seal"])
-            assert seal is not None
-            yield stream.ShardDone(index, seal, row["seconds"])
-
-    return segment_shards
-
-
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Run without Ray; the list records the shards that are computed."""
-    shards: list[int] = []
-    monkeypatch.setattr(stream, "segment_shards", local_stream(shards))
-    monkeypatch.setattr(segment, "session", _no_session)
-    return shards
-
-
-class _no_session:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
+    monkeypatch.setitem(OTHER_WRITER_SECONDS, "disk", 0.2)  # a file without a seal is soon nobody's
+    return run_without_ray(monkeypatch)
 
 
 def test_every_query_has_evidence_and_parts_follow_the_subset(
@@ -95,7 +65,7 @@ def test_every_query_has_evidence_and_parts_follow_the_subset(
     rows = read(artifact)
     columns = [name for name in QUERIES.names if name in EVIDENCE.names]
     assert [{name: row[name] for name in columns} for row in rows] == dataset.queries.select(columns).to_pylist()
-    assert {row["status"] for row in rows} == {"segmented"}
+    assert {row["status"] for row in rows} == {"ok"}
     assert all(len(row["instances"]) == 1 for row in rows)
     assert artifact.matching("part-") == [f"part-0000{i}-of-00003.parquet" for i in range(3)]
     assert artifact.manifest.counts.rows_out == len(dataset.queries)
@@ -236,9 +206,11 @@ def test_an_empty_subset_is_an_empty_artifact(tmp_path: Path, weights: tuple[Pat
 def test_a_block_that_is_not_a_whole_shard_is_refused(
     dataset: Dataset, weights: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    setup = TeacherSetup(str(weights[0]), str(weights[1]), "t", TEACHER, "cpu", 1)
-    actor = stream.TeacherActor(setup, Shards(ArtifactStore(str(tmp_path / "other")), "segments", "inputs"), 2)
-    images = ImageStore(str(dataset.images))
+    setup = TeacherSetup({"florence": str(weights[0]), "sam": str(weights[1])}, "t", TEACHER, "cpu", 1)
+    store = ArtifactStore(str(tmp_path / "other"))
+    images, phases = ImageStore(str(dataset.images)), TEACHERS["florence_sam"].phases
+    work = SegmentWork(Shards(store, "segments", "inputs"), 2, images, setup, Attempts(store, "notes"), phases)
+    actor = stream.TeacherActor(work)
     one, two = (read_pictures(images, i, shard) for i, shard in enumerate(cut(dataset.queries, 3)[:2]))
     for block in (one.slice(0, 2), pa.concat_tables([one, two])):
         with pytest.raises(StepError, match="regrouped"):
@@ -253,8 +225,7 @@ def test_a_blocks_size_is_bounded_by_the_sizes_in_the_inventory(dataset: Dataset
 def expected_parts(dataset: Dataset, weights: tuple[Path, Path], teacher: TeacherConfig) -> dict[str, bytes]:
     """The parts that an undisturbed run without Ray publishes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stream, "segment_shards", local_stream([]))
-        patch.setattr(segment, "session", _no_session)
+        run_without_ray(patch)
         return parts(run_job(dataset.segment_job(*weights, teacher)))
 
 
@@ -303,7 +274,7 @@ def test_a_killed_actor_changes_no_bytes_and_damaged_weights_are_named(
         killer.join(timeout=10)
         assert killed
         (tmp_path / "no-sam.pth").write_bytes(b"lost")
-        with pytest.raises(StepError, match=r"8 of 8 shards left.*ConfigError: SAM at .*cannot be opened"):
+        with pytest.raises(StepError, match=r"8 of 8 shards left.*ConfigError: SAM at .*it is neither a"):
             run_job(other.segment_job(weights[0], tmp_path / "no-sam.pth", single))
     assert parts(through_ray) == expected
 

@@ -94,6 +94,17 @@ def test_event_files_hold_the_rows(
     )
 
 
+def kill(shown: StageWatch) -> None:
+    """What a kill leaves: the events so far are written and uploaded, and no thread goes on."""
+    for tracker in shown._trackers:
+        if isinstance(tracker, event_files.EventFiles):
+            tracker._writer.flush()
+            if tracker._aside is not None:
+                tracker._stop.set()
+                tracker._thread.join()
+                tracker._upload()
+
+
 def test_after_a_resume_each_step_is_there_once(
     store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,8 +112,7 @@ def test_after_a_resume_each_step_is_there_once(
     first = watch(store, [], monkeypatch)
     for row in ROWS[:7]:
         first.step(row["samples"], row)
-    for tracker in first._trackers:
-        getattr(tracker, "_writer", SimpleNamespace(flush=lambda: None)).flush()
+    kill(first)
     with watch(store, ROWS[:5], monkeypatch) as second:
         for row in ROWS[5:]:
             second.step(row["samples"], row)
@@ -205,7 +215,8 @@ def test_ray_gauges_get_the_values() -> None:
     sets: dict[str, tuple[float, Any]] = {}
     gauges = RayGauges("stage3", "stage3")
     for name in GAUGES:
-        gauges._gauges[name] = SimpleNamespace(set=lambda value, tags, name=name: sets.update({name: (value, tags)}))
+        fake = SimpleNamespace(set=lambda value, tags, name=name: sets.update({name: (value, tags)}))
+        gauges._gauges._gauges[name] = fake
     gauges.log(2, scalars(row_of(2), ["layer_2", "layer_7"]))
     tags = {"stage": "stage3", "step_key": "stage3"}
     assert sets["step"] == (2.0, tags)

@@ -1,0 +1,100 @@
+"""Progress of the step segment: in the log and the store, as Ray metrics, and its speed for the artifact."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from pipeline.artifacts.progress import Progress, Speed
+from pipeline.artifacts.shards import Seal
+
+SPEED_NOTE = (
+    "model_share: seconds in the teacher's phases / seconds of the actors. The latter go from the end of an actor's "
+    "shard before (or its first call) to the end of each shard, with waiting, reading and committing. So it is the "
+    "ratio to the bare models, if these compute as fast elsewhere as in the actors. Shards of earlier runs count in "
+    "all but images_per_second, which is of the last run, from Ray's start to the last commit."
+)
+GAUGES = {
+    "rows_done": "queries with evidence",
+    "rows_total": "queries of the step",
+    "rows_per_second": "queries per second, recently",
+    "seconds_left": "estimated seconds until the step is done",
+    "rejects": "queries with an error",
+    "shards_done": "shards committed",
+    "model_share": "share of the actors' time inside the teacher's models, 0..1",
+}
+"""Name of a Ray metric, after `ray_agevlm_segment_` -> description, with its unit."""
+
+
+class Watch:
+    """Counts the shards of a step as they are committed.
+
+    Args:
+        progress: where the step reports.
+        total: queries of the step.
+        earlier: commits of earlier runs.
+    """
+
+    def __init__(self, progress: Progress, total: int, earlier: Iterable[Seal]) -> None:
+        self._progress, self.total = progress, total
+        self._seals = list(earlier)
+        self._done = sum(seal.rows for seal in self._seals)
+        self._rejects = sum(len(seal.facts["rejects"]) for seal in self._seals)
+        self._speed, self._images, self._started = Speed(), 0, time.monotonic()
+        self._last = self._started
+        self.gauges: Callable[[Mapping[str, float]], None] | None = None
+        """Sets Ray's gauges (GAUGES)."""
+        self._report()
+
+    def add(self, seal: Seal) -> None:
+        """Count and report a shard of this run."""
+        self._seals.append(seal)
+        self._done += seal.rows
+        self._rejects += len(seal.facts["rejects"])
+        self._images += int(seal.facts.get("images", 0))
+        self._last = time.monotonic()
+        self._report()
+
+    def speed(self) -> bytes:
+        """The figures of the step's speed as JSON."""
+        sums = seconds_of(self._seals)
+        ran = self._last - self._started
+        figures = {
+            "images_per_second": round(self._images / ran, 3) if self._images else None,
+            "images_computed": self._images,
+            "images": sum(int(seal.facts.get("images", 0)) for seal in self._seals),
+            "seconds": {name: round(value, 3) for name, value in sorted(sums.items())},
+            "model_share": _share(sums),
+            "about": SPEED_NOTE,
+        }
+        return json.dumps(figures, indent=1, sort_keys=True).encode()
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        rate = self._speed.per_second(now, self._done)
+        values: dict[str, float] = {"rejects": self._rejects}
+        if rate is not None:
+            values["rows_per_second"] = rate
+        self._progress.update(self._done, self.total, **values)
+        if self.gauges is not None:
+            more: dict[str, float] = {
+                "rows_done": self._done,
+                "rows_total": self.total,
+                "shards_done": len(self._seals),
+            }
+            share = _share(seconds_of(self._seals))
+            more |= {} if rate is None else {"seconds_left": (self.total - self._done) / rate}
+            more |= {} if share is None else {"model_share": share}
+            self.gauges({**values, **more})
+
+
+def seconds_of(seals: Iterable[Seal]) -> Counter[str]:
+    """Seconds of some shards by kind: 'decode', 'models', 'actors' (pipeline.masks.actors.Figures)."""
+    sums: Counter[str] = Counter()
+    for seal in seals:
+        sums.update(seal.facts.get("seconds", {}))
+    return sums
+
+
+def _share(sums: Mapping[str, float]) -> float | None:
+    return round(sums["models"] / sums["actors"], 4) if sums.get("actors") else None
