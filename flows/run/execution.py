@@ -20,7 +20,7 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.utilities.annotations import allow_failure
 
 from flows.run.launch import Launch
-from flows.run.prefect_notes import ProgressBar, attempt_note, leave_step_note, leave_summary
+from flows.run.prefect_notes import ProgressBar, attempt_note, leave_contact_sheet, leave_step_note, leave_summary
 from flows.run.preparation import Prepared
 from flows.run.ray_jobs import JobClient
 from flows.run.run_file import RunFile
@@ -182,6 +182,7 @@ class PlanExecution:
             log.info(result.message)
             attempt_note(bar.close, log.warning)
         attempt_note(lambda: leave_step_note(recipe, step, result, settings), log.warning)
+        attempt_note(lambda: leave_contact_sheet(recipe, step, result), log.warning)
         return result
 
     def _collect(self, *, block: bool) -> None:

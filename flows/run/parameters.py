@@ -38,7 +38,10 @@ LastStage = Annotated[StageStep, Field(description="the last stage that is train
 
 MASK_PARAMETERS: dict[str, type[Config]] = {
     **dict.fromkeys(MaskGates.model_fields, MaskGates),
-    **dict.fromkeys(("prompt", "sam_prompt", "beams", "max_new_tokens"), TeacherConfig),
+    **dict.fromkeys(
+        ("kind", "task", "prompt", "sam_prompt", "multimask", "beams", "max_new_tokens", "max_query_characters"),
+        TeacherConfig,
+    ),
 }
 """The parameters of mask generation, in order -> the recipe's model with the field of that name."""
 

@@ -1,11 +1,14 @@
 """A run's artifacts in the Prefect UI: a note per step, a table of all steps, progress bars of long steps."""
 
+import base64
+import io
 import re
 import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx
+from PIL import Image
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
@@ -20,8 +23,10 @@ from flows.run.step_run import Log, StepResult
 from pipeline.artifacts.manifest import Manifest, plural
 from pipeline.artifacts.spec import short
 from pipeline.plan.planner import PlannedStep
+from pipeline.schemas import CONTACT_SHEET
 
 PROGRESS_SECONDS = 5.0
+NOTE_PIXELS = 1200
 
 
 def attempt_note(leave: Callable[[], None], log: Log) -> None:
@@ -130,6 +135,30 @@ def leave_step_note(recipe: str, step: PlannedStep, result: StepResult, settings
         key=artifact_key(recipe, step.key),
         description=f"{step.key} of {recipe}: {result.ending} ({step.ref})",
     )
+
+
+def leave_contact_sheet(recipe: str, step: PlannedStep, result: StepResult) -> None:
+    """Put the contact sheet of masks into the Prefect UI, if the step has one: the picture is part of the note."""
+    if result.artifact is None or CONTACT_SHEET not in result.artifact.files:
+        return
+    with result.artifact.open(CONTACT_SHEET) as stream:
+        picture = small_picture(stream.read())
+    create_markdown_artifact(
+        f"## Contact sheet of {step.key}\n\n![Contact sheet]({picture})\n\n"
+        f"In full size: `{result.artifact.location(CONTACT_SHEET)}`\n",
+        key=artifact_key(recipe, step.key, "contact-sheet"),
+        description=f"Contact sheet of {result.artifact.ref}: best, random, worst and stopped masks",
+    )
+
+
+def small_picture(content: bytes) -> str:
+    """An image file as a JPEG data URI of at most NOTE_PIXELS a side: the server keeps notes in its database."""
+    with Image.open(io.BytesIO(content)) as picture:
+        shown = picture.convert("RGB")
+    shown.thumbnail((NOTE_PIXELS, NOTE_PIXELS), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    shown.save(buffer, "JPEG", quality=70, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def leave_summary(record: RunRecord) -> None:

@@ -105,7 +105,7 @@ def part_cells(store: ArtifactStore, file: str, settings: CellSettings) -> PartC
         lambda height, width: fit(height, width, settings.side, settings.stride, settings.letterbox)
     )
     rows, bits, empty = [], [], 0
-    for row in table.filter(pc.equal(table["status"], "accepted")).to_pylist():
+    for row in table.filter(pc.equal(table["status"], "ok")).to_pylist():
         cells = _cells(row, place(row["height"], row["width"]), settings.rule, file)
         if cells.any():
             rows.append(row)

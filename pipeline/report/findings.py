@@ -27,7 +27,7 @@ def totals(run: Run, masks: list[MaskSection], stages: list[StageCurves]) -> dic
     if records := sum(v.manifest.counts.rows_out for v in run.of_kind("inventory")):
         found["records"] = count(records)
     if masks:
-        accepted = sum(m.statuses["accepted"] for m in masks)
+        accepted = sum(m.statuses["ok"] for m in masks)
         found["masks accepted"] = f"{count(accepted)} of {count(sum(m.total for m in masks))}"
     if stages:
         found["optimiser steps"] = count(int(sum(s.steps[-1] for s in stages if s.steps)))

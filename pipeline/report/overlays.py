@@ -21,6 +21,7 @@ LONGEST = 320
 QUALITY = 82
 SHARDS = 64
 """Shards of a pack that are searched for images: a pack may hold terabytes."""
+GROUND = (150, 150, 150)
 ACCEPTED, REFUSED, TRUTH = (255, 122, 20), (40, 120, 255), (255, 255, 255)
 
 
@@ -47,12 +48,27 @@ def images_of(pack: Artifact, sample_ids: Iterable[str]) -> dict[str, bytes]:
 def overlay(
     content: bytes, size: tuple[int, int], mask: str | None, refused: tuple[str, ...], truth: str | None
 ) -> str:
-    """Draw masks (COCO counts in the frame `size` = height, width) over an image file; returns a data URI.
+    """As `draw`, as a data URI."""
+    return data_uri(draw(content, size, mask, refused, truth))
+
+
+def draw(
+    content: bytes | None,
+    size: tuple[int, int],
+    mask: str | None,
+    refused: tuple[str, ...],
+    truth: str | None,
+    longest: int = LONGEST,
+) -> Image.Image:
+    """Draw masks (COCO counts in the frame `size` = height, width) over an image file.
+
+    content: None draws on a plain ground, where the image is not at hand.
+    longest: pixels of the picture's longer side.
 
     Raises DataError if the file is not an image.
     """
-    picture = decode_image(content)
-    scale = LONGEST / max(size)
+    picture = Image.new("RGB", (size[1], size[0]), GROUND) if content is None else decode_image(content)
+    scale = longest / max(size)
     target = (max(1, round(size[1] * scale)), max(1, round(size[0] * scale)))
     canvas = picture.resize(target, Image.Resampling.NEAREST if scale > 1.5 else Image.Resampling.LANCZOS)
     parts, colour = (refused, REFUSED) if mask is None else ((mask,), ACCEPTED)
@@ -71,7 +87,7 @@ def overlay(
     for line, paint in lines:
         canvas.paste((0, 0, 0), mask=_outer(line, 1).point(lambda value: value // 2))
         canvas.paste(paint, mask=line)
-    return data_uri(canvas)
+    return canvas
 
 
 def shrink(content: bytes, longest: int = LONGEST) -> str:

@@ -106,7 +106,7 @@ def _guide(chosen: "Chosen", processor: Any, rule: str, folder: Path) -> Any:
     masks = folder / "masks"
     masks.mkdir()
     facts = [fact for _, facts in chosen.guided for fact in facts]
-    rows = [{**vars(fact), "status": "accepted", "reason": ""} for fact in facts]
+    rows = [{**vars(fact), "status": "ok", "reason": ""} for fact in facts]
     table = pa.Table.from_pylist([{name: row.get(name) for name in MASKS.names} for row in rows], schema=MASKS)
     pq.write_table(table, masks / part_name(0, 1))
     geometry = processor.image_processor

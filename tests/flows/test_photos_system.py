@@ -51,9 +51,9 @@ def test_every_row_is_accounted_for(home: Home) -> None:
         rows = [row for part in parts for row in pq.read_table(part, columns=["status", "reason", "rle"]).to_pylist()]
         assert len(rows) == len(queries) == masks.manifest.counts.rows_in
         for row in rows:
-            assert row["status"] in ("accepted", "rejected", "no_region", "error")
-            assert bool(row["rle"]) or row["status"] != "accepted"
-            assert row["reason"] or row["status"] in ("accepted", "no_region")
+            assert row["status"] in ("ok", "low_quality", "no_region", "error")
+            assert bool(row["rle"]) or row["status"] != "ok"
+            assert row["reason"] or row["status"] in ("ok", "no_region")
 
 
 def test_no_question_is_about_a_photograph_that_was_trained_on(home: Home) -> None:

@@ -75,8 +75,13 @@ def histogram(x_label: str, counts: Sequence[int], y_label: str) -> Markup:
             f'<rect class="column" x="{x_of(i) + 1:.1f}" y="{top:.1f}" width="{width:.1f}" '
             f'height="{y_of.start - top:.1f}"/>'
         )
-        parts.append(text("over mid", x_of(i + 0.5), top - 4, str(value or "")))
+        parts.append(text("over mid", x_of(i + 0.5), top - 4, _over(value)))
     parts += [text("tick mid", x_of(i), y_of.start + 15, f"{i / len(counts):g}") for i in range(0, len(counts) + 1, 2)]
     parts += [text("axis mid", x_of.middle, axes.HEIGHT - 7, x_label), axes.side_label(34, y_of.middle, y_label)]
     said = ", ".join(f"{value} from {i / len(counts):g}" for i, value in enumerate(counts) if value)
     return svg(f"Histogram of {x_label}", said, axes.WIDTH, axes.HEIGHT, parts)
+
+
+def _over(value: int) -> str:
+    """A column's number: '' for none, in thousands from ten thousand on, so that neighbours do not overlap."""
+    return f"{value / 1000:.0f}k" if value >= 10_000 else str(value or "")

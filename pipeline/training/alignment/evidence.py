@@ -57,7 +57,7 @@ def find_facts(masks: Path, ids: Collection[str], truth: Path | None = None) -> 
     known = {(row["sample_id"], row["turn"]): row for row in _rows(truth, ids)} if truth is not None else {}
     found: dict[str, list[Fact]] = defaultdict(list)
     for row in _rows(masks, ids):
-        if row["status"] == "accepted":
+        if row["status"] == "ok":
             true = known.get((row["sample_id"], row["turn"]))
             same = true is not None and true["present"] and all(true[side] == row[side] for side in ("height", "width"))
             found[row["sample_id"]].append(

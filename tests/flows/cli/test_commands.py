@@ -18,6 +18,7 @@ from tests.flows.cli.fixtures_command_line import agevlm
 COMMANDS = [
     *("up", "status", "down", "env", "demo", "run", "report", "plan", "calibrate"),
     *("artifacts", "show", "lineage", "verify", "stages", "recipes", "ask", "export"),
+    *("compare", "gates"),
 ]
 SLOW = ("prefect", "ray", "torch", "pyarrow", "transformers", "pandas")
 

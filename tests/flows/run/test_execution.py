@@ -28,6 +28,7 @@ from flows.training import stages
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.plan.job import read_job
 from pipeline.plan.recipe import RECIPES
+from tests.fixtures_weights import write_weights
 from tests.flows.fixtures_fake_ray import FakeRay, publish_plainly
 from tests.flows.fixtures_toy_flow import run_toys
 
@@ -254,14 +255,10 @@ def test_a_lost_worker_does_not_stop_the_jobs_and_the_next_run_joins_them(
 
 @pytest.fixture
 def recipe(surroundings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, FakeRay]:
-    """A copy of the miniature recipe whose weights are small files, and the Ray that its flows will find."""
+    """A copy of the miniature recipe whose weights are copies, and the Ray that its flows will find."""
     text = (RECIPES / "miniature.yaml").read_text()
     for role in ("florence", "sam", "text", "vision"):
-        folder = tmp_path / "weights" / role
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text(f'{{"role": "{role}"}}')
-        (folder / "model.safetensors").write_text(role)
-    (tmp_path / "weights" / "text" / "tokenizer.json").write_text("{}")
+        write_weights(tmp_path / "weights" / role, role)
     before = "weights: {florence: miniature, sam: miniature, text: miniature, vision: miniature}"
     assert before in text
     folders = ", ".join(f"{r}: {tmp_path / 'weights' / r}" for r in ("florence", "sam", "text", "vision"))

@@ -15,6 +15,9 @@ from flows.run.parameters import MASK_PARAMETERS, resolve, with_mask_parameters
 from flows.training import stages
 from model.errors import ConfigError
 from pipeline.masks.config import MaskGates, TeacherConfig
+from pipeline.plan.planner import Plan, mask_recipe, plan
+from pipeline.plan.recipe import Recipe
+from tests.pipeline.plan.test_planner import FINGERPRINTS
 
 FLOWS = [full_recipe, mask_generation, stages]
 MASKS = set(MASK_PARAMETERS)
@@ -55,6 +58,8 @@ def test_every_gate_is_a_parameter() -> None:
         {"beams": "many"},
         {"max_new_tokens": 5000},
         {"sam_prompt": "lasso"},
+        {"task": "caption"},
+        {"multimask": "often"},
         {"variants": ["age_vln"]},
         {"variants": []},
         {"limit": 0},
@@ -122,3 +127,16 @@ def test_a_signature_with_mask_parameters_serves_a_command_line_too() -> None:
     result = CliRunner().invoke(app, ["r", "--min-sam-iou", "0.7", "--sam-prompt", "points"], standalone_mode=False)
     given = {"recipe": "r", "min_sam_iou": 0.7, "sam_prompt": "points"}
     assert result.return_value == dict.fromkeys(names) | given
+
+
+@pytest.mark.parametrize("dataset", ["pretrain", "instruct"])
+@pytest.mark.parametrize("masks", [{"min_sam_iou": 0.83}, {"task": "phrase_grounding", "multimask": True}], ids=str)
+def test_the_full_recipe_finds_the_masks_that_the_same_parameters_made(dataset: str, masks: dict[str, Any]) -> None:
+    key = f"masks-{dataset}"
+
+    def made(recipe: Recipe) -> Plan:
+        return plan(recipe, lambda _: 0, FINGERPRINTS)
+
+    alone = made(mask_recipe(resolve("miniature", masks=masks), dataset))[key]
+    assert alone.id == made(resolve("miniature", masks=masks))[key].id
+    assert alone.id != made(resolve("miniature"))[key].id

@@ -1,19 +1,35 @@
 """A run's artifacts in the Prefect UI, as text."""
 
+import base64
+import io
+import re
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
-from flows.run.prefect_notes import artifact_key, attempt_note, step_note, steps_table
+from flows.run import prefect_notes
+from flows.run.prefect_notes import (
+    NOTE_PIXELS,
+    artifact_key,
+    attempt_note,
+    leave_contact_sheet,
+    step_note,
+    steps_table,
+)
 from flows.run.preparation import Prepared
 from flows.run.run_file import RunRecord, StepRecord
 from flows.run.step_run import StepResult, cached
 from pipeline.artifacts.store import ArtifactStore
+from pipeline.masks.config import MaskGates
+from pipeline.schemas import CONTACT_SHEET
 from pipeline.steps import runner
 from pipeline.steps.runner import run_job
 from tests.flows.fixtures_fake_ray import fake_settings
+from tests.pipeline.masks.fixtures_dataset import make_dataset
 from tests.pipeline.plan.fixtures_toy_steps import STEP, toy_locations, toy_plan
+from tests.pipeline.steps.test_masks import publish_segments
 
 
 @pytest.mark.parametrize(
@@ -70,3 +86,22 @@ def test_a_server_that_takes_no_note_costs_no_step() -> None:
 
     attempt_note(leave, said.append)
     assert said == ["a note could not be left in the Prefect UI: ConnectError: refused"]
+
+
+def test_the_contact_sheet_is_a_note_with_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[tuple[str, dict[str, str]]] = []
+    monkeypatch.setattr(prefect_notes, "create_markdown_artifact", lambda text, **facts: left.append((text, facts)))
+    dataset = make_dataset(tmp_path, scenes=3)
+    masks = run_job(dataset.masks_job(publish_segments(dataset, {}), MaskGates()))
+    step = toy_plan({"masks-pretrain": ({}, ())})["masks-pretrain"]
+    leave_contact_sheet("Mini.1", step, cached(masks))
+    leave_contact_sheet("Mini.1", step, cached(dataset.subset))
+    leave_contact_sheet("Mini.1", step, StepResult("failed", "no"))
+    [(text, facts)] = left
+    assert facts["key"] == "mini-1-masks-pretrain-contact-sheet"
+    assert masks.location(CONTACT_SHEET) in text
+    found = re.search(r"!\[Contact sheet\]\(data:image/jpeg;base64,([A-Za-z0-9+/=]+)\)", text)
+    assert found is not None
+    with Image.open(io.BytesIO(base64.b64decode(found[1]))) as picture:
+        assert max(picture.size) == NOTE_PIXELS
+    assert len(text) < 400_000

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,11 @@ from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.compute.resources import Resources
 from pipeline.masks.config import MaskGates, TeacherConfig
+from pipeline.masks.teachers.table import teacher_kind
 from pipeline.plan.job import JobSpec
 from pipeline.plan.locations import Locations
 from pipeline.plan.parameters import MasksParams, SegmentParams
+from pipeline.plan.step_table import STEPS
 from pipeline.schemas import QUERIES, TRUTH, part_name
 from pipeline.sources.config import CambrianSource
 from tests.pipeline.steps.fixtures_single_step import true_fingerprints
@@ -41,10 +43,11 @@ class Dataset:
     def segment_job(self, florence: Path, sam: Path, teacher: TeacherConfig, attempt: int = 0) -> JobSpec:
         """The job of the step segment; another attempt makes another artifact."""
         locations = self.locations(florence, sam)
-        params = SegmentParams(teacher=teacher, florence="now", sam="now")
+        weights: dict[str, Any] = dict.fromkeys(teacher_kind(teacher.kind).weights, "now")
+        params = SegmentParams(teacher=teacher, **weights)
         spec = StepSpec(
             step="segment",
-            revision=1,
+            revision=STEPS["segment"].revision,
             params=true_fingerprints(params.model_dump(mode="json"), locations, NAME),
             inputs={"subset": self.subset.ref.id, "inventory": self.inventory.ref.id},
         )
@@ -62,7 +65,7 @@ class Dataset:
         """The job of the step masks."""
         spec = StepSpec(
             step="masks",
-            revision=1,
+            revision=STEPS["masks"].revision,
             params=MasksParams(gates=gates).model_dump(mode="json"),
             inputs={"segments": segments.ref.id},
         )
@@ -117,15 +120,40 @@ def make_dataset(folder: Path, scenes: int) -> Dataset:
             )
             counts = None if mask is None else rle.encode(mask)
             truth.append({"sample_id": sample, "turn": turn, "present": mask is not None, **size, "rle": counts})
+    return publish_dataset(folder, queries, truth)
+
+
+def publish_dataset(folder: Path, queries: list[dict[str, Any]], truth: list[dict[str, Any]]) -> Dataset:
+    """Inventory and subset from rows of QUERIES, sorted by image, and of TRUTH; the pictures are in `folder / images`.
+
+    The data set is the folder's only one.
+    """
     store = ArtifactStore(str(folder / "store"))
     table = pa.Table.from_pylist(queries, schema=QUERIES)
     inventory = _publish(store, "inventory", {"truth": pa.Table.from_pylist(truth, schema=TRUTH)}, {})
     subset = _publish(store, "subset", {"queries": table}, {"inventory": inventory})
-    return Dataset(store, images, table, inventory, subset)
+    return Dataset(store, folder / "images", table, inventory, subset)
 
 
-def _publish(store: ArtifactStore, kind: str, tables: dict[str, pa.Table], parents: dict[str, Artifact]) -> Artifact:
-    spec = StepSpec(step=kind, revision=1, params={}, inputs={name: a.ref.id for name, a in parents.items()})
+def with_truth(dataset: Dataset, truth: list[dict[str, Any]] | None) -> Dataset:
+    """The data set with another ground truth (rows of TRUTH); None leaves the table out, as sources without truth do.
+
+    Subset and queries are the same.
+    """
+    tables = {"records": dataset.queries} if truth is None else {"truth": pa.Table.from_pylist(truth, schema=TRUTH)}
+    inventory = _publish(dataset.store, "inventory", tables, {}, {"truth": len(truth or [])})
+    subset = _publish(dataset.store, "subset", {"queries": dataset.queries}, {"inventory": inventory})
+    return replace(dataset, inventory=inventory, subset=subset)
+
+
+def _publish(
+    store: ArtifactStore,
+    kind: str,
+    tables: dict[str, pa.Table],
+    parents: dict[str, Artifact],
+    params: dict[str, Any] | None = None,
+) -> Artifact:
+    spec = StepSpec(step=kind, revision=1, params=params or {}, inputs={name: a.ref.id for name, a in parents.items()})
     staging = Staging(store, ArtifactRef(kind=kind, name=NAME, id=spec.id()), spec, 0, parents)
     for name, table in tables.items():
         staging.write_table(part_name(0, 1, name), table)

@@ -16,7 +16,7 @@ from pipeline.masks.cells import CellSettings, CellTable
 from pipeline.schemas import MASKS, part_name
 
 
-def mask_row(sample: str, turn: int, mask: np.ndarray | None, status: str = "accepted") -> dict[str, Any]:
+def mask_row(sample: str, turn: int, mask: np.ndarray | None, status: str = "ok") -> dict[str, Any]:
     height, width = (60, 100) if mask is None else mask.shape
     return {
         **dict.fromkeys(MASKS.names),
@@ -46,7 +46,7 @@ def test_every_accepted_mask_is_found_again(tmp_path: Path, settings: CellSettin
     rng = np.random.default_rng(0)
     masks = {(f"s{i % 17}", i): rng.random((40 + i, 70)) < 0.5 for i in range(40)}
     rows = [mask_row(sample, turn, mask) for (sample, turn), mask in masks.items()]
-    rows += [mask_row(f"s{i}", 99, None, status) for i, status in enumerate(("rejected", "no_region"))]
+    rows += [mask_row(f"s{i}", 99, None, status) for i, status in enumerate(("low_quality", "no_region"))]
     table = build_cells(write(tmp_path / "masks", rows), tmp_path / "cells", settings)
     assert len(table) == 40
     assert table.empty == 0

@@ -47,10 +47,20 @@ def evidence(rows: int) -> pa.Table:
 def full(rows: int) -> pa.Table:
     """Evidence with a value in every column."""
     instance = {"polygons": [[0.5, 1.0]], "box": [0.0], "rle": "04", "area": 3, "sam_iou": 0.5, "agreement_iou": 0.25}
+    instance |= {"area_fraction": 0.15, "phrase": "dog", "stability": 0.75}
     row = {"sample_id": "s", "query_kind": "caption", "char_start": 0, "char_end": 3, "image_sha256": "0" * 64}
-    row |= {"height": 4, "width": 5, "query": "A dog", "status": "segmented", "reason": "", "teacher": "t"}
+    row |= {"height": 4, "width": 5, "query": "A dog", "status": "ok", "reason": "", "teacher": "t"}
     values = [
-        {**row, "turn": n, "polygon_score": n / 7, "instances": [{**instance, "area": n + k} for k in range(n % 3)]}
+        {
+            **row,
+            "turn": n,
+            "polygon_score": n / 7,
+            "ended": n % 2 == 0,
+            "answer_tokens": n,
+            "characters_cut": 0,
+            "degenerate": 1,
+            "instances": [{**instance, "area": n + k} for k in range(n % 3)],
+        }
         for n in range(rows)
     ]
     return pa.Table.from_pylist(values, schema=EVIDENCE)

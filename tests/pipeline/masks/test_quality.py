@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from model.teachers import rle
-from pipeline.masks.gates import GATES
-from pipeline.masks.quality import TruthComparison, outcome
+from pipeline.masks.quality import TruthComparison
 from pipeline.masks.statistics import distribution, reason_name
 from pipeline.schemas import MASKS
 
@@ -18,14 +17,7 @@ def square(side: int) -> str:
     return rle.encode(mask)
 
 
-def test_a_rejection_without_a_gates_name_is_an_error() -> None:
-    assert [outcome("rejected", gate) for gate in GATES] == ["rejected"] * len(GATES)
-    assert outcome("rejected", "image_changed: sha256 is x") == "error"
-    assert outcome("rejected", "") == outcome("rejected", None) == "error"
-    assert [outcome(status, "") for status in ("accepted", "no_region")] == ["accepted", "no_region"]
-
-
-def test_present_and_absent_objects_are_counted_by_outcome() -> None:
+def test_present_and_absent_objects_are_counted_by_status() -> None:
     def mask(turn: int, status: str, counts: str | None, kind: str = "question", reason: str = "") -> dict[str, Any]:
         return {
             **dict.fromkeys(MASKS.names),
@@ -50,14 +42,14 @@ def test_present_and_absent_objects_are_counted_by_outcome() -> None:
         }
 
     masks = [
-        mask(0, "accepted", square(10)),  # IoU 1
-        mask(1, "accepted", square(5)),  # of a square of 10: IoU 0.25
-        mask(2, "rejected", None, reason="min_area"),  # present, missed
-        mask(3, "accepted", square(4), "caption"),  # absent: a mistake
+        mask(0, "ok", square(10)),  # IoU 1
+        mask(1, "ok", square(5)),  # of a square of 10: IoU 0.25
+        mask(2, "low_quality", None, reason="min_area"),  # present, missed
+        mask(3, "ok", square(4), "caption"),  # absent: a mistake
         mask(4, "no_region", None, "caption"),  # absent: right
-        mask(5, "accepted", square(3), "caption"),  # without truth
-        mask(6, "rejected", None, "caption", "max_area"),  # absent, and a gate rejected the teachers' mask
-        mask(7, "rejected", None, "caption", "missing_image"),  # absent, and the teachers never saw the image
+        mask(5, "ok", square(3), "caption"),  # without truth
+        mask(6, "low_quality", None, "caption", "max_area"),  # absent, and a gate rejected the teachers' mask
+        mask(7, "error", None, "caption", "missing_image"),  # absent, and the teachers never saw the image
     ]
     truth = [fact(0, square(10)), fact(1, square(10)), fact(2, square(8)), fact(3, None), fact(4, None)]
     truth += [fact(6, None), fact(7, None)]
@@ -71,11 +63,11 @@ def test_present_and_absent_objects_are_counted_by_outcome() -> None:
     assert overall["mean_iou_present"] == pytest.approx(1.25 / 3, abs=1e-6)
     assert overall["accepted_present"] == pytest.approx(2 / 3, abs=1e-6)
     assert overall["accepted_absent"] == 0.25
-    assert overall["absent_outcomes"] == {"accepted": 1, "rejected": 1, "no_region": 1, "error": 1}
+    assert overall["absent_outcomes"] == {"ok": 1, "low_quality": 1, "no_region": 1, "error": 1}
     assert found["statuses"]["error"]["queries"] == 1
     assert found["kinds"]["caption"]["accepted_present"] is None
     assert found["kinds"]["question"]["accepted_absent"] is None
-    assert found["statuses"]["rejected"]["mean_iou_present"] == 0
+    assert found["statuses"]["low_quality"]["mean_iou_present"] == 0
 
 
 def test_distributions_and_reasons() -> None:

@@ -32,6 +32,7 @@ FRAME = (
     "pipeline/config.py",
     "pipeline/evaluation/config.py",
     "pipeline/masks/config.py",
+    "pipeline/masks/teachers/interface.py",
     "pipeline/packing/config.py",
     "pipeline/training/config.py",
     "pipeline/training/execution.py",

@@ -147,7 +147,11 @@ def test_a_pack_depends_on_the_tokenizers_files_and_stage_1_on_all_that_are_load
     tmp_path: Path, backbone: Path, file: str, first: set[str]
 ) -> None:
     before = with_backbone(backbone, tmp_path)
-    append(backbone / file, b" ")
+    if file == "model.safetensors":  # a byte more would be a damaged file
+        content = (backbone / file).read_bytes()
+        (backbone / file).write_bytes(content[:-4] + bytes(4))
+    else:
+        append(backbone / file, b" ")
     after = with_backbone(backbone, tmp_path)
     found = changed(before, after)
     assert first <= found

@@ -218,7 +218,9 @@ class Fabric:
         for columns, mask, scores in self._rows(step):
             instance = {"polygons": [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]], "box": [1.0, 1.0, 9.0, 9.0], "rle": mask}
             instance |= {"area": 100, "sam_iou": scores["sam_iou"], "agreement_iou": scores["agreement_iou"]}
-            state = {"status": "segmented" if mask else "no_region", "reason": "", "polygon_score": 0.9, "teacher": "t"}
+            instance |= {"phrase": "", "area_fraction": 0.1, "stability": None}
+            state = {"status": "ok" if mask else "no_region", "reason": "", "polygon_score": 0.9, "teacher": "t"}
+            state |= {"ended": True, "answer_tokens": 9, "characters_cut": 0, "degenerate": 0}
             if len(rows) < self.unseen:
                 state, mask = state | {"status": "error", "reason": "missing_image: no file"}, None
             rows.append({**columns, **state, "instances": [instance] if mask else []})
@@ -228,13 +230,13 @@ class Fabric:
     def _masks(self, staging: Staging, step: PlannedStep) -> Counts:
         rows, rejected = [], 0
         for columns, mask, scores in self._rows(step):
-            status, reason = ("no_region", "") if mask is None else ("accepted", "")
+            status, reason = ("no_region", "") if mask is None else ("ok", "")
             if mask is not None and scores["sam_iou"] < 0.55:
-                status, reason = "rejected", "min_sam_iou"
+                status, reason = "low_quality", "min_sam_iou"
                 rejected += 1
             if len(rows) < self.unseen:
-                status, reason, mask = "rejected", f"missing_image: no file {len(rows)}.jpg", None
-            kept = mask if status == "accepted" else None
+                status, reason, mask = "error", f"missing_image: no file {len(rows)}.jpg", None
+            kept = mask if status == "ok" else None
             state = {"status": status, "reason": reason, "rle": kept, "area": 100 if kept else 0, "teacher": "t"}
             rows.append({**columns, **state, **(scores if mask else dict.fromkeys(scores))})
         staging.write_table(part_name(0, 1), pa.Table.from_pylist(rows, schema=MASKS))

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from model.teachers import rle
 from pipeline.masks.quality import TruthComparison
+from pipeline.masks.statistics import EvidenceSummary
 from pipeline.report.formatting import share
-from pipeline.report.mask_pictures import Row, Sample, pictures_of, rows_of
+from pipeline.report.mask_pictures import pictures_of, rows_of
 from pipeline.report.masks import MaskSection, grade, half_or_better, quality_words
+from pipeline.report.sample import Row, Sample
 from tests.pipeline.report.fixtures_artifacts import Fabric
 
 
@@ -33,17 +35,15 @@ def measured(rows: Iterable[tuple[str, bool | None]]) -> dict[str, Any]:
     ]
     comparison = TruthComparison(facts)
     for i, (status, _) in enumerate(rows):
-        state = {"status": "rejected", "reason": "no file"} if status == "error" else {"status": status, "reason": ""}
-        if status == "rejected":
-            state["reason"] = "min_sam_iou"
+        state = {"status": status, "reason": {"low_quality": "min_sam_iou", "error": "no file"}.get(status, "")}
         place = {"sample_id": str(i), "turn": 0, "query_kind": "caption", "height": 8, "width": 8}
-        comparison.add({**place, **state, "rle": full if status == "accepted" else None})
+        comparison.add({**place, **state, "rle": full if status == "ok" else None})
     found: dict[str, Any] = comparison.summary()["kinds"]["caption"]
     return found
 
 
 def test_the_quality_is_what_the_masks_step_measured() -> None:
-    found = measured([("accepted", True), ("no_region", True), ("rejected", True), ("error", True), ("accepted", None)])
+    found = measured([("ok", True), ("no_region", True), ("low_quality", True), ("error", True), ("ok", None)])
     iou = found["iou"]
     assert (iou["count"], iou["mean"], iou["quantiles"]["0.5"], half_or_better(iou)) == (1, 1.0, 1.0, 1.0)
     assert found["mean_iou_present"] == 0.25
@@ -56,14 +56,33 @@ def test_the_share_of_good_masks_is_the_upper_half_of_the_histogram() -> None:
 
 
 def test_quality_of_nothing_says_nothing() -> None:
-    found = measured([("accepted", None)])
+    found = measured([("ok", None)])
     assert (found["iou"], half_or_better(found["iou"]), quality_words(found)) == ({"count": 0}, None, "")
 
 
+def test_a_teacher_without_answers_says_nothing_of_them() -> None:
+    summary = EvidenceSummary()
+    summary.add(
+        {
+            "query": "x",
+            "status": "ok",
+            "ended": None,
+            "answer_tokens": None,
+            "characters_cut": 0,
+            "degenerate": 0,
+            "polygon_score": None,
+            "instances": [],
+        }
+    )
+    section = MaskSection("pretrain", {"ok": 1}, {}, {}, {}, 0, False, [], evidence=summary.summary())
+    assert not any("nswer" in name for name, _ in section.losses)
+    assert section.figures == []
+
+
 def test_only_a_missing_region_is_the_teachers_own_right_answer() -> None:
-    statuses = ["no_region"] * 3 + ["rejected"] * 4 + ["accepted"] * 2 + ["error"]
+    statuses = ["no_region"] * 3 + ["low_quality"] * 4 + ["ok"] * 2 + ["error"]
     quality = {"caption": measured((s, False) for s in statuses)}
-    words = MaskSection("pretrain", {"accepted": 2}, {}, {}, quality, 0, False, []).finding
+    words = MaskSection("pretrain", {"ok": 2}, {}, {}, quality, 0, False, []).finding
     assert "Of 10 texts" in words
     assert "3 rightly got no region, 4 got a mask that a gate stopped, 2 got a wrong mask" in words
     assert "that passed the gates" in words
@@ -78,23 +97,23 @@ def sample_of(rows: Iterable[Row], size: int = 48) -> Sample:
 
 
 def test_examples_are_chosen_by_hash_and_show_every_reason() -> None:
-    rows = [row(i, "accepted") for i in range(50)]
-    rows += [row(100 + i, "rejected", reason="min_area" if i < 40 else "min_sam_iou") for i in range(41)]
+    rows = [row(i, "ok") for i in range(50)]
+    rows += [row(100 + i, "low_quality", reason="min_area" if i < 40 else "min_sam_iou") for i in range(41)]
 
     def chosen(given: list[Row]) -> list[Row]:
-        return sample_of(given).choose({"accepted": 5, "rejected": 2, "no_region": 2})
+        return sample_of(given).choose({"ok": 5, "low_quality": 2, "no_region": 2})
 
     assert chosen(rows) == chosen(rows[::-1])
-    assert [r["status"] for r in chosen(rows)] == ["accepted"] * 5 + ["rejected"] * 2
-    assert {r["reason"] for r in chosen(rows) if r["status"] == "rejected"} == {"min_area", "min_sam_iou"}
+    assert [r["status"] for r in chosen(rows)] == ["ok"] * 5 + ["low_quality"] * 2
+    assert {r["reason"] for r in chosen(rows) if r["status"] == "low_quality"} == {"min_area", "min_sam_iou"}
     assert [r["sample_id"] for r in chosen(rows)[:5]] != [f"s{i}" for i in range(5)]
 
 
-@given(st.lists(st.sampled_from(["accepted", "rejected"]), max_size=60), st.integers(1, 9), st.randoms())
+@given(st.lists(st.sampled_from(["ok", "low_quality"]), max_size=60), st.integers(1, 9), st.randoms())
 def test_the_rows_that_are_kept_are_the_first_of_all(statuses: list[str], number: int, luck: random.Random) -> None:
     rows = [row(i, status) for i, status in enumerate(statuses)]
     luck.shuffle(rows)
-    few, wanted = sample_of(rows, number), {"accepted": number, "rejected": number}
+    few, wanted = sample_of(rows, number), {"ok": number, "low_quality": number}
     assert len(few.images()) <= 2 * number
     assert few.choose(wanted) == sample_of(rows, len(rows) + 1).choose(wanted)
 
@@ -112,10 +131,10 @@ def test_pictures_show_evidence_and_truth_where_these_are_known(tmp_path: Path) 
     assert [(r["status"], r["reason"]) for r in rows[:2]] == [("error", "missing_image")] * 2
     sample = sample_of(rows)
     pictures = pictures_of(sample, found["pack"], found["segments"], found["inventory"])
-    assert {p.row["status"] for p in pictures} == {"accepted", "rejected", "no_region"}
+    assert {p.row["status"] for p in pictures} == {"ok", "low_quality", "no_region"}
     for p in pictures:
         assert ("not in the image" in p.facts) == (not p.knows_truth)
-        assert ("before gates" in p.facts) == (p.row["status"] == "rejected" and p.knows_truth)
+        assert ("before gates" in p.facts) == (p.row["status"] == "low_quality" and p.knows_truth)
         assert ("IoU with truth" in p.facts) == (p.row["status"] != "no_region" and p.knows_truth)
     alone = pictures_of(sample, found["pack"], None, None)
     assert [p.row for p in alone] == [p.row for p in pictures]

@@ -130,7 +130,7 @@ def test_every_step_stands_in_the_graph_and_in_the_table(fabric: Fabric, artifac
 def test_the_masks_are_counted_and_shown(fabric: Fabric, page: str, reader: Reader) -> None:
     for name in ("pretrain", "instruct"):
         rows = fabric.mask_rows(name)
-        for status in ("accepted", "rejected", "no_region"):
+        for status in ("ok", "low_quality", "no_region"):
             number = sum(row["status"] == status for row in rows)
             assert number
             assert re.search(rf"{status.replace('_', ' ')}\s+{number} \(", reader.text)
@@ -261,6 +261,16 @@ def test_one_variant_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     assert "Differences on the same questions" not in found.text
     assert "Against" not in found.text
     assert "Variant trained" in found.text
+
+
+def test_masks_of_the_truth_speak_of_no_models(tmp_path: Path) -> None:
+    recipe = load_recipe("miniature").override(teacher={"kind": "truth"})
+    page = page_of(Fabric(tmp_path, recipe, scenes=10).report(keep={"segments", "masks"}))
+    assert "The masks are the source&#39;s own" in page
+    settings = page.split("teachers' settings</h4>")[1].split("</table>")[0]
+    assert "<td>kind</td>" in settings
+    assert "<td>max_query_characters</td>" in settings
+    assert "<td>beams</td>" not in settings
 
 
 def test_miniature_teachers_on_photographs_are_called_unfit(tmp_path: Path) -> None:

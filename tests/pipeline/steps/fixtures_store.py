@@ -114,14 +114,14 @@ class Bench:
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / part_name(0, 1, name))
         return self.publish("inventory", "evaluation", folder)
 
-    def masks(self, guide: ExactGuide, status: str = "accepted") -> ArtifactRef:
+    def masks(self, guide: ExactGuide, status: str = "ok") -> ArtifactRef:
         """A masks artifact with the exact masks of a guide."""
         rows = [
             {
                 **dict.fromkeys(MASKS.names),
                 **mask,
                 "status": status,
-                "rle": mask["rle"] if status == "accepted" else None,
+                "rle": mask["rle"] if status == "ok" else None,
             }
             for mask in guide.masks.values()
         ]

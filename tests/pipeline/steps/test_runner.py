@@ -23,6 +23,7 @@ from pipeline.steps import runner
 from pipeline.steps.context import Outcome, StepContext, work_folder
 from pipeline.steps.input_check import RAW, WEIGHTS
 from pipeline.steps.runner import run_job
+from tests.fixtures_weights import change_weights, write_weights
 from tests.pipeline.sources.fixtures_pictures import encoded, halves
 from tests.pipeline.steps.fixtures_single_step import Workshop, cambrian, chat, shards_of
 
@@ -203,11 +204,8 @@ STEPS_WITH_WEIGHTS = {
 @pytest.fixture
 def with_weights(workshop: Workshop, tmp_path: Path) -> Workshop:
     """Four folders with different weights."""
-    for role in ("florence", "sam", "text", "vision"):
-        (tmp_path / role).mkdir()
-        (tmp_path / role / "model.safetensors").write_text(role)
-    (tmp_path / "text" / "tokenizer.json").write_text("{}")
-    return replace(workshop, weights={role: str(tmp_path / role) for role in ("florence", "sam", "text", "vision")})
+    roles = ("florence", "sam", "text", "vision")
+    return replace(workshop, weights={role: str(write_weights(tmp_path / role, role)) for role in roles})
 
 
 @pytest.mark.parametrize("name", sorted(STEPS_WITH_WEIGHTS))
@@ -219,11 +217,11 @@ def test_weights_that_changed_since_the_plan_are_refused(
     step_name, params = STEPS_WITH_WEIGHTS[name]
     planned = with_weights.job(step_name, {**params, name: "now"})
     if name == "tokenizer":  # other weights beside the same tokenizer make the same pack
-        Path(with_weights.weights["text"], "model.safetensors").write_text("others")
+        change_weights(Path(with_weights.weights["text"]))
         assert run_job(planned).verify() == []
         planned = with_weights.job(step_name, {**params, name: "now", "seed": 1})
-    file = "tokenizer.json" if name == "tokenizer" else "model.safetensors"
-    Path(with_weights.weights[WEIGHTS[name]], file).write_text("others")
+    folder = Path(with_weights.weights[WEIGHTS[name]])
+    (folder / "tokenizer.json").write_text("others") if name == "tokenizer" else change_weights(folder)
     with pytest.raises(DataError, match=rf"weights\.{WEIGHTS[name]} changed since the run was planned.*run the recipe"):
         run_job(planned)
     again = with_weights.job(step_name, {**params, name: "now"})

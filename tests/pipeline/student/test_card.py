@@ -161,7 +161,7 @@ def test_the_tables_show_every_stage_and_where_its_data_came_from(variant: str, 
         masks = row(text, f"masks/pretrain `{made['masks-pretrain'].ref.id[:12]}`")
         assert "min sam iou: 0.5" in masks[0]
         assert masks[1:3] == ["12 of 16 queries, 4 rejected", "no region: 4"]
-        assert "Locate {query} in the image with mask" in text
+        assert "task: referring" in text
     for stage in facts.stages:
         assert row(text, f"checkpoint/{stage.ref.name}")[0] == f"`{stage.ref.id}`"
     assert len(re.findall(r"^\| steps \|", text, re.MULTILINE)) == 1

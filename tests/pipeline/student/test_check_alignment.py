@@ -32,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     weights = make_backbones(root / "backbones")
     _, processor = join_backbones(StudentConfig(cross_attention_layers=(1, 4)), weights["text"], weights["vision"], 0)
     guide = make_pack(root / "pack", processor, 24, text_only=7, guided_every=2)
-    rows = [{**dict.fromkeys(MASKS.names), **mask, "status": "accepted"} for mask in guide.masks.values()]
+    rows = [{**dict.fromkeys(MASKS.names), **mask, "status": "ok"} for mask in guide.masks.values()]
     (root / "masks").mkdir()
     pq.write_table(pa.Table.from_pylist(rows, schema=MASKS), root / "masks" / part_name(0, 1))
     processor.save_pretrained(root / "checkpoint" / "model")

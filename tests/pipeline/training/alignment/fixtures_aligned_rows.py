@@ -192,10 +192,10 @@ def write_masks(folder: Path, facts: Sequence[Fact]) -> None:
     """The facts as a masks artifact's data, with a rejected row beside them."""
     folder.mkdir(parents=True)
     rows = [
-        {**{name: value for name, value in vars(fact).items() if name != "truth"}, "status": "accepted", "reason": None}
+        {**{name: value for name, value in vars(fact).items() if name != "truth"}, "status": "ok", "reason": None}
         for fact in facts
     ]
-    rows.append({**rows[0], "sample_id": "rejected", "status": "rejected", "reason": "min_area", "rle": None})
+    rows.append({**rows[0], "sample_id": "low_quality", "status": "low_quality", "reason": "min_area", "rle": None})
     half = len(rows) // 2
     for part, chosen in enumerate((rows[:half], rows[half:])):
         pq.write_table(pa.Table.from_pylist(chosen, schema=MASKS), folder / part_name(part, 2))
