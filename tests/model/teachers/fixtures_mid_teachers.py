@@ -15,7 +15,7 @@ from model.miniature.sam import SamSizes, build_sam, save_sam
 
 WIDTH = 384
 SAM = SamSizes(
-    image_size=512, patch_size=16, encoder_dim=384, encoder_depth=6, encoder_heads=6, global_attention=(2, 5),
+    image_size=512, patch_size=16, encoder_dim=384, encoder_depth=9, encoder_heads=6, global_attention=(2, 5, 8),
     window_size=8, prompt_dim=128, mask_channels=16, decoder_mlp_dim=512,
 )  # fmt: skip
 
