@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.artifacts.manifest import ASIDE
 from pipeline.artifacts.paths import PROJECT
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.plan.fingerprints import Fingerprints, outside_names
@@ -62,9 +63,10 @@ def kill_group(process: subprocess.Popen[str]) -> None:
 
 
 def content(store: ArtifactStore, steps: Plan) -> dict[str, tuple[str, dict[str, str]]]:
-    """Id and checksums of each artifact."""
+    """Id and checksums of each artifact, of all that is its content."""
     made: dict[str, Artifact] = {step.key: store.require(step.ref) for step in steps}
-    return {key: (a.ref.id, {entry.path: entry.sha256 for entry in a.manifest.files}) for key, a in made.items()}
+    files = {key: [entry for entry in a.manifest.files if not entry.path.startswith(ASIDE)] for key, a in made.items()}
+    return {key: (a.ref.id, {entry.path: entry.sha256 for entry in files[key]}) for key, a in made.items()}
 
 
 @pytest.mark.system

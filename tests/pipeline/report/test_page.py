@@ -276,7 +276,8 @@ def test_masks_of_the_truth_speak_of_no_models(tmp_path: Path) -> None:
 def test_miniature_teachers_on_photographs_are_called_unfit(tmp_path: Path) -> None:
     from pipeline.plan.fingerprints import Fingerprints
 
-    made = Fabric(tmp_path, load_recipe("photos"), scenes=12)
+    recipe = load_recipe("photos").override(teacher={"kind": "florence_sam"})
+    made = Fabric(tmp_path, recipe, scenes=12)
     shipped = Fingerprints(tmp_path / "cache").weights("sam", "miniature")
     made.fingerprints["weights.sam"] = shipped
     found = Reader(page_of(made.report()))

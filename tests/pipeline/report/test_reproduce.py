@@ -69,7 +69,7 @@ def test_a_step_that_was_run_by_hand_has_no_command(tmp_path: Path) -> None:
 
 
 def test_data_and_weights_from_outside_are_named_with_their_checksums(tmp_path: Path) -> None:
-    photos = run_of(tmp_path, load_recipe("photos"))
+    photos = run_of(tmp_path, load_recipe("photos").override(teacher={"kind": "florence_sam"}))
     words = told(photos, COMMAND).notes[0]
     assert "data.pretrain pretrain-raw" in words
     assert f"weights.sam {photos.get('segments', 'pretrain').params['sam'][:12]}" in words  # type: ignore[union-attr]
