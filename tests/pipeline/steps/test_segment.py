@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import DataError, StepError
+from model.errors import ConfigError, DataError, StepError
 from model.miniature.world import make_scene
 from pipeline.artifacts.shards import OTHER_WRITER_SECONDS, Shards
 from pipeline.artifacts.store import Artifact, ArtifactStore
@@ -274,7 +274,7 @@ def test_a_killed_actor_changes_no_bytes_and_damaged_weights_are_named(
         killer.join(timeout=10)
         assert killed
         (tmp_path / "no-sam.pth").write_bytes(b"lost")
-        with pytest.raises(StepError, match=r"8 of 8 shards left.*ConfigError: SAM at .*it is neither a"):
+        with pytest.raises(ConfigError, match=r"weights\.sam = .*it is neither a"):  # before anything runs
             run_job(other.segment_job(weights[0], tmp_path / "no-sam.pth", single))
     assert parts(through_ray) == expected
 
