@@ -23,7 +23,7 @@ COLUMNS = [*KEYS, "query", "image_sha256", "height", "width", "status", "reason"
 PICTURES = 50
 Row = dict[str, Any]
 Rank = tuple[float, float]
-"""How much a query's mask changed: 1 - IoU, then the area that changed, fraction of the image."""
+"""The size of the change of a query's mask: 1 - IoU, then the area that changed, fraction of the image."""
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def result_of(artifact: Artifact) -> dict[str, str]:
 
 
 def rows_of(artifact: Artifact) -> Counter[tuple[str, int]]:
-    """How often each query is in an artifact's parts."""
+    """The number of rows of each query in an artifact's parts."""
     found: Counter[tuple[str, int]] = Counter()
     for file in artifact.matching("part-"):
         table = pq.read_table(artifact.path(file), columns=["sample_id", "turn"])

@@ -113,17 +113,23 @@ def asked_about(photo: Photo) -> list[Asked]:
     ]
 
 
-def oracle_finder(photos: Sequence[Photo]) -> Phase:
-    """The phase in Florence-2's place: regions from the annotations' polygons, through Florence-2's bins."""
+def _answering(photos: Sequence[Photo], answer: Callable[[str, Sequence[Object], Photo], Any]) -> Phase:
+    """A phase that answers each query about a photograph from the objects of the query's category."""
 
-    def find(pictures: Sequence[Picture], before: Sequence[Sequence[Any]]) -> tuple[list[list[Found]], Batches]:
+    def phase(pictures: Sequence[Picture], before: Sequence[Sequence[Any]]) -> tuple[list[list[Any]], Batches]:
         made = []
         for picture, photo in zip(pictures, photos, strict=True):
             groups = by_category(photo)
-            made.append([_found(text, groups[text.removeprefix("a ")], photo) for text in picture.texts])
+            made.append([answer(text, groups[text.removeprefix("a ")], photo) for text in picture.texts])
         return made, {}
 
-    return find
+    return phase
+
+
+def oracle_finder(photos: Sequence[Photo]) -> Phase:
+    """The phase in Florence-2's place: regions from the annotations' polygons, through Florence-2's bins."""
+
+    return _answering(photos, _found)
 
 
 def _found(text: str, items: Sequence[Object], photo: Photo) -> Found:
@@ -136,14 +142,7 @@ def _found(text: str, items: Sequence[Object], photo: Photo) -> Found:
 def exact_masks(photos: Sequence[Photo]) -> Phase:
     """The phase in place of both teachers: each instance's exact mask. No error is left but those downstream."""
 
-    def give(pictures: Sequence[Picture], before: Sequence[Sequence[Any]]) -> tuple[list[list[Evidence]], Batches]:
-        made = []
-        for picture, photo in zip(pictures, photos, strict=True):
-            groups = by_category(photo)
-            made.append([_exact(text, groups[text.removeprefix("a ")], photo) for text in picture.texts])
-        return made, {}
-
-    return give
+    return _answering(photos, _exact)
 
 
 def _exact(text: str, items: Sequence[Object], photo: Photo) -> Evidence:

@@ -12,7 +12,7 @@ PERIOD = 0.25  # seconds between samples
 
 @dataclass(frozen=True)
 class Use:
-    """What one process used up to now."""
+    """The use of one process up to now."""
 
     name: str
     cpu: float

@@ -27,7 +27,7 @@ def write(path: Path, state: dict[str, torch.Tensor]) -> Path:
 
 
 def bad_tensor(path: Path, piece: int) -> str | None:
-    """What a check finds in a file that is read in pieces of this size."""
+    """The result of a check of a file that is read in pieces of this size."""
     check = FiniteCheck(read_header(path))
     with open(path, "rb") as stream:
         watched = Watched(stream, check)

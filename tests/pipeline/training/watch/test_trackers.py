@@ -95,7 +95,7 @@ def test_event_files_hold_the_rows(
 
 
 def kill(shown: StageWatch) -> None:
-    """What a kill leaves: the events so far are written and uploaded, and no thread goes on."""
+    """The state after a kill: the events so far are written and uploaded, and no thread goes on."""
     for tracker in shown._trackers:
         if isinstance(tracker, event_files.EventFiles):
             tracker._writer.flush()
