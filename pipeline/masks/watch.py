@@ -37,10 +37,12 @@ class Watch:
 
     def __init__(self, progress: Progress, total: int, earlier: Iterable[Seal]) -> None:
         self._progress, self.total = progress, total
-        self._seals = list(earlier)
-        self._done = sum(seal.rows for seal in self._seals)
-        self._rejects = sum(len(seal.facts["rejects"]) for seal in self._seals)
-        self._speed, self._images, self._started = Speed(), 0, time.monotonic()
+        self._done = self._rejects = self._shards = self._images = 0
+        self._seconds = Counter[str]()
+        for seal in earlier:
+            self._count(seal)
+        self._earlier_images = self._images
+        self._speed, self._started = Speed(), time.monotonic()
         self._last = self._started
         self.gauges: Callable[[Mapping[str, float]], None] | None = None
         """Sets Ray's gauges (GAUGES)."""
@@ -48,26 +50,31 @@ class Watch:
 
     def add(self, seal: Seal) -> None:
         """Count and report a shard of this run."""
-        self._seals.append(seal)
-        self._done += seal.rows
-        self._rejects += len(seal.facts["rejects"])
-        self._images += int(seal.facts.get("images", 0))
+        self._count(seal)
         self._last = time.monotonic()
         self._report()
 
     def speed(self) -> bytes:
         """The figures of the step's speed as JSON."""
-        sums = seconds_of(self._seals)
-        ran = self._last - self._started
+        ran, computed = self._last - self._started, self._images - self._earlier_images
         figures = {
-            "images_per_second": round(self._images / ran, 3) if self._images else None,
-            "images_computed": self._images,
-            "images": sum(int(seal.facts.get("images", 0)) for seal in self._seals),
-            "seconds": {name: round(value, 3) for name, value in sorted(sums.items())},
-            "model_share": _share(sums),
+            "images_per_second": round(computed / ran, 3) if computed else None,
+            "images_computed": computed,
+            "images": self._images,
+            "seconds": {name: round(value, 3) for name, value in sorted(self._seconds.items())},
+            "model_share": _share(self._seconds),
             "about": SPEED_NOTE,
         }
         return json.dumps(figures, indent=1, sort_keys=True).encode()
+
+    def _count(self, seal: Seal) -> None:
+        """Add a shard to the sums: a step has thousands of shards, so nothing is summed again for each."""
+        self._shards += 1
+        self._done += seal.rows
+        self._rejects += len(seal.facts["rejects"])
+        self._images += int(seal.facts.get("images", 0))
+        # seconds by kind: 'decode', 'models', 'actors' (pipeline.masks.actors.Figures)
+        self._seconds.update(seal.facts.get("seconds", {}))
 
     def _report(self) -> None:
         now = time.monotonic()
@@ -80,20 +87,12 @@ class Watch:
             more: dict[str, float] = {
                 "rows_done": self._done,
                 "rows_total": self.total,
-                "shards_done": len(self._seals),
+                "shards_done": self._shards,
             }
-            share = _share(seconds_of(self._seals))
+            share = _share(self._seconds)
             more |= {} if rate is None else {"seconds_left": (self.total - self._done) / rate}
             more |= {} if share is None else {"model_share": share}
             self.gauges({**values, **more})
-
-
-def seconds_of(seals: Iterable[Seal]) -> Counter[str]:
-    """Seconds of some shards by kind: 'decode', 'models', 'actors' (pipeline.masks.actors.Figures)."""
-    sums: Counter[str] = Counter()
-    for seal in seals:
-        sums.update(seal.facts.get("seconds", {}))
-    return sums
 
 
 def _share(sums: Mapping[str, float]) -> float | None:
