@@ -6,8 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 from infra.local.deployments import deployed
-from infra.local.stack_file import StackError, StackState
-from infra.local.web import Refused, call, insist
+from infra.local.stack_file import StackError
+from infra.local.web import Refused, Server
 from model.errors import ConfigError
 
 PATIENCE = 90.0
@@ -38,29 +38,28 @@ class FlowRun:
     deployment: str
 
 
-def start(state: StackState, deployment: str, parameters: dict[str, Any]) -> FlowRun:
+def start(api: Server, deployment: str, parameters: dict[str, Any]) -> FlowRun:
     """Start a run of a deployment ('agevlm/full-recipe').
 
     Raises ConfigError if the deployment or a parameter is wrong, StackError if Prefect does not answer.
     """
-    api = state.url("prefect") + "/api"
     try:
         flow, _, name = deployment.partition("/")
         path = f"{quote(flow, safe='')}/{quote(name, safe='')}"
-        found = insist(f"{api}/deployments/name/{path}", patience=PATIENCE) if flow and name else None
+        found = api.insist(f"/deployments/name/{path}", patience=PATIENCE) if flow and name else None
     except Refused as error:
         if error.status != 404:
             raise StackError(f"Prefect did not look up '{deployment}': {error.detail}; see 'agevlm status'") from error
         found = None
     except OSError as error:
-        raise StackError(f"Prefect does not answer at {api} ({error}); see 'agevlm status'") from error
+        raise StackError(f"Prefect does not answer at {api.url} ({error}); see 'agevlm status'") from error
     if found is None:
-        raise ConfigError(f"there is no deployment '{deployment}'; there are: {', '.join(deployed(state)) or 'none'}")
+        raise ConfigError(f"there is no deployment '{deployment}'; there are: {', '.join(deployed(api)) or 'none'}")
     _check_names(deployment, parameters, found.get("parameter_openapi_schema") or {})
     try:
         # If the first answer is lost and the request is repeated, the key makes Prefect start only one run.
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": uuid.uuid4().hex}
-        run = insist(f"{api}/deployments/{found['id']}/create_flow_run", body, timeout=60, patience=PATIENCE)
+        run = api.insist(f"/deployments/{found['id']}/create_flow_run", body, timeout=60, patience=PATIENCE)
     except OSError as error:
         if isinstance(error, Refused) and error.status < 500:
             raise ConfigError(f"{deployment} refuses these parameters: {error.detail}") from error
@@ -75,19 +74,19 @@ def _check_names(deployment: str, parameters: dict[str, Any], schema: dict[str, 
             raise ConfigError(f"{deployment} has no parameter '{name}'; it has: {', '.join(known)}")
 
 
-def flow_state(state: StackState, run_id: str) -> FlowState:
+def flow_state(api: Server, run_id: str) -> FlowState:
     """The current state of a run. Raises OSError if the server does not answer."""
-    run = call(f"{state.url('prefect')}/api/flow_runs/{run_id}")
+    run = api.call(f"/flow_runs/{run_id}")
     value = run.get("state") or {}
     return FlowState(value.get("type", "PENDING"), value.get("name", "Pending"), value.get("message") or "")
 
 
-def cancel(state: StackState, run_id: str) -> None:
+def cancel(api: Server, run_id: str) -> None:
     """Ask Prefect to cancel a run; its flow then stops its jobs. Raises OSError if the server does not answer."""
     wanted = {"type": "CANCELLING", "name": "Cancelling", "message": "cancelled from the terminal"}
-    insist(f"{state.url('prefect')}/api/flow_runs/{run_id}/set_state", {"state": wanted}, patience=PATIENCE)
+    api.insist(f"/flow_runs/{run_id}/set_state", {"state": wanted}, patience=PATIENCE)
 
 
-def page(state: StackState, run_id: str) -> str:
+def page(api: Server, run_id: str) -> str:
     """The run's page in Prefect's user interface."""
-    return f"{state.url('prefect')}/runs/flow-run/{run_id}"
+    return f"{api.url.removesuffix('/api')}/runs/flow-run/{run_id}"

@@ -10,7 +10,7 @@ from flows.cli.flow_runs import FlowRun
 from flows.cli.surroundings import local_stack
 from flows.cli.terminal import Say, console
 from flows.cli.watch import LineDisplay, RunDisplay, RunSnapshot, Watcher
-from infra.local.stack_file import StackState
+from infra.local.web import Server
 from pipeline.artifacts.paths import store_root
 from pipeline.artifacts.store import ArtifactStore
 
@@ -39,17 +39,18 @@ def run_demo(recipe: str, until: str | None, limit: int | None, say: Say) -> int
     was_up = any(row.pid is not None for row in stack.status())
     try:
         state = stack.up(say)
-        run = flow_runs.start(state, "agevlm/full-recipe", parameters)
+        api = stack.api(state)
+        run = flow_runs.start(api, "agevlm/full-recipe", parameters)
     except KeyboardInterrupt:
         if not was_up:
             stack.down(say)
         return INTERRUPTED
-    code = follow(state, run, say, cancel=True)
+    code = follow(api, state.store, run, say, cancel=True)
     if code == INTERRUPTED and not was_up:
         stack.down(say)
         return code
-    print(f"\nPrefect  {flow_runs.page(state, run.id)}")
-    print(f"Ray      {state.url('ray_dashboard')}   ({stack.token_hint()})")
+    print(f"\nPrefect  {flow_runs.page(api, run.id)}")
+    print(f"Ray      {state.url('ray_dashboard')}   ({stack.secret_hint()})")
     print("The stack stays up. To end it: agevlm down (or make down)", flush=True)
     return code
 
@@ -68,31 +69,34 @@ def run_deployment(deployment: str, parameters: dict[str, Any], watch: bool, say
     """Start a run of a deployment, and follow it if asked to. Returns the exit code."""
     from pipeline.plan.recipe import recipe_argument
 
-    state = local_stack().require()
+    stack = local_stack()
+    state = stack.require()
+    api = stack.api(state)
     if isinstance(parameters.get("recipe"), str):
         parameters = {**parameters, "recipe": recipe_argument(parameters["recipe"])}
-    started = flow_runs.start(state, deployment, parameters)
-    say(f"started {started.deployment} as '{started.name}': {flow_runs.page(state, started.id)}")
-    return follow(state, started, say, cancel=False) if watch else 0
+    started = flow_runs.start(api, deployment, parameters)
+    say(f"started {started.deployment} as '{started.name}': {flow_runs.page(api, started.id)}")
+    return follow(api, state.store, started, say, cancel=False) if watch else 0
 
 
-def follow(state: StackState, run: FlowRun, say: Say, cancel: bool) -> int:
+def follow(api: Server, store: str, run: FlowRun, say: Say, cancel: bool) -> int:
     """Follow a run to its end and show its table. Returns 0 if it completed, 1 if not, 130 after Ctrl-C.
 
     Args:
-        state: the stack that it runs on.
+        api: of the Prefect server that it runs on.
+        store: root of the store that it works on.
         run: the run.
         say: prints a line of progress.
         cancel: True if Ctrl-C cancels the run, False if it only ends the watching.
     """
-    watcher = Watcher(state, ArtifactStore(state.store or store_root()), run)
+    watcher = Watcher(api, ArtifactStore(store or store_root()), run)
     try:
         last = watcher.follow(_display(say))
     except KeyboardInterrupt:
         if not cancel:
-            say(f"no longer watching; the run goes on: {flow_runs.page(state, run.id)}")
+            say(f"no longer watching; the run goes on: {flow_runs.page(api, run.id)}")
             return INTERRUPTED
-        _cancel(state, watcher, run, say)
+        _cancel(api, watcher, run, say)
         return INTERRUPTED
     print_end(last, run)
     return 0 if last.flow.type == "COMPLETED" else 1
@@ -107,10 +111,10 @@ def _display(say: Say) -> RunDisplay:
     return LiveTable(out)
 
 
-def _cancel(state: StackState, watcher: Watcher, run: FlowRun, say: Say) -> None:
+def _cancel(api: Server, watcher: Watcher, run: FlowRun, say: Say) -> None:
     say(f"cancelling '{run.name}' and its jobs")
     try:
-        flow_runs.cancel(state, run.id)
+        flow_runs.cancel(api, run.id)
     except OSError as error:
         say(f"Prefect does not answer ({error}); nothing was cancelled")
         return

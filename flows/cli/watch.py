@@ -8,7 +8,8 @@ from flows.cli import flow_runs
 from flows.cli.flow_runs import FlowRun, FlowState
 from flows.cli.terminal import Say, duration, rejects_text
 from flows.run.run_file import RunRecord, StepRecord, read_run
-from infra.local.stack_file import StackError, StackState
+from infra.local.stack_file import StackError
+from infra.local.web import Server
 from pipeline.artifacts.manifest import plural
 from pipeline.artifacts.progress import progress_text, read_progress
 from pipeline.artifacts.store import ArtifactStore
@@ -54,8 +55,8 @@ class RunDisplay(Protocol):
 class Watcher:
     """Follows one flow run."""
 
-    def __init__(self, state: StackState, store: ArtifactStore, run: FlowRun) -> None:
-        self._state, self._store, self._run = state, store, run
+    def __init__(self, api: Server, store: ArtifactStore, run: FlowRun) -> None:
+        self._api, self._store, self._run = api, store, run
         self._started = self._answered = time.monotonic()
         self._flow = FlowState("SCHEDULED", "Scheduled")
         self._asked = float("-inf")
@@ -67,7 +68,7 @@ class Watcher:
         if now - self._asked >= STATE_SECONDS:
             self._asked = now
             try:
-                self._flow = flow_runs.flow_state(self._state, self._run.id)
+                self._flow = flow_runs.flow_state(self._api, self._run.id)
                 self._answered = time.monotonic()
             except OSError as error:
                 if now - self._answered > LOST_SECONDS:

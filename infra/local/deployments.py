@@ -10,8 +10,9 @@ from typing import Any
 from infra.local.environment import process_environment
 from infra.local.folders import Folders
 from infra.local.processes import log_tail
+from infra.local.roles.prefect import prefect_api
 from infra.local.stack_file import StackError, StackState
-from infra.local.web import insist
+from infra.local.web import Server
 
 DEPLOY_SECONDS = 300
 SOURCES = ("flows", "pipeline", "model")
@@ -28,12 +29,11 @@ def sources_digest(project: Path) -> str:
     return hasher.hexdigest()
 
 
-def deployed(state: StackState) -> list[str]:
+def deployed(api: Server) -> list[str]:
     """Names of the server's deployments, as 'flow/deployment'. Raises StackError if it does not answer."""
-    api = state.url("prefect") + "/api"
     try:
-        flows: Any = insist(f"{api}/flows/filter", {"limit": 200}, timeout=30)
-        found: Any = insist(f"{api}/deployments/filter", {"limit": 200}, timeout=30)
+        flows: Any = api.insist("/flows/filter", {"limit": 200}, timeout=30)
+        found: Any = api.insist("/deployments/filter", {"limit": 200}, timeout=30)
     except OSError as error:
         raise StackError(f"Prefect does not list its deployments ({error}); see 'agevlm status'") from error
     names = {flow["id"]: flow["name"] for flow in flows}
@@ -46,7 +46,8 @@ def deploy(folders: Folders, state: StackState) -> list[str]:
     Returns the deployments' names. Raises StackError with Prefect's output if it refuses.
     """
     note, digest = folders.prefect / "deployed.json", sources_digest(folders.project)
-    present = deployed(state)
+    api = prefect_api(folders, state)
+    present = deployed(api)
     try:
         last = json.loads(note.read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
@@ -71,7 +72,7 @@ def deploy(folders: Folders, state: StackState) -> list[str]:
             raise StackError(f"'prefect deploy --all' took more than {DEPLOY_SECONDS} s; its log is {log}") from error
     if result.returncode != 0:
         raise StackError(f"'prefect deploy --all' failed ({log}):\n{log_tail(log)}")
-    present = deployed(state)
+    present = deployed(api)
     if not present:
         raise StackError(f"'prefect deploy --all' created no deployment ({log}):\n{log_tail(log)}")
     note.write_text(json.dumps({"digest": digest, "deployments": present}), encoding="utf-8")

@@ -6,17 +6,16 @@ from pathlib import Path
 
 from infra.local.lost_runs import flow_run_of
 from infra.local.processes import end, family
-from infra.local.stack_file import ROLES, StackError, StackState
+from infra.local.roles.table import ENDING, ROLES
+from infra.local.stack_file import StackError, StackState
 
-GRACE = {"worker": 15.0, "ray": 15.0, "prefect": 10.0}
-"""Seconds between SIGTERM and SIGKILL, in the order of ending: a flow reports to the server and stops its Ray jobs."""
 SEARCHES = 5
 KEPT_SESSIONS = 3
 
 
 def end_roles(state: StackState, roles: Sequence[str]) -> int:
     """End the processes of these roles with their descendants. Returns how many there were."""
-    return sum(end(family(state, [role]), GRACE[role]) for role in reversed(ROLES) if role in roles)
+    return sum(end(family(state, [role]), ROLES[role].grace) for role in ENDING if role in roles)
 
 
 def end_everything(state: StackState) -> int:
@@ -25,12 +24,12 @@ def end_everything(state: StackState) -> int:
     Raises StackError if processes cannot be ended (they belong to another user, or hang in the kernel).
     """
     count = 0
-    for role in GRACE:
+    for role in ENDING:
         members = family(state, [role])
         heads = [p for p in members if role in state.processes and p.pid == state.processes[role].pid]
         # The flows of the worker get SIGTERM too, so that they can report to the server. Of Ray only the head gets it:
         # it ends the others in the right order.
-        end(members if role == "worker" else heads, GRACE[role])
+        end(members if role == "worker" else heads, ROLES[role].grace)
         end(members, 3)
         count += len(members)
     for _ in range(SEARCHES):  # a process may have been started during the search before

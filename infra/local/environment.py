@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from infra.local.folders import Folders
+from infra.local.secret import read_secret
 from infra.local.stack_file import StackState
 
 HOME, STORE = "AGEVLM_HOME", "AGEVLM_STORE"
@@ -41,7 +42,7 @@ def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # a run starts within seconds
         "DO_NOT_TRACK": "1",
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(folders.ray_token),
+        "RAY_AUTH_TOKEN_PATH": str(folders.secret),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # never let Ray run uv, which needs the network
         "PATH": os.pathsep.join([programs, *(p for p in path if p != programs)]),
@@ -49,6 +50,7 @@ def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
     }
     if state is not None and "prefect" in state.ports:
         variables["PREFECT_API_URL"] = state.url("prefect") + "/api"
+        variables["PREFECT_API_AUTH_STRING"] = read_secret(folders)
     if state is not None and "ray_dashboard" in state.ports:
         variables["AGEVLM_RAY_JOBS_URL"] = state.url("ray_dashboard")
         variables["RAY_API_SERVER_ADDRESS"] = state.url("ray_dashboard")  # for 'ray job list' and similar commands

@@ -38,9 +38,9 @@ class Folders:
         return self.home / "prefect"
 
     @property
-    def ray_token(self) -> Path:
-        """File with the token that Ray's servers ask for. Only its owner can read it."""
-        return self.home / "ray_token"
+    def secret(self) -> Path:
+        """File with the secret that all servers of the stack ask for. Only its owner can read it."""
+        return self.home / "secret"
 
     @property
     def ray(self) -> Path:

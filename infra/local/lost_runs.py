@@ -6,8 +6,8 @@ from typing import Any
 import psutil
 
 from infra.local.processes import environment_of
-from infra.local.stack_file import StackError, StackState
-from infra.local.web import answers, insist
+from infra.local.stack_file import StackError
+from infra.local.web import Server
 
 UNFINISHED = ["RUNNING", "CANCELLING", "PENDING"]
 RUN_ID = "PREFECT__FLOW_RUN_ID"
@@ -19,17 +19,16 @@ CloseRun = Callable[[str, str, str], str]
 """(artifact store, flow run id, message) -> problem, or ''. Records in the project's own notes that a run crashed."""
 
 
-def crash_lost_runs(state: StackState, close_run: CloseRun) -> list[str]:
+def crash_lost_runs(api: Server, store: str, close_run: CloseRun) -> list[str]:
     """Mark unfinished runs of deployments as crashed if no process on this machine works on them.
 
     Call it only while there is no worker: then the process of a run is either alive on this machine or gone. Ray jobs
     go on, and the next run joins them. Returns the names of the marked runs, each with the problem that `close_run`
     reported. Raises StackError if Prefect does not list its runs.
     """
-    api = state.url("prefect") + "/api"
     body = {"flow_runs": {"state": {"type": {"any_": UNFINISHED}}}, "limit": 200}
     try:
-        runs: Any = insist(f"{api}/flow_runs/filter", body, timeout=30)
+        runs: Any = api.insist("/flow_runs/filter", body, timeout=30)
     except OSError as error:
         raise StackError(f"Prefect does not list its flow runs ({error}); see 'agevlm status'") from error
     # A run without a deployment was started by hand, maybe on another machine.
@@ -41,20 +40,20 @@ def crash_lost_runs(state: StackState, close_run: CloseRun) -> list[str]:
             continue
         # The run itself comes last: if this is interrupted, the next call finds the run again.
         _crash_tasks(api, run["id"])
-        problem = close_run(state.store, run["id"], MESSAGE)
-        if answers(f"{api}/flow_runs/{run['id']}/set_state", body=CRASHED) is not None:
+        problem = close_run(store, run["id"], MESSAGE)
+        if api.answers(f"/flow_runs/{run['id']}/set_state", CRASHED) is not None:
             marked.append(f"{run['name']} ({problem})" if problem else run["name"])
     return marked
 
 
-def _crash_tasks(api: str, flow_run_id: str) -> None:
+def _crash_tasks(api: Server, flow_run_id: str) -> None:
     body = {
         "flow_runs": {"id": {"any_": [flow_run_id]}},
         "task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}},
         "limit": 200,
     }
-    for task in answers(f"{api}/task_runs/filter", body=body, timeout=30) or []:
-        answers(f"{api}/task_runs/{task['id']}/set_state", body=CRASHED)
+    for task in api.answers("/task_runs/filter", body, timeout=30) or []:
+        api.answers(f"/task_runs/{task['id']}/set_state", CRASHED)
 
 
 def flow_run_of(process: psutil.Process) -> str:

@@ -2,7 +2,8 @@
 
 folders.py      the paths that everything below works with
 stack_file.py   stack.json: the processes and ports that were recorded
-services.py     start and readiness of each process; ports.py finds free ports, web.py asks the servers
+roles/          the table of its processes: start, readiness and ports of each; web.py asks the servers
+secret.py       the secret that the servers ask for
 processes.py    starts, recognises and ends processes; environment.py gives them their variables
 deployments.py  deploys prefect.yaml
 lost_runs.py    closes flow runs whose process is gone
@@ -16,25 +17,24 @@ from dataclasses import dataclass
 
 import psutil
 
-from infra.local import environment, services
+from infra.local import environment
 from infra.local.deployments import deploy
 from infra.local.ending import end_everything, end_orphans, end_roles, prune_sessions
 from infra.local.folders import Folders
 from infra.local.lost_runs import CloseRun, crash_lost_runs
 from infra.local.processes import family, log_tail, own_niceness, process_of, set_priority, stacks_of_home
-from infra.local.stack_file import ROLES, StackError, StackFile, StackState
+from infra.local.roles.prefect import make_pool, prefect_api
+from infra.local.roles.ray import logical_cpus
+from infra.local.roles.table import ROLES
+from infra.local.secret import secret_hint
+from infra.local.stack_file import StackError, StackFile, StackState
+from infra.local.web import Server
 
 Say = Callable[[str], None]
 """Prints one line of progress."""
-NAMES = {"prefect": "Prefect server", "ray": "Ray head", "worker": "Prefect worker"}
-START_SECONDS = {"prefect": 240.0, "ray": 180.0, "worker": 120.0}
-ATTEMPTS = {"prefect": 2, "ray": 5}
-"""Another process may take a server's port before the server starts: a second attempt uses another port. Ray's raylet
-also gives up if its agents take more than 15 s to start, a constant in its code (ray-project/ray#65983); that happens
-on a busy machine. So Ray starts with a higher priority where that is allowed, and gets more attempts."""
 POLL_SECONDS = 0.5
 HURRY = 10
-"""Ray's niceness is lowered by this much while it starts."""
+"""Ray's niceness is lowered by this much while it starts: see its row in the table of roles."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LocalStack:
         If this fails or is interrupted, the processes that it started are ended again. Raises StackError.
         """
         with self.file.lock():
-            before = self.file.load() or StackState(id=secrets.token_hex(16), cpus=services.logical_cpus())
+            before = self.file.load() or StackState(id=secrets.token_hex(16), cpus=logical_cpus())
             self._refuse_unrecorded(before.id)
             missing = [role for role in ROLES if living(before, role) is None]
             if len(missing) < len(ROLES):
@@ -73,11 +73,11 @@ class LocalStack:
                         f"the stack is up and works on the store {before.store}, but here the store is "
                         f"{self.folders.store}: set AGEVLM_STORE as it was, or end the stack with 'agevlm down' first"
                     )
-                broken = [r for r in ROLES if r not in missing and services.must_restart(r, before)]
+                broken = [r for r in ROLES if r not in missing and ROLES[r].broken(before)]
                 end_roles(before, broken)
                 missing += broken
                 if missing:
-                    say(f"not running: {', '.join(NAMES[role] for role in missing)}")
+                    say(f"not running: {', '.join(ROLES[role].title for role in missing)}")
             state = before.model_copy(update={"root": str(self.folders.project), "store": self.folders.store})
             try:
                 return self._start(state, missing, say)
@@ -120,9 +120,9 @@ class LocalStack:
             if process is None:
                 condition = "dead" if record else "not started"
             else:
-                condition = "ready" if services.ready(self.folders, role, state) else "not answering"
-            pid, url = (process.pid, services.url(role, state)) if process else (None, "")
-            rows.append(RoleStatus(role, NAMES[role], pid, condition, url, record.log if record else ""))
+                condition = "ready" if ROLES[role].ready(self.folders, state) else "not answering"
+            pid, url = (process.pid, ROLES[role].url(state)) if process else (None, "")
+            rows.append(RoleStatus(role, ROLES[role].title, pid, condition, url, record.log if record else ""))
         return rows
 
     def require(self) -> StackState:
@@ -130,7 +130,7 @@ class LocalStack:
         state = self.file.load()
         dead = list(ROLES) if state is None else [role for role in ROLES if living(state, role) is None]
         if state is None or dead:
-            problem = "is not up" if state is None else "lacks its " + ", ".join(NAMES[role] for role in dead)
+            problem = "is not up" if state is None else "lacks its " + ", ".join(ROLES[role].title for role in dead)
             raise StackError(f"the local stack in {self.folders.home} {problem}; start it with 'agevlm up'")
         self._refuse_other_project(state)
         return state
@@ -143,9 +143,13 @@ class LocalStack:
         """The lines of `agevlm env`. Raises StackError if the stack is not up."""
         return environment.shell_lines(self.folders, self.require())
 
-    def token_hint(self) -> str:
-        """A few words on how to read the token that Ray's page asks for."""
-        return services.token_hint(self.folders)
+    def api(self, state: StackState) -> Server:
+        """The REST API of its Prefect server."""
+        return prefect_api(self.folders, state)
+
+    def secret_hint(self) -> str:
+        """A few words on how to read the secret that the servers' pages ask for."""
+        return secret_hint(self.folders)
 
     # -- refusals
 
@@ -176,7 +180,7 @@ class LocalStack:
         """
         before = state.ports
         for role in missing:
-            state = services.with_ports(state, role)
+            state = ROLES[role].with_ports(state)
         self.file.save(state)
         servers = [role for role in ("ray", "prefect") if role in missing]
         self._clear(state, servers)
@@ -184,7 +188,7 @@ class LocalStack:
             state = self._launch(state, role, say)
         if "prefect" in missing:
             state = self._await_server(state, "prefect", say)
-        services.make_pool(state)
+        make_pool(self.api(state))
         say(f"deployed: {', '.join(deploy(self.folders, state))}")
         if "ray" in missing:
             state = self._await_server(state, "ray", say)
@@ -192,7 +196,7 @@ class LocalStack:
         if any(state.ports[name] != port for name, port in before.items()):
             end_roles(state, ["worker"])
         if living(state, "worker") is None:
-            lost = crash_lost_runs(state, self.close_run)
+            lost = crash_lost_runs(self.api(state), state.store, self.close_run)
             if lost:
                 say(f"marked as crashed, because their processes are gone: {', '.join(lost)}")
             state = state.model_copy(update={"worker": f"agevlm-{secrets.token_hex(4)}"})
@@ -208,10 +212,10 @@ class LocalStack:
             prune_sessions(self.folders.ray)
 
     def _launch(self, state: StackState, role: str, say: Say) -> StackState:
-        record = services.start(self.folders, role, state)
+        record = ROLES[role].start(self.folders, state)
         state = state.with_process(record)
         self.file.save(state)
-        say(f"starting {NAMES[role]} (pid {record.pid}, log {record.log})")
+        say(f"starting {ROLES[role].title} (pid {record.pid}, log {record.log})")
         if role == "ray":
             set_priority(family(state, ["ray"]), own_niceness() - HURRY)
         return state
@@ -220,20 +224,20 @@ class LocalStack:
         """Wait until a role works. Raises StackError if its process ends or takes too long."""
         record = state.processes[role]
         started, told = time.monotonic(), 0.0
-        while not services.ready(self.folders, role, state):
+        while not ROLES[role].ready(self.folders, state):
             waited = time.monotonic() - started
             if living(state, role) is None:
-                raise StackError(f"{NAMES[role]} ended during its start ({record.log}):\n{log_tail(record.log)}")
-            if waited > START_SECONDS[role]:
+                raise StackError(f"{ROLES[role].title} ended during its start ({record.log}):\n{log_tail(record.log)}")
+            if waited > ROLES[role].start_seconds:
                 raise StackError(
-                    f"{NAMES[role]} did not answer within {START_SECONDS[role]:.0f} s ({record.log}):\n"
+                    f"{ROLES[role].title} did not answer within {ROLES[role].start_seconds:.0f} s ({record.log}):\n"
                     + log_tail(record.log)
                 )
             if waited - told >= 15:
-                say(f"waiting for {NAMES[role]} ({waited:.0f} s)")
+                say(f"waiting for {ROLES[role].title} ({waited:.0f} s)")
                 told = waited
             time.sleep(POLL_SECONDS)
-        say(f"{NAMES[role]} is ready {services.url(role, state)}".rstrip())
+        say(f"{ROLES[role].title} is ready {ROLES[role].url(state)}".rstrip())
 
     def _await_server(self, state: StackState, role: str, say: Say) -> StackState:
         """Wait until a server works; start it again if it ends. Raises StackError after the last attempt."""
@@ -243,14 +247,14 @@ class LocalStack:
                 self._await(state, role, say)
                 return state
             except StackError as error:
-                if attempt == ATTEMPTS[role]:
+                if attempt == ROLES[role].attempts:
                     raise
                 attempt += 1
                 reason = str(error).splitlines()[0]
-                say(f"{NAMES[role]} did not start, attempt {attempt} of {ATTEMPTS[role]}: {reason}")
+                say(f"{ROLES[role].title} did not start, attempt {attempt} of {ROLES[role].attempts}: {reason}")
             end_roles(state, [role])
             self._clear(state, [role])
-            state = self._launch(services.with_ports(state, role), role, say)
+            state = self._launch(ROLES[role].with_ports(state), role, say)
 
 
 def living(state: StackState, role: str) -> psutil.Process | None:

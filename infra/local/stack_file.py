@@ -8,9 +8,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-ROLES = ("prefect", "ray", "worker")
-"""The processes of the stack, in the order in which they start."""
-
 
 class StackError(Exception):
     """The local stack cannot do what was asked. The command line prints the message without a traceback."""

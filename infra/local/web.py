@@ -1,5 +1,6 @@
 """JSON over HTTP to the stack's servers on the loopback interface. Imports only the standard library: it is quick."""
 
+import base64
 import http.client
 import json
 import string
@@ -7,6 +8,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from dataclasses import dataclass
 from typing import Any
 
 PAUSE = 1.0
@@ -26,15 +28,45 @@ class Refused(OSError):
         self.status, self.detail = status, detail
 
 
-def call(url: str, body: Any = None, *, method: str = "", timeout: float = 10, token: str = "") -> Any:
+def bearer(secret: str) -> str:
+    """The header 'Authorization' that Ray's servers ask for."""
+    return f"Bearer {secret}"
+
+
+def basic(secret: str) -> str:
+    """The header 'Authorization' that Prefect's server asks for: the secret is its whole authentication string."""
+    return f"Basic {base64.b64encode(secret.encode()).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server of the stack: its address, and the header that proves who asks."""
+
+    url: str
+    authorization: str = ""
+
+    def call(self, path: str, body: Any = None, **options: Any) -> Any:
+        """As the function `call`, for a path of this server."""
+        return call(self.url + path, body, authorization=self.authorization, **options)
+
+    def insist(self, path: str, body: Any = None, **options: Any) -> Any:
+        """As the function `insist`, for a path of this server."""
+        return insist(self.url + path, body, authorization=self.authorization, **options)
+
+    def answers(self, path: str, body: Any = None, **options: Any) -> Any | None:
+        """As the function `answers`, for a path of this server."""
+        return answers(self.url + path, body=body, authorization=self.authorization, **options)
+
+
+def call(url: str, body: Any = None, *, method: str = "", timeout: float = 10, authorization: str = "") -> Any:
     """The JSON that a server answers, or None for an empty answer.
 
     Raises Refused if the server answers with an error, and another OSError if it does not answer, or if its answer is
     incomplete or not JSON.
     """
     headers = {"Accept": "application/json"}
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
+    if authorization:
+        headers["Authorization"] = authorization
     data = None
     if body is not None:
         data = json.dumps(body).encode()

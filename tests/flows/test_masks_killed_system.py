@@ -28,16 +28,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
 
 
 def start(home: Home, **parameters: Any) -> str:
-    api = home.state.url("prefect") + "/api"
-    deployment: Any = ask(f"{api}/deployments/name/mask-generation/pretrain")
+    deployment: Any = ask(home.prefect, "/deployments/name/mask-generation/pretrain")
     body = {"parameters": {**PARAMETERS, **parameters}}
-    run: Any = ask(f"{api}/deployments/{deployment['id']}/create_flow_run", body=body)
+    run: Any = ask(home.prefect, f"/deployments/{deployment['id']}/create_flow_run", body=body)
     return str(run["id"])
 
 
 def end(home: Home, run: str) -> str:
     def state() -> str:
-        found: Any = ask(f"{home.state.url('prefect')}/api/flow_runs/{run}")
+        found: Any = ask(home.prefect, f"/flow_runs/{run}")
         return str(found["state"]["type"])
 
     wait_for(lambda: state() in OVER)
@@ -60,6 +59,6 @@ def test_a_flow_that_is_killed_during_segment_goes_on_in_the_next_run(home: Home
     killed, undisturbed = segments(home)
     assert parts(killed) == parts(undisturbed)
     assert killed.manifest.counts == undisturbed.manifest.counts
-    jobs: Any = ask(f"{home.state.url('ray_dashboard')}/api/jobs/", token=home.token)
+    jobs: Any = ask(home.ray, "/api/jobs/")
     made = [job["submission_id"] for job in jobs if "-segment-pretrain-" in (job["submission_id"] or "")]
     assert len(made) == 2, "the second run joined the job of the first; only the forced one started another"

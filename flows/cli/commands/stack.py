@@ -16,7 +16,7 @@ def up() -> None:
     state = stack.up(progress_lines())
     prefect, ray = state.url("prefect"), state.url("ray_dashboard")
     console().print(
-        f"\nPrefect  {prefect}\nRay      {ray}   ({stack.token_hint()})\nstore    {state.store}",
+        f"\nPrefect  {prefect}\nRay      {ray}   ({stack.secret_hint()})\nstore    {state.store}",
         highlight=False,
         markup=False,
     )
@@ -41,7 +41,7 @@ def status() -> None:
         colour = "green" if row.state == "ready" else "red"
         table.add_row(row.name, str(row.pid or "-"), f"[{colour}]{row.state}[/]", row.url or "-", row.log or "-")
     console().print(table)
-    console().print(f"Ray's page {stack.token_hint()}", highlight=False, markup=False)
+    console().print(f"Ray's page {stack.secret_hint()}", highlight=False, markup=False)
     if any(row.state != "ready" for row in rows):
         raise typer.Exit(1)
 

@@ -8,10 +8,10 @@ import pytest
 from flows.cli import flow_runs
 from flows.cli.flow_runs import FlowRun, FlowState
 from flows.run.run_file import RunRecord, StepRecord
-from infra.local.stack_file import StackState
+from infra.local.web import Server
 
 RUN = FlowRun("r1", "calm-otter", "agevlm/full-recipe")
-STATE = StackState(id="x", ports={"prefect": 1, "ray_dashboard": 2})
+API = Server("http://127.0.0.1:1/api")
 RUNNING, COMPLETED = FlowState("RUNNING", "Running"), FlowState("COMPLETED", "Completed")
 
 
@@ -29,7 +29,7 @@ def flow_states(monkeypatch: pytest.MonkeyPatch, states: Iterable[FlowState | Ba
     """Let Prefect answer with these states, one after the other; an exception is raised instead."""
     left = iter(states)
 
-    def answer(state: StackState, run: str) -> FlowState:
+    def answer(api: Server, run: str) -> FlowState:
         value = next(left)
         if isinstance(value, BaseException):
             raise value

@@ -8,7 +8,8 @@ import pytest
 from flows.cli import flow_runs
 from infra.local import web
 from infra.local.ports import free_ports
-from infra.local.stack_file import StackError, StackState
+from infra.local.stack_file import StackError
+from infra.local.web import Server
 from model.errors import ConfigError
 from tests.infra.local.fixtures_http_server import serving
 
@@ -53,39 +54,39 @@ def prefect() -> FakePrefect:
 
 
 @pytest.fixture
-def state(prefect: FakePrefect) -> Iterator[StackState]:
+def api(prefect: FakePrefect) -> Iterator[Server]:
     with serving(prefect) as port:
-        yield StackState(id="x", ports={"prefect": port})
+        yield Server(f"http://127.0.0.1:{port}/api")
 
 
-def test_a_name_is_never_read_as_a_query(state: StackState) -> None:
+def test_a_name_is_never_read_as_a_query(api: Server) -> None:
     with pytest.raises(ConfigError, match="no deployment 'agevlm/full-recipe"):
-        flow_runs.start(state, "agevlm/full-recipe?x", {})
+        flow_runs.start(api, "agevlm/full-recipe?x", {})
 
 
-def test_a_run_is_started_with_its_parameters(state: StackState, prefect: FakePrefect) -> None:
-    run = flow_runs.start(state, "agevlm/full-recipe", {"recipe": "miniature"})
+def test_a_run_is_started_with_its_parameters(api: Server, prefect: FakePrefect) -> None:
+    run = flow_runs.start(api, "agevlm/full-recipe", {"recipe": "miniature"})
     assert (run.id, run.name) == ("r1", "calm-otter")
     assert prefect.runs["r1"]["parameters"] == {"recipe": "miniature"}
-    now = flow_runs.flow_state(state, "r1")
+    now = flow_runs.flow_state(api, "r1")
     assert (now.name, now.final) == ("Running", False)
 
 
 @pytest.mark.parametrize("name", ["agevlm/none", "full-recipe", "", "a/b/c"])
-def test_an_unknown_deployment_is_refused_with_a_list(state: StackState, name: str) -> None:
+def test_an_unknown_deployment_is_refused_with_a_list(api: Server, name: str) -> None:
     with pytest.raises(ConfigError, match=r"there is no deployment .*; there are: agevlm/full-recipe"):
-        flow_runs.start(state, name, {})
+        flow_runs.start(api, name, {})
 
 
-def test_an_unknown_parameter_is_refused_with_a_list(state: StackState, prefect: FakePrefect) -> None:
+def test_an_unknown_parameter_is_refused_with_a_list(api: Server, prefect: FakePrefect) -> None:
     with pytest.raises(ConfigError, match="no parameter 'recpie'; it has: recipe, limit"):
-        flow_runs.start(state, "agevlm/full-recipe", {"recpie": "miniature"})
+        flow_runs.start(api, "agevlm/full-recipe", {"recpie": "miniature"})
     assert prefect.runs == {}
 
 
-def test_a_wrong_value_is_refused_in_prefects_words(state: StackState) -> None:
+def test_a_wrong_value_is_refused_in_prefects_words(api: Server) -> None:
     with pytest.raises(ConfigError, match="Validation failed for field 'limit'"):
-        flow_runs.start(state, "agevlm/full-recipe", {"limit": "many"})
+        flow_runs.start(api, "agevlm/full-recipe", {"limit": "many"})
 
 
 def test_a_busy_server_is_asked_again_for_the_same_run(prefect: FakePrefect, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +101,7 @@ def test_a_busy_server_is_asked_again_for_the_same_run(prefect: FakePrefect, mon
         return prefect(method, path, body, headers)
 
     with serving(busy) as port:
-        flow_runs.start(StackState(id="x", ports={"prefect": port}), "agevlm/full-recipe", {})
+        flow_runs.start(Server(f"http://127.0.0.1:{port}/api"), "agevlm/full-recipe", {})
     assert len(keys) == 3
     assert len(set(keys)) == 1
 
@@ -109,9 +110,9 @@ def test_no_server_is_an_error_with_a_remedy(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(flow_runs, "PATIENCE", 0.1)
     monkeypatch.setattr(web, "PAUSE", 0.01)
     with pytest.raises(StackError, match="agevlm status"):
-        flow_runs.start(StackState(id="x", ports={"prefect": free_ports(1)[0]}), "agevlm/full-recipe", {})
+        flow_runs.start(Server(f"http://127.0.0.1:{free_ports(1)[0]}/api"), "agevlm/full-recipe", {})
 
 
-def test_cancelling_asks_for_the_state_cancelling(state: StackState, prefect: FakePrefect) -> None:
-    flow_runs.cancel(state, "r1")
+def test_cancelling_asks_for_the_state_cancelling(api: Server, prefect: FakePrefect) -> None:
+    flow_runs.cancel(api, "r1")
     assert [(run, body["state"]["type"]) for run, body in prefect.states] == [("r1", "CANCELLING")]

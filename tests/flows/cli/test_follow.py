@@ -10,7 +10,7 @@ from flows.cli.watch import RunSnapshot
 from flows.run.run_file import RunRecord, StepRecord, run_path
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.plan.recipe import load_recipe
-from tests.flows.cli.fixtures_runs import RUN, RUNNING, STATE, flow_states, record, step
+from tests.flows.cli.fixtures_runs import API, RUN, RUNNING, flow_states, record, step
 
 FOLLOWED = FlowRun("run-1", "calm-otter", "agevlm/full-recipe")
 STEP = StepRecord(key="one", id="a" * 64, kind="toy", name="one", unit="row")
@@ -72,7 +72,7 @@ def test_the_exit_code_follows_the_flow(
     ArtifactStore(str(tmp_path)).write_json(
         run_path("r1"), record(*steps, report="/store/report.html").model_dump(mode="json")
     )
-    assert follow.follow(STATE, RUN, lambda line: None, cancel=True) == code
+    assert follow.follow(API, "", RUN, lambda line: None, cancel=True) == code
     shown = capsys.readouterr().out
     assert "/store/report.html" in shown
     assert "aaaaaaaa" in shown
@@ -84,7 +84,7 @@ def test_ctrl_c_cancels_and_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled: list[str] = []
     monkeypatch.setattr(flow_runs, "cancel", lambda state, run: cancelled.append(run))
     said: list[str] = []
-    assert follow.follow(STATE, RUN, said.append, cancel=True) == 130
+    assert follow.follow(API, "", RUN, said.append, cancel=True) == 130
     assert cancelled == ["r1"]
     assert said[-1] == "cancelled"
 
@@ -93,7 +93,7 @@ def test_ctrl_c_of_a_mere_watcher_cancels_nothing(monkeypatch: pytest.MonkeyPatc
     flow_states(monkeypatch, [KeyboardInterrupt()])
     monkeypatch.setattr(flow_runs, "cancel", lambda state, run: pytest.fail("cancelled"))
     said: list[str] = []
-    assert follow.follow(STATE, RUN, said.append, cancel=False) == 130
+    assert follow.follow(API, "", RUN, said.append, cancel=False) == 130
     assert "the run goes on" in said[-1]
 
 

@@ -8,10 +8,11 @@ from flows.cli import flow_runs, watch
 from flows.cli.flow_runs import FlowState
 from flows.cli.watch import LineDisplay, RunSnapshot, Watcher, outcome_text
 from flows.run.run_file import run_path
-from infra.local.stack_file import StackError, StackState
+from infra.local.stack_file import StackError
+from infra.local.web import Server
 from pipeline.artifacts.progress import progress_path, progress_text
 from pipeline.artifacts.store import ArtifactStore
-from tests.flows.cli.fixtures_runs import COMPLETED, RUN, RUNNING, STATE, flow_states, record, step
+from tests.flows.cli.fixtures_runs import API, COMPLETED, RUN, RUNNING, flow_states, record, step
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_a_watcher_follows_until_the_flow_is_over(store: ArtifactStore, monkeypa
         def close(self) -> None:
             Display.closed += 1
 
-    last = Watcher(STATE, store, RUN).follow(Display())
+    last = Watcher(API, store, RUN).follow(Display())
     assert [snapshot.flow.name for snapshot in snapshots] == ["Pending", "Running", "Completed"]
     assert last.progress["a"]["done"] == 2
     assert last.since["a"] >= 0
@@ -78,21 +79,21 @@ def test_a_watcher_follows_until_the_flow_is_over(store: ArtifactStore, monkeypa
 
 def test_a_flow_that_never_plans_is_followed_too(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     flow_states(monkeypatch, [FlowState("CRASHED", "Crashed", "no module named x")])
-    last = Watcher(STATE, store, RUN).follow(LineDisplay(lambda line: None))
+    last = Watcher(API, store, RUN).follow(LineDisplay(lambda line: None))
     assert last.record is None
     assert last.steps == ()
 
 
 def test_the_server_may_be_away_for_a_while(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
     flow_states(monkeypatch, [OSError("refused"), OSError("refused"), COMPLETED])
-    assert Watcher(STATE, store, RUN).follow(LineDisplay(lambda line: None)).flow == COMPLETED
+    assert Watcher(API, store, RUN).follow(LineDisplay(lambda line: None)).flow == COMPLETED
 
 
 def test_a_long_absence_of_the_server_ends_the_watching(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(state: StackState, run: str) -> FlowState:
+    def answer(api: Server, run: str) -> FlowState:
         raise OSError("refused")
 
     monkeypatch.setattr(flow_runs, "flow_state", answer)
     monkeypatch.setattr(watch, "LOST_SECONDS", 0.05)
     with pytest.raises(StackError, match="agevlm status"):
-        Watcher(STATE, store, RUN).follow(LineDisplay(lambda line: None))
+        Watcher(API, store, RUN).follow(LineDisplay(lambda line: None))

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from infra.local.web import Refused, call
+from infra.local.web import Refused, Server
 from pipeline.artifacts.paths import PROJECT
 from tests.flows.fixtures_browser import open_page
 from tests.infra.local.test_stack_system import Home
@@ -26,18 +26,18 @@ class Runs:
 
     def __init__(self, home: Home) -> None:
         self.home = home
-        self.api = home.state.url("prefect") + "/api"
-        self.ray = home.state.url("ray_dashboard")
-        found: Any = ask(f"{self.api}/deployments/name/toy/toy")
+        self.api = home.prefect
+        self.ray = home.ray
+        found: Any = ask(self.api, "/deployments/name/toy/toy")
         self.deployment = found["id"]
 
     def start(self, steps: dict[str, Any], **parameters: Any) -> str:
         body = {"parameters": {"steps": steps, **parameters}}
-        run: Any = ask(f"{self.api}/deployments/{self.deployment}/create_flow_run", body=body)
+        run: Any = ask(self.api, f"/deployments/{self.deployment}/create_flow_run", body=body)
         return str(run["id"])
 
     def state(self, run: str) -> tuple[str, str]:
-        value: Any = ask(f"{self.api}/flow_runs/{run}")
+        value: Any = ask(self.api, f"/flow_runs/{run}")
         return value["state"]["type"], value["state"]["message"] or ""
 
     def end(self, run: str) -> tuple[str, str]:
@@ -46,12 +46,12 @@ class Runs:
 
     def tasks(self, run: str) -> dict[str, str]:
         body = {"flow_runs": {"id": {"any_": [run]}}}
-        found: Any = ask(f"{self.api}/task_runs/filter", body=body)
+        found: Any = ask(self.api, "/task_runs/filter", body=body)
         return {task["name"]: task["state"]["name"] for task in found}
 
     def logs(self, run: str) -> str:
         body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200}
-        found: Any = ask(f"{self.api}/logs/filter", body=body)
+        found: Any = ask(self.api, "/logs/filter", body=body)
         return "\n".join(line["message"] for line in found)
 
     def record(self, run: str) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Runs:
         return next((step for step in self.record(run)["steps"] if step["key"] == key), {"job": None, "state": ""})
 
     def details(self, prefix: str) -> list[dict[str, Any]]:
-        found: Any = ask(f"{self.ray}/api/jobs/", token=self.home.token)
+        found: Any = ask(self.ray, "/api/jobs/")
         return [job for job in found if (job["submission_id"] or "").startswith(prefix)]
 
     def jobs(self, prefix: str) -> dict[str, str]:
@@ -77,22 +77,22 @@ class Runs:
     def output(self, job: str | None) -> str:
         if job is None:
             return ""
-        found: Any = ask(f"{self.ray}/api/jobs/{job}/logs", token=self.home.token)
+        found: Any = ask(self.ray, f"/api/jobs/{job}/logs")
         return str(found["logs"] or "")
 
 
-def ask(url: str, body: Any = None, token: str = "") -> Any:
+def ask(server: Server, path: str, body: Any = None) -> Any:
     """The answer of a server; a busy one is asked again."""
     for _ in range(20):
         try:
-            return call(url, body, timeout=60, token=token)
+            return server.call(path, body, timeout=60)
         except Refused as refused:
             if refused.status not in (408, 429, 503):
                 raise
         except OSError:
             pass  # a busy server drops connections; asked again below
         time.sleep(1)
-    return call(url, body, timeout=60, token=token)
+    return server.call(path, body, timeout=60)
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 400) -> None:
@@ -155,7 +155,7 @@ def test_cancel_stops_the_job_and_the_next_run_tries_again(runs: Runs) -> None:
     run = runs.start({"cancel": [{"seconds": 100}, []], "never": [{}, ["cancel"]]})
     job = runs.working(run, "cancel")
     cancelled = time.monotonic()
-    ask(f"{runs.api}/flow_runs/{run}/set_state", body={"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    ask(runs.api, f"/flow_runs/{run}/set_state", body={"state": {"type": "CANCELLING", "name": "Cancelling"}})
     wait_for(lambda: runs.jobs("toys-cancel-")[job] == "STOPPED", 60)
     assert time.monotonic() - cancelled < 30
     assert runs.end(run)[0] == "CANCELLED"
@@ -167,7 +167,7 @@ def test_cancel_stops_the_job_and_the_next_run_tries_again(runs: Runs) -> None:
     # A run whose process does not react is cancelled by the hook alone.
     process = flow_process(again)
     os.kill(process.pid, signal.SIGSTOP)
-    ask(f"{runs.api}/flow_runs/{again}/set_state", body={"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    ask(runs.api, f"/flow_runs/{again}/set_state", body={"state": {"type": "CANCELLING", "name": "Cancelling"}})
     wait_for(lambda: runs.jobs("toys-cancel-")[job.removesuffix("1") + "2"] == "STOPPED", 120)
     assert runs.end(again)[0] == "CANCELLED"
 
@@ -245,7 +245,7 @@ def test_one_run_is_cancelled_and_the_other_that_waits_for_its_job_is_not(runs: 
     job = runs.working(first, "shared")
     second = runs.start(steps)
     wait_for(lambda: runs.step(second, "shared")["job"] == job)
-    ask(f"{runs.api}/flow_runs/{first}/set_state", body={"state": {"type": "CANCELLING", "name": "Cancelling"}})
+    ask(runs.api, f"/flow_runs/{first}/set_state", body={"state": {"type": "CANCELLING", "name": "Cancelling"}})
     assert runs.end(first)[0] == "CANCELLED"
     assert runs.end(second) == ("COMPLETED", "1 steps: 1 made, 0 cached")
     assert runs.jobs("toys-shared-") == {job: "SUCCEEDED"}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.local.stack_file import StackState
+from infra.local.web import Server, basic, bearer
 from pipeline.artifacts.paths import PROJECT
 
 
@@ -40,8 +41,18 @@ class Home:
         return StackState.model_validate_json((self.path / "stack.json").read_text())
 
     @property
-    def token(self) -> str:
-        return (self.path / "ray_token").read_text()
+    def secret(self) -> str:
+        return (self.path / "secret").read_text()
+
+    @property
+    def prefect(self) -> Server:
+        """The REST API of its Prefect server."""
+        return Server(self.state.url("prefect") + "/api", basic(self.secret))
+
+    @property
+    def ray(self) -> Server:
+        """The REST API of its Ray head."""
+        return Server(self.state.url("ray_dashboard"), bearer(self.secret))
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:

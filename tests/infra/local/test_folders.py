@@ -15,7 +15,7 @@ def in_home(home: str) -> Folders:
 
 def test_everything_lies_below_the_home() -> None:
     folders = in_home("/h")
-    assert folders.prefect.parent == folders.logs.parent == folders.ray_token.parent == Path("/h")
+    assert folders.prefect.parent == folders.logs.parent == folders.secret.parent == Path("/h")
     assert folders.state_file == Path("/h/stack.json")
 
 

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,8 +12,11 @@ import pytest
 from infra.local import web
 from infra.local.lost_runs import MESSAGE, RUN_ID, crash_lost_runs, flow_run_of
 from infra.local.ports import free_ports
-from infra.local.stack_file import StackError, StackState
+from infra.local.stack_file import StackError
+from infra.local.web import Server
 from tests.infra.local.fixtures_http_server import serving
+
+STORE = "/store"
 
 
 class FakePrefect:
@@ -47,9 +49,9 @@ def prefect() -> FakePrefect:
 
 
 @pytest.fixture
-def state(prefect: FakePrefect, tmp_path: Path) -> Iterator[StackState]:
+def api(prefect: FakePrefect) -> Iterator[Server]:
     with serving(prefect) as port:
-        yield StackState(id="x", ports={"prefect": port}, store=str(tmp_path / "store"))
+        yield Server(f"http://127.0.0.1:{port}/api")
 
 
 def run(id: str, deployment: str | None = "d1") -> dict[str, Any]:
@@ -73,10 +75,10 @@ def closed() -> ClosedRuns:
     return ClosedRuns()
 
 
-def test_a_lost_run_is_closed_everywhere(state: StackState, prefect: FakePrefect, closed: ClosedRuns) -> None:
+def test_a_lost_run_is_closed_everywhere(api: Server, prefect: FakePrefect, closed: ClosedRuns) -> None:
     prefect.runs = [run("lost"), run("by-hand", deployment=None)]  # by hand: it may run on another machine
     prefect.tasks = {"lost": ["t1", "t2"], "by-hand": ["t3"]}
-    assert crash_lost_runs(state, closed) == ["lost-otter"]
+    assert crash_lost_runs(api, STORE, closed) == ["lost-otter"]
     # The run comes last: after an interruption it is found again.
     assert [(kind, id) for kind, id, _ in prefect.states] == [
         ("task_runs", "t1"),
@@ -84,49 +86,47 @@ def test_a_lost_run_is_closed_everywhere(state: StackState, prefect: FakePrefect
         ("flow_runs", "lost"),
     ]
     assert {(body["state"]["type"], body["force"]) for _, _, body in prefect.states} == {("CRASHED", True)}
-    assert closed.calls == [(state.store, "lost", MESSAGE)]
+    assert closed.calls == [(STORE, "lost", MESSAGE)]
 
 
-def test_the_run_file_is_closed_before_the_run(state: StackState, prefect: FakePrefect) -> None:
+def test_the_run_file_is_closed_before_the_run(api: Server, prefect: FakePrefect) -> None:
     prefect.runs = [run("lost")]
 
     def close(store: str, flow_run_id: str, message: str) -> str:
         assert prefect.states == []
         return ""
 
-    assert crash_lost_runs(state, close) == ["lost-otter"]
+    assert crash_lost_runs(api, STORE, close) == ["lost-otter"]
 
 
-def test_a_run_that_was_deleted_meanwhile_is_not_named(
-    state: StackState, prefect: FakePrefect, closed: ClosedRuns
-) -> None:
+def test_a_run_that_was_deleted_meanwhile_is_not_named(api: Server, prefect: FakePrefect, closed: ClosedRuns) -> None:
     prefect.runs, prefect.deleted = [run("gone"), run("lost")], {"gone"}
-    assert crash_lost_runs(state, closed) == ["lost-otter"]
+    assert crash_lost_runs(api, STORE, closed) == ["lost-otter"]
 
 
 def test_a_run_file_that_cannot_be_closed_does_not_keep_the_stack_from_starting(
-    state: StackState, prefect: FakePrefect, closed: ClosedRuns
+    api: Server, prefect: FakePrefect, closed: ClosedRuns
 ) -> None:
     prefect.runs = [run("lost")]
     closed.problem = "its run file stays open: it is damaged"
-    assert crash_lost_runs(state, closed) == ["lost-otter (its run file stays open: it is damaged)"]
+    assert crash_lost_runs(api, STORE, closed) == ["lost-otter (its run file stays open: it is damaged)"]
     assert [id for _, id, _ in prefect.states] == ["lost"]
 
 
-def test_a_run_whose_process_lives_is_left_alone(state: StackState, prefect: FakePrefect, closed: ClosedRuns) -> None:
+def test_a_run_whose_process_lives_is_left_alone(api: Server, prefect: FakePrefect, closed: ClosedRuns) -> None:
     prefect.runs = [run("alive")]
     environment = {**os.environ, RUN_ID: "alive"}
     with subprocess.Popen([sys.executable, "-c", "input()"], env=environment, stdin=subprocess.PIPE) as process:
         while not flow_run_of(psutil.Process(process.pid)):
             pass  # for a moment its environment reads as empty
-        assert crash_lost_runs(state, closed) == []
+        assert crash_lost_runs(api, STORE, closed) == []
         assert prefect.states == []
         process.communicate(b"\n", timeout=60)
-    assert crash_lost_runs(state, closed) == ["alive-otter"]
+    assert crash_lost_runs(api, STORE, closed) == ["alive-otter"]
 
 
 def test_a_server_that_does_not_list_its_runs_is_an_error(monkeypatch: pytest.MonkeyPatch, closed: ClosedRuns) -> None:
     monkeypatch.setattr(web, "PAUSE", 0.01)
     monkeypatch.setattr(web, "PATIENCE", 0.05)
     with pytest.raises(StackError, match="does not list its flow runs"):
-        crash_lost_runs(StackState(id="x", ports={"prefect": free_ports(1)[0]}), closed)
+        crash_lost_runs(Server(f"http://127.0.0.1:{free_ports(1)[0]}/api"), STORE, closed)

@@ -7,15 +7,18 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from infra.local import services, stack
+from infra.local import stack
 from infra.local.folders import Folders
 from infra.local.lost_runs import CloseRun
 from infra.local.processes import family, process_of, spawn
+from infra.local.roles.table import ROLES
 from infra.local.stack import LocalStack
-from infra.local.stack_file import ROLES, ProcessRecord, StackError, StackFile, StackState
+from infra.local.stack_file import ProcessRecord, StackError, StackFile, StackState
+from infra.local.web import Server
 from pipeline.artifacts.atomic import write_text
 from tests.infra.local.fixtures_home import wait_for
 
@@ -35,14 +38,24 @@ class FakeServices:
         self.code = dict.fromkeys(ROLES, PARENT)
         self.ready: Callable[[str, StackState], bool] = lambda role, state: True
         self.broken: set[str] = set()
+        self.worker_lives: Callable[[], bool] = lambda: False
         self.searched = 0
 
-    def start(self, folders: Folders, role: str, state: StackState) -> ProcessRecord:
+    def start(self, role: str, folders: Folders, state: StackState) -> ProcessRecord:
         self.started.append(role)
         return spawn(folders, role, [sys.executable, "-c", self.code[role]], state)
 
-    def crash_lost_runs(self, state: StackState, close_run: CloseRun) -> list[str]:
-        assert process_of_role(state, "worker") is None, "a worker may just be starting a run"
+    def start_role(self, role: str, folders: Folders, state: StackState) -> ProcessRecord:
+        return self.start(role, folders, state)
+
+    def is_ready(self, role: str, folders: Folders, state: StackState) -> bool:
+        return self.ready(role, state)
+
+    def is_broken(self, role: str, state: StackState) -> bool:
+        return role in self.broken
+
+    def crash_lost_runs(self, api: Server, store: str, close_run: CloseRun) -> list[str]:
+        assert not self.worker_lives(), "a worker may just be starting a run"
         self.searched += 1
         return []
 
@@ -50,10 +63,15 @@ class FakeServices:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServices:
     found = FakeServices()
-    monkeypatch.setattr(services, "start", found.start)
-    monkeypatch.setattr(services, "ready", lambda folders, role, state: found.ready(role, state))
-    monkeypatch.setattr(services, "must_restart", lambda role, state: role in found.broken)
-    monkeypatch.setattr(services, "make_pool", lambda state: None)
+    for name, role in ROLES.items():
+        fake_role = replace(
+            role,
+            start=partial(found.start_role, name),
+            ready=partial(found.is_ready, name),
+            broken=partial(found.is_broken, name),
+        )
+        monkeypatch.setitem(ROLES, name, fake_role)
+    monkeypatch.setattr(stack, "make_pool", lambda api: None)
     monkeypatch.setattr(stack, "deploy", lambda folders, state: ["agevlm/full-recipe"])
     monkeypatch.setattr(stack, "crash_lost_runs", found.crash_lost_runs)
     return found
@@ -66,6 +84,7 @@ def stack_in(folders: Folders) -> LocalStack:
 @pytest.fixture
 def local(fake: FakeServices, folders: Folders) -> Iterator[LocalStack]:
     found = stack_in(folders)
+    fake.worker_lives = lambda: process_of_role(found.file.load() or StackState(id="x"), "worker") is not None
     yield found
     found.down(silent)
 
@@ -158,7 +177,7 @@ def test_a_worker_that_was_started_anew_is_ended_if_that_fails(
 ) -> None:
     first = local.up(silent)
     killed(first, "ray")
-    monkeypatch.setitem(stack.START_SECONDS, "worker", 0.3)
+    monkeypatch.setitem(ROLES, "worker", replace(ROLES["worker"], start_seconds=0.3))
     fake.ready = lambda role, state: role != "worker"
     with socket.create_server(("127.0.0.1", first.ports["ray_dashboard"])), pytest.raises(StackError):
         local.up(silent)
@@ -179,14 +198,15 @@ def test_a_prefect_whose_port_was_taken_meanwhile_gets_another(
     fake.ready = lambda role, state: role != "prefect" or state.ports["prefect"] != port
     taken: list[socket.socket] = []
 
-    def late(folders: Folders, role: str, state: StackState) -> ProcessRecord:
+    def late(role: str, folders: Folders, state: StackState) -> ProcessRecord:
         if role == "prefect" and not taken:
             taken.append(socket.create_server(("127.0.0.1", port)))
         elif role == "prefect":
             fake.code["prefect"] = SLEEP
-        return fake.start(folders, role, state)
+        return start(role, folders, state)
 
-    monkeypatch.setattr(services, "start", late)
+    start = fake.start
+    monkeypatch.setattr(fake, "start", late)
     said: list[str] = []
     try:
         second = local.up(said.append)
@@ -294,7 +314,7 @@ def test_a_server_that_dies_at_once_is_an_error_with_the_end_of_its_log(local: L
 def test_a_part_that_never_answers_is_given_up(
     local: LocalStack, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(stack.START_SECONDS, "worker", 0.3)
+    monkeypatch.setitem(ROLES, "worker", replace(ROLES["worker"], start_seconds=0.3))
     fake.ready = lambda role, state: role != "worker"
     recorded: list[StackState] = []
 
@@ -342,7 +362,7 @@ def test_a_failed_repair_leaves_the_living_alone(
 ) -> None:
     first = local.up(silent)
     killed(first, "worker")
-    monkeypatch.setitem(stack.START_SECONDS, "worker", 0.3)
+    monkeypatch.setitem(ROLES, "worker", replace(ROLES["worker"], start_seconds=0.3))
     fake.ready = lambda role, state: role != "worker"
     with pytest.raises(StackError):
         local.up(silent)

@@ -18,7 +18,7 @@ import pytest
 from infra.local.lost_runs import flow_run_of
 from infra.local.processes import family, process_of, programs
 from infra.local.stack_file import StackState
-from infra.local.web import Refused, answers, call
+from infra.local.web import Refused, Server, answers, call
 from pipeline.artifacts.paths import PROJECT
 from tests.infra.local.fixtures_home import Home, wait_for
 
@@ -45,8 +45,8 @@ def test_it_is_up_and_up_again_changes_nothing(home: Home) -> None:
     status = home.agevlm("status")
     assert status.returncode == 0, status.stdout
     assert status.stdout.count(" ready ") == 3
-    assert f"cat {home.path / 'ray_token'}" in status.stdout
-    assert home.token not in status.stdout
+    assert f"cat {home.path / 'secret'}" in status.stdout
+    assert home.secret not in status.stdout
     again = home.agevlm("up")
     assert again.returncode == 0, again.stdout + again.stderr
     assert "starting" not in again.stdout
@@ -62,12 +62,13 @@ def test_another_shell_sees_the_deployments_and_the_jobs(home: Home) -> None:
     assert str(PROJECT / ".venv") in home.shell("command -v prefect").stdout or sys.prefix not in str(PROJECT)
 
 
-def test_ray_asks_for_its_token(home: Home) -> None:
-    jobs = home.state.url("ray_dashboard") + "/api/jobs/"
+@pytest.mark.parametrize(("server", "path"), [("ray", "/api/jobs/"), ("prefect", "/admin/version")])
+def test_the_servers_ask_for_the_secret(home: Home, server: str, path: str) -> None:
+    known: Server = getattr(home, server)
     with pytest.raises(Refused) as refused:
-        call(jobs)
+        Server(known.url).call(path)
     assert refused.value.status == 401
-    assert call(jobs, token=home.token) is not None
+    assert known.call(path) is not None
 
 
 def test_other_pages_in_the_users_browser_get_nothing_from_prefect(home: Home) -> None:
@@ -141,7 +142,7 @@ def test_a_killed_ray_head_is_replaced(home: Home) -> None:
     after = home.state
     assert after.processes["ray"].pid != before.processes["ray"].pid
     assert after.processes["prefect"] == before.processes["prefect"]
-    assert call(after.url("ray_dashboard") + "/api/jobs/", token=home.token) is not None
+    assert home.ray.call("/api/jobs/") is not None
 
 
 @pytest.mark.parametrize("program", ["raylet", "dashboard.py"])
@@ -161,11 +162,11 @@ def test_a_ray_head_that_outlived_its_child_is_replaced(home: Home, program: str
 
 def test_a_run_that_died_with_its_worker_is_closed_by_the_next_up(home: Home) -> None:
     before = home.state
-    api = before.url("prefect") + "/api"
-    deployment: Any = call(f"{api}/deployments/name/agevlm/full-recipe", timeout=60)
+    api = home.prefect
+    deployment: Any = api.call("/deployments/name/agevlm/full-recipe", timeout=60)
     parameters = {"until": "inventory", "limit": 9}
-    created: Any = call(f"{api}/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters}, timeout=60)
-    run = f"{api}/flow_runs/{created['id']}"
+    created: Any = api.call(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters}, timeout=60)
+    run = f"/flow_runs/{created['id']}"
     file = home.path / "artifacts" / "runs" / f"{created['id']}.json"
     wait_for(lambda: file.exists() and "running" in file.read_text(), 120)
     stopped = [process for process in family(before) if flow_run_of(process) == created["id"]]
@@ -176,15 +177,15 @@ def test_a_run_that_died_with_its_worker_is_closed_by_the_next_up(home: Home) ->
     for process in stopped:
         process.kill()
     wait_for(lambda: not any(process.is_running() for process in stopped))
-    found: Any = answers(run, timeout=60)
+    found: Any = api.answers(run, timeout=60)
     assert found["state"]["type"] == "RUNNING"
 
     result = home.agevlm("up")
     assert result.returncode == 0, result.stdout + result.stderr
     assert f"marked as crashed, because their processes are gone: {created['name']}\n" in result.stdout
-    found = answers(run, timeout=60)
+    found = api.answers(run, timeout=60)
     assert found["state"]["type"] == "CRASHED"
-    tasks: Any = call(f"{api}/task_runs/filter", {"flow_runs": {"id": {"any_": [created["id"]]}}}, timeout=60)
+    tasks: Any = api.call("/task_runs/filter", {"flow_runs": {"id": {"any_": [created["id"]]}}}, timeout=60)
     assert not [task for task in tasks if task["state"]["type"] in ("RUNNING", "PENDING")]
     assert json.loads(file.read_text())["state"] == "crashed"
 

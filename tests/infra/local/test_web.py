@@ -10,7 +10,7 @@ import pytest
 
 from infra.local import web
 from infra.local.ports import free_ports
-from infra.local.web import Refused, answers, call, insist
+from infra.local.web import Refused, answers, bearer, call, insist
 from tests.infra.local.fixtures_http_server import serving
 
 
@@ -26,7 +26,7 @@ def test_requests_carry_body_and_token() -> None:
     with serving(echo) as port:
         base = f"http://127.0.0.1:{port}"
         assert call(f"{base}/a") == {"method": "GET", "path": "/a", "body": None, "auth": None}
-        assert call(f"{base}/b", {"x": 1}, token="t")["auth"] == "Bearer t"
+        assert call(f"{base}/b", {"x": 1}, authorization=bearer("t"))["auth"] == "Bearer t"
         assert call(f"{base}/b", {})["method"] == "POST"
         assert call(f"{base}/empty") is None
         assert answers(f"{base}/empty") is True

@@ -1,0 +1,117 @@
+"""Ray's head node with its dashboard."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from infra.local.folders import SOCKET_FOLDER_LENGTH, Folders
+from infra.local.processes import programs, spawn, usable_cpus
+from infra.local.roles.worker import FLOW_RUNS
+from infra.local.secret import make_secret, read_secret
+from infra.local.stack_file import ProcessRecord, StackError, StackState
+from infra.local.web import Server, bearer
+
+MINIMUM_CPUS = FLOW_RUNS + 1
+"""Ray's CPUs are logical: it counts them and pins no process to a core. A training worker holds one CPU (Ray Train's
+controller none). So does the model actor of `segment`, which then waits for another half CPU for decoding. Each flow
+run plans with the whole machine. So FLOW_RUNS runs could hold one CPU each and all wait for that half: one CPU more
+than FLOW_RUNS prevents this deadlock."""
+
+PORTS = ("ray_gcs", "ray_dashboard", "ray_client", "ray_dashboard_metrics")
+"""Ports that are chosen and recorded. Ray itself binds the others to port 0, so they are always free."""
+
+CHILDREN = {"gcs_server", "raylet", "dashboard.py"}
+"""Programs without which Ray's head does no work."""
+
+MEBIBYTE = 1 << 20
+
+
+def ray_api(folders: Folders, state: StackState) -> Server:
+    """Ray's dashboard, which serves its REST API."""
+    return Server(state.url("ray_dashboard"), bearer(read_secret(folders)))
+
+
+def broken(state: StackState) -> bool:
+    """True if Ray's head lives but cannot work again: `ray start --block` ignores children that end in order.
+
+    A raylet ends in order after one of its agents was killed, and every child does after SIGTERM.
+    """
+    return not CHILDREN.issubset(programs(state, "ray"))
+
+
+def make_ray_folder(folder: Path) -> None:
+    """Create Ray's temporary folder, for its owner only. Raises StackError if it belongs to another user."""
+    remedy = f"set AGEVLM_HOME to a path of at most {SOCKET_FOLDER_LENGTH - 4} bytes that you own"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        foreign = folder.is_symlink() or folder.stat().st_uid != os.getuid()
+    except OSError as error:
+        raise StackError(f"Ray's temporary folder {folder} cannot be created ({error}); {remedy}") from error
+    if foreign:
+        raise StackError(f"{folder} belongs to another user or is a link; {remedy}")
+
+
+def logical_cpus() -> int:
+    """Number of CPUs that Ray is started with."""
+    return max(MINIMUM_CPUS, usable_cpus())
+
+
+def object_store_bytes() -> int:
+    """Size of Ray's shared memory: 512 MiB, or 1 GiB on a machine with 24 GiB or more."""
+    return (1024 if psutil.virtual_memory().total >= 24 << 30 else 512) * MEBIBYTE
+
+
+def ray_command(state: StackState, folder: Path) -> list[str]:
+    """The command of Ray's head node: on the loopback interface, with recorded ports or with ports that Ray finds."""
+    ports = state.ports
+    return [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        "--node-ip-address=127.0.0.1",
+        f"--port={ports['ray_gcs']}",
+        "--include-dashboard=true",
+        "--dashboard-host=127.0.0.1",
+        f"--dashboard-port={ports['ray_dashboard']}",
+        "--dashboard-agent-listen-port=0",  # 0: the process finds a free port itself
+        f"--ray-client-server-port={ports['ray_client']}",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        f"--num-cpus={state.cpus}",
+        f"--object-store-memory={object_store_bytes()}",
+        f"--temp-dir={folder}",
+        "--disable-usage-stats",
+        "--no-monitor",  # no autoscaler: this cluster never grows
+    ]
+
+
+def start(folders: Folders, state: StackState) -> ProcessRecord:
+    """Start the head node. All its servers ask for the secret."""
+    make_secret(folders.secret)
+    make_ray_folder(folders.ray)
+    extra = {
+        # Without this Ray replaces 127.0.0.1 by an address of the network. "0": no cluster of several hosts.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "DASHBOARD_METRIC_PORT": str(state.ports["ray_dashboard_metrics"]),
+        "SPT_NOENV": "1",  # Ray renames its processes: keeps their environments readable, which carry the stack's id
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the default of 60 is too short for a busy laptop
+        "RAY_COLOR_PREFIX": "0",
+    }
+    return spawn(folders, "ray", ray_command(state, folders.ray), state, extra)
+
+
+def ready(folders: Folders, state: StackState) -> bool:
+    """True if the node is alive and the Jobs API answers."""
+    api = ray_api(folders, state)
+    nodes: Any = api.answers("/nodes?view=summary")
+    if not isinstance(nodes, dict):
+        return False
+    summary = (nodes.get("data") or {}).get("summary") or []
+    alive = [node for node in summary if (node.get("raylet") or {}).get("state") == "ALIVE"]
+    return bool(alive) and api.answers("/api/jobs/") is not None

@@ -1,0 +1,79 @@
+"""Prefect's server: what its start is given, its work pool and its deployments."""
+
+import pytest
+
+from infra.local import web
+from infra.local.deployments import deployed
+from infra.local.folders import Folders
+from infra.local.roles import prefect as role
+from infra.local.roles.prefect import make_pool
+from infra.local.secret import read_secret
+from infra.local.stack_file import StackError, StackState
+from infra.local.web import Server
+from tests.infra.local.fixtures_http_server import serving
+
+
+def test_only_prefects_own_pages_may_send_requests_from_a_browser(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+
+    def spawn(folders: Folders, role: str, command: list[str], state: StackState, extra: dict[str, str]) -> None:
+        given.update(extra)
+
+    monkeypatch.setattr(role, "spawn", spawn)
+    role.start(folders, StackState(id="x", ports={"prefect": 4200}))
+    assert given == {
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200",
+        "PREFECT_SERVER_API_AUTH_STRING": read_secret(folders),
+    }
+
+
+def test_the_pool_is_made_once() -> None:
+    made: list[str] = []
+
+    def prefect(method: str, path: str, body: object, headers: dict[str, str]) -> tuple[int, object]:
+        assert method == "POST"
+        assert isinstance(body, dict)
+        if made:
+            return 409, {"detail": "Work pool already exists"}
+        made.append(body["name"])
+        return 201, body
+
+    with serving(prefect) as port:
+        api = Server(f"http://127.0.0.1:{port}/api")
+        make_pool(api)
+        make_pool(api)
+    assert made == ["local"]
+
+
+def test_a_busy_prefect_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "PAUSE", 0.01)
+    asked: list[str] = []
+
+    def prefect(method: str, path: str, body: object, headers: dict[str, str]) -> tuple[int, object]:
+        asked.append(path)
+        if len(asked) % 2:
+            return 503, {"exception_message": "Service Unavailable"}
+        match path.split("/")[2]:
+            case "flows":
+                return 200, [{"id": "f", "name": "agevlm"}]
+            case "deployments":
+                return 200, [{"flow_id": "f", "name": "full-recipe"}]
+        return 201, {}
+
+    with serving(prefect) as port:
+        api = Server(f"http://127.0.0.1:{port}/api")
+        make_pool(api)
+        assert deployed(api) == ["agevlm/full-recipe"]
+    assert len(asked) == 6
+
+
+def test_what_prefect_refuses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "PAUSE", 0.01)
+    monkeypatch.setattr(web, "PATIENCE", 0.05)
+    with serving(lambda *_: (500, {"detail": "database is locked"})) as port:
+        api = Server(f"http://127.0.0.1:{port}/api")
+        for ask in (make_pool, deployed):
+            with pytest.raises(StackError, match="locked"):
+                ask(api)
