@@ -34,7 +34,9 @@ from pipeline.training.flops import Sizes, Work, flops_per_step, mfu
 from pipeline.training.loop import StageTrainer
 
 GOAL: Final = 0.45
-WARM_UP, LONGEST = 3, 512
+LONGEST = 512
+WARM_UPS, ROUNDS = 2, 3
+"""Rounds over all batches: each has a width of its own, for which kernels are chosen, and compiled, at the first time."""
 RATE: Final = 1e-5
 
 
@@ -139,12 +141,12 @@ def measured(
 
 
 def timed(step: Any, count: int, device: torch.device) -> list[float]:
-    """Seconds of each batch, after a warm-up that includes what compile needs."""
-    for number in range(WARM_UP):
+    """Seconds of each step of ROUNDS rounds over `count` batches, after the rounds that warm up."""
+    for number in range(WARM_UPS * count):
         step(number)
     wait(device)
     seconds = []
-    for number in range(count):
+    for number in range(ROUNDS * count):
         start = time.perf_counter()
         step(number)
         wait(device)
@@ -156,7 +158,7 @@ def summary(
     config: AgeVlmConfig, row: StageRow, batches: list[Batch], seconds: list[float], device: torch.device
 ) -> dict[str, float]:
     """The figures of one way to train."""
-    total = sum(seconds)
+    total = sum(seconds) / ROUNDS
     flops = sum(flops_per_step(Sizes.of(config), row, work_of(batch)).model for batch in batches)
     figures = {
         "seconds": statistics.median(seconds),
@@ -206,8 +208,8 @@ def measured_trainer(
             loss: torch.Tensor = super().training_step(*arguments, **options)
             return loss
 
-    size = len(batches[0].input_ids)
-
+    size, first = len(batches[0].input_ids), WARM_UPS * len(batches)
+    steps = first + ROUNDS * len(batches) + 1
     made = [batch.inputs() for batch in batches]  # normalised once, so that no step waits for it
     if device.type == "cuda":
         made = [{name: value.pin_memory() for name, value in inputs.items()} for inputs in made]
@@ -221,7 +223,7 @@ def measured_trainer(
         arguments = TrainingArguments(
             folder,
             per_device_train_batch_size=size,
-            max_steps=WARM_UP + len(batches) + 1,
+            max_steps=steps,
             learning_rate=RATE,
             bf16=True,
             optim="adamw_torch_fused",
@@ -236,11 +238,11 @@ def measured_trainer(
         Timed(
             model=model,
             args=arguments,
-            train_dataset=_Numbers(size * (WARM_UP + len(batches) + 1)),
+            train_dataset=_Numbers(size * steps),
             data_collator=collate,
         ).train()
-    steps = [end - start for start, end in zip(seconds[WARM_UP:], seconds[WARM_UP + 1 :], strict=False)]
-    figures = summary(config, row, batches, steps[: len(batches)], device)
+    each = [end - start for start, end in zip(seconds[first:-1], seconds[first + 1 :], strict=True)]
+    figures = summary(config, row, batches, each, device)
     for metric, value in figures.items():
         print(f"gpu.{row.name}.trainer.{metric} {value:.4g}", flush=True)
     return figures
@@ -251,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench gpu", description=__doc__)
     parser.add_argument("--tiny", action="store_true", help="a miniature model, to try the script without a GPU")
     parser.add_argument("--rows", type=int, default=16, help="samples of a step")
-    parser.add_argument("--steps", type=int, default=6, help="steps that are timed, of each way to train")
+    parser.add_argument("--steps", type=int, default=6, help="batches; each is timed in several rounds")
     parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16", "bf16_parameters"])
     parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing, if memory is short")
     parser.add_argument("--no-compile", action="store_true")

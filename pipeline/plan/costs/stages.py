@@ -17,8 +17,9 @@ from pipeline.training.data.samples import MOST_HELD_OUT
 from pipeline.training.execution import Execution
 from pipeline.training.flops import Work, flops_per_step
 
-ASSUMED_MFU = 0.4
-"""Share of the peak that training reaches, where nothing was measured: an assumption."""
+GPU_MFU, CPU_MFU = 0.2, 0.4
+"""Share of the peak that training reaches without a calibration: on a GPU as measured on an H200, in bf16 without
+torch.compile (docs/cost-model.md); on a CPU assumed."""
 SLOW_FP32 = 16
 """Dense bf16 operations per fp32 operation on a GPU without TF32, as on an A100 (312 and 19.5 TFLOP/s)."""
 Figures = list[Figure]
@@ -145,12 +146,13 @@ def _time(
         return Figure("time", start + flops / (workers * speed), "s", how)
     lanes = workers if on.gpu else workers * step.resources.threads
     peak = on.peak / (SLOW_FP32 if on.gpu and config.precision == "fp32" else 1)
-    what = "GPUs" if on.gpu else "threads"
-    how = (
-        f"{quantity(flops, 'FLOP')} / ({lanes} {what} x {quantity(peak, 'FLOP/s')} peak x {ASSUMED_MFU:.0%}, an "
-        "assumption that 'agevlm calibrate' replaces)"
+    what, share, source = (
+        ("GPUs", GPU_MFU, "as measured on an H200")
+        if on.gpu
+        else ("threads", CPU_MFU, "an assumption that 'agevlm calibrate' replaces")
     )
-    return Figure("time", flops / (lanes * peak * ASSUMED_MFU), "s", how)
+    how = f"{quantity(flops, 'FLOP')} / ({lanes} {what} x {quantity(peak, 'FLOP/s')} peak x {share:.0%}, {source})"
+    return Figure("time", flops / (lanes * peak * share), "s", how)
 
 
 def _storage(student: Student, row: StageRow, execution: Execution) -> Figure:
