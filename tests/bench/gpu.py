@@ -36,7 +36,7 @@ from pipeline.training.loop import StageTrainer
 GOAL: Final = 0.45
 LONGEST = 512
 WARM_UPS, ROUNDS = 2, 3
-"""Rounds over all batches: each has a width of its own, for which kernels are chosen, and compiled, at the first time."""
+"""Rounds over all batches. Each batch has its own width, for which kernels are chosen or compiled at the first time."""
 RATE: Final = 1e-5
 
 
