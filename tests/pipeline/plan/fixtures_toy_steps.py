@@ -3,12 +3,15 @@
 `python -m tests.pipeline.plan.fixtures_toy_steps run SPEC.json` stands for `python -m pipeline run SPEC.json`.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 import pipeline.__main__ as pipeline_main
 from model.errors import StepError
@@ -22,6 +25,10 @@ from pipeline.plan.step_table import Step
 from pipeline.steps import runner
 from pipeline.steps.context import Outcome, StepContext
 
+TIMES = "times.json"
+READY = time.time()
+"""Time at which this process had imported what it needs."""
+
 
 class ToyParams(Config):
     """The parameters of a toy step."""
@@ -30,10 +37,15 @@ class ToyParams(Config):
     rows: int = 3
     fail: str = ""
     tag: str = ""
+    clock: bool = False
 
 
 def work(context: StepContext) -> Outcome:
-    """Wait, report progress, write one file; fail with the message `fail` if there is one."""
+    """Wait, report progress, write one file; fail with the message `fail` if there is one.
+
+    With `clock` another file has the seconds since 1970 at which the process was ready and the work began and ended.
+    """
+    began = time.time()
     params = context.params(ToyParams)
     parts = max(1, round(params.seconds * 10))
     for part in range(parts):
@@ -44,6 +56,9 @@ def work(context: StepContext) -> Outcome:
     print(f"toy says {params.tag or 'nothing'}")
     context.staging.write_bytes("line.txt", f"{params.tag}\n".encode())
     context.staging.write_rejects([("row", "odd", "it was odd")])
+    if params.clock:
+        times = {"ready": READY, "process": psutil.Process().create_time(), "began": began, "ended": time.time()}
+        context.staging.write_bytes(TIMES, json.dumps(times).encode())
     counts = Counts(unit="row", rows_in=params.rows, rows_out=params.rows - 1, rejected={"odd": 1})
     return Outcome(counts, {"tag": params.tag, "mean": 0.5})
 
