@@ -95,6 +95,9 @@ def force_attempts(store: ArtifactStore, make_plan: Planner, force: Iterable[str
     A step whose current attempt is unfinished keeps it: that attempt is the fresh artifact that forcing asks for. So a
     forced run that was killed continues instead of starting once more. The run file records an attempt before the
     store does, so that a retry of the same flow run forces nothing twice.
+
+    If two flow runs force a step at once, both promise the attempt after the one that they saw, and share it: it is
+    issued after both asked, so it is fresh for both, and the second run joins the job of the first.
     """
     current = make_plan(store.attempt)
     wanted = set(force)
@@ -109,7 +112,7 @@ def force_attempts(store: ArtifactStore, make_plan: Planner, force: Iterable[str
         if promised is None:
             promised = step.attempt + (0 if store.get(step.ref) is None else 1)
             run.update(forced={**run.record.forced, step.spec.hash: promised})
-        if store.attempt(step.spec) < promised:
-            store.new_attempt(step.spec)
+        if step.attempt < promised:
+            store.reach_attempt(step.spec, promised)
         current = make_plan(store.attempt)
     return current
