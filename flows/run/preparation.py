@@ -7,6 +7,7 @@ from typing import Any
 from flows.run.run_file import RunFile
 from flows.run.settings import Settings, git_commit
 from model.errors import ConfigError
+from pipeline.artifacts.removal import wait_for_removal
 from pipeline.artifacts.spec import StepSpec
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.compute import hub
@@ -73,6 +74,7 @@ def prepare(
     hours. Raises ConfigError if they are wrong or out of reach, or if `force` names a step that the plan lacks.
     """
     store = ArtifactStore(settings.store)
+    wait_for_removal(store, lambda text: print(text, flush=True))  # the run file is written: see its module
     final = force_attempts(store, make_plan, force, run)
     run.set_plan(final)
     used = [value for step in final if store.get(step.ref) is None for value in step.spec.params.values()]

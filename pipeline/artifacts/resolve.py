@@ -76,7 +76,9 @@ def resolve(store: Store, text: str, kinds: Collection[str] = ()) -> ArtifactRef
     tag = Tags(store.fs, store.base).get(given)
     if tag is not None and tag.target is not None:
         if not store.exists(tag.target):
-            raise ArtifactError(f"tag '{given}' is {tag.target}, which is gone: 'agevlm untag {given}', or make it again")
+            raise ArtifactError(
+                f"tag '{given}' is {tag.target}, which is gone: 'agevlm untag {given}', or make it again"
+            )
         return tag.target
     if given == LATEST:
         places = [(kind, name) for kind in (sorted(kinds) or store.kinds()) for name in store.names(kind)]
@@ -118,9 +120,7 @@ def _by_name(store: Store, text: str, given: str, kinds: Collection[str]) -> Art
     if not places:
         return _none(store, text)
     if len({kind for kind, _, _ in places}) > 1:
-        raise ArtifactError(
-            f"'{text}' is ambiguous: {_words([f'{k}/{n}' for k, n, _ in places])}; write one of these"
-        )
+        raise ArtifactError(f"'{text}' is ambiguous: {_words([f'{k}/{n}' for k, n, _ in places])}; write one of these")
     return _newest(store, text, [(kind, name) for kind, name, _ in places], {step for _, _, step in places} - {""})
 
 
@@ -148,9 +148,7 @@ def _made_by(store: Store, kind: str, name: str) -> str:
     return ""
 
 
-def _newest(
-    store: Store, text: str, places: Iterable[tuple[str, str]], steps: Collection[str] = ()
-) -> ArtifactRef:
+def _newest(store: Store, text: str, places: Iterable[tuple[str, str]], steps: Collection[str] = ()) -> ArtifactRef:
     """The artifact of some kinds and names that was started last. Raises ArtifactError if a manifest is damaged."""
     newest: tuple[str, ArtifactRef] | None = None
     for kind, name in places:

@@ -127,7 +127,9 @@ def check_name(name: str, taken: Collection[str] = ()) -> None:
             f"tag '{name}': write 1 to 80 of the characters A-Z a-z 0-9 . _ - with a letter or digit first"
         )
     if HEX.fullmatch(name):
-        raise ConfigError(f"tag '{name}' reads as the first digits of an id; add a letter after f or a sign: 'v-{name}'")
+        raise ConfigError(
+            f"tag '{name}' reads as the first digits of an id; add a letter after f or a sign: 'v-{name}'"
+        )
     if name == LATEST or name in taken:
         raise ConfigError(f"tag '{name}': this name means the newest artifact of a kind or step already; take another")
 

@@ -7,7 +7,12 @@ import typer
 from flows.cli.terminal import console, duration, size_text
 from pipeline.artifacts.manifest import plural
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="an artifact's id, or as many of its first digits as are unique")]
+Id = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="an artifact's id or its first digits, a tag, KIND/NAME, a step such as stage4_lm, or latest"
+    ),
+]
 
 BAD_REMEDY = """
 To repair a bad artifact, move its folder out of the store and run its recipe again: it is made again under the same id.
@@ -93,7 +98,7 @@ def lineage(id: Id) -> None:
 
 
 def verify(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="an artifact's id; or use --all")] = None,
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="an artifact's id or name; or use --all")] = None,
     all: Annotated[bool, typer.Option("--all", help="every artifact of the store")] = False,
 ) -> None:
     """Hash every file again and list the files that changed.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-Checkpoint = Annotated[str, typer.Argument(help="id of an artifact of kind checkpoint, or a folder")]
+Checkpoint = Annotated[str, typer.Argument(help="id or name of an artifact of kind checkpoint, or a folder")]
 
 
 def ask(
@@ -51,7 +51,7 @@ def export(
 
 def check_alignment(
     checkpoint_or_recipe: Annotated[
-        str, typer.Argument(help="id of an artifact of kind checkpoint, or a recipe's name or file")
+        str, typer.Argument(help="id or name of an artifact of kind checkpoint, or a recipe's name or file")
     ],
     rows: Annotated[int, typer.Option(min=1, help="guided rows to look at, in each stage")] = 24,
     draw: Annotated[int, typer.Option(min=0, help="rows to print: wrong ones first")] = 3,

@@ -1,0 +1,82 @@
+"""The verdicts of `agevlm gc` as tables and as JSON."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flows.cli.terminal import size_text
+from pipeline.artifacts.gc import Verdict
+from pipeline.artifacts.spec import short
+
+ALONE = frozenset({"artifact", "damaged artifact"})
+"""Things that are listed one by one when they are kept; of others there may be thousands."""
+SHOWN = 200
+"""Rows of one table. `--json` has all."""
+
+
+def gc_tables(verdicts: Sequence[Verdict], all: bool) -> list[RenderableType]:
+    """A table of what is kept and one of what may go; files of kept records are summed unless `all` is set."""
+    kept, gone = [v for v in verdicts if v.keep], [v for v in verdicts if not v.keep]
+    parts: list[RenderableType] = []
+    if kept:
+        parts.append(_table("kept", [v for v in kept if all or v.thing.what in ALONE], "green"))
+        others = [v for v in kept if not (all or v.thing.what in ALONE)]
+        sums: dict[str, list[Verdict]] = {}
+        for verdict in others:
+            sums.setdefault(verdict.thing.what, []).append(verdict)
+        for what, some in sums.items():
+            parts.append(Text(f"also kept: {_amount(some)}, {what} ('--all' lists them)", "dim"))
+        parts.append(Text(""))
+    if gone:
+        parts.append(_table("not needed", gone, "yellow"))
+    return parts
+
+
+def _table(title: str, verdicts: Sequence[Verdict], colour: str) -> Table:
+    table = Table(f"[{colour}]{title}[/]", "what", "size", "why", box=None, pad_edge=False)
+    for verdict in verdicts[:SHOWN]:
+        thing = verdict.thing
+        table.add_row(Text(path_text(verdict), overflow="fold"), thing.what, size_text(thing.size), Text(verdict.why))
+    if len(verdicts) > SHOWN:
+        table.add_row(f"and {_amount(verdicts[SHOWN:])} more", "", "", "")
+    return table
+
+
+def path_text(verdict: Verdict) -> str:
+    """The path of a thing with its id cut to 12 digits."""
+    thing = verdict.thing
+    return thing.path.replace(thing.id, short(thing.id)) if len(thing.id) > 12 else thing.path
+
+
+def _amount(verdicts: Sequence[Verdict]) -> str:
+    return f"{len(verdicts)} things, {size_text(sum(v.thing.size for v in verdicts))}"
+
+
+def summary(verdicts: Sequence[Verdict]) -> str:
+    """'12 artifacts are kept (3.4 GB). 3 artifacts and 14 other things are not needed (1.2 GB)'."""
+    kept = [v for v in verdicts if v.keep and v.thing.what == "artifact"]
+    gone = [v for v in verdicts if not v.keep]
+    artifacts = sum(v.thing.what == "artifact" for v in gone)
+    return (
+        f"{len(kept)} artifacts are kept ({size_text(sum(v.thing.size for v in kept))}). {artifacts} artifacts and "
+        f"{len(gone) - artifacts} other things are not needed ({size_text(sum(v.thing.size for v in gone))})"
+    )
+
+
+def as_json(verdict: Verdict, removed: bool | None = None, trouble: str = "") -> dict[str, Any]:
+    """One verdict as plain data; `removed` is None in a dry run."""
+    thing = verdict.thing
+    value = {
+        "path": thing.path,
+        "what": thing.what,
+        "id": thing.id or None,
+        "files": thing.files,
+        "bytes": thing.size,
+        "changed": thing.changed,
+        "keep": verdict.keep,
+        "why": verdict.why,
+    }
+    return value | ({} if removed is None else {"removed": removed, "trouble": trouble or None})
