@@ -110,7 +110,7 @@ class Judge:
     def _reason_to_go(self, thing: Thing) -> str:
         age = self._age_text(thing)
         if thing.what == "artifact":
-            return f"made {age} ago; no tag, recipe, run, report or checkpoint needs it, and there is a newer one"
+            return f"made {age} ago, there is a newer one, and nothing that is kept needs it"
         if thing.what == "unfinished shards":
             return f"no manifest and no rerun for {age}"
         if thing.what == "unfinished files":
