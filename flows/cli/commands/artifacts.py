@@ -1,4 +1,4 @@
-"""agevlm artifacts, show, lineage, verify."""
+"""agevlm artifacts, show, lineage, verify, diff."""
 
 from typing import Annotated
 
@@ -147,7 +147,34 @@ def verify(
         raise typer.Exit(1)
 
 
+def diff(
+    before: Id,
+    after: Id,
+    json: Annotated[bool, typer.Option("--json", help="print JSON, and nothing else")] = False,
+) -> None:
+    """Say what differs between two artifacts.
+
+    Parameters (those of their inputs too), inputs, rows and rejects by reason, statistics and scores, the columns of
+    tables, and files. Only manifests, scores and the schemas of changed tables are read.
+    """
+    from json import dumps
+
+    from flows.cli.difference_view import as_json, difference_tables, hint
+    from flows.cli.surroundings import open_store
+    from pipeline.artifacts.difference import difference
+
+    store = open_store()
+    found = difference(store.find(before), store.find(after))
+    if json:
+        print(dumps(as_json(found), indent=1))
+        return
+    for part in difference_tables(found):
+        console().print(part)
+    if hint(found):
+        console().print(f"\n{hint(found)}", highlight=False, markup=False)
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (artifacts, show, lineage, verify):
+    for command in (artifacts, show, lineage, diff, verify):
         app.command(rich_help_panel="Artifacts")(command)
