@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -16,6 +17,8 @@ from pipeline.artifacts.staging import REJECT_PARTS, REJECTS
 from pipeline.artifacts.store import Artifact
 from pipeline.dataset.kinds import Kind
 
+DEFAULT = "default"
+"""Name of the table whose parts lie beside the card."""
 LONGEST = 200
 """Characters of a parameter's value in the card."""
 PARTS = re.compile(r"part-[0-9]+-of-[0-9]+\.parquet")
@@ -28,30 +31,36 @@ class Config:
     """One table of the data set: a `config` in the words of `datasets`."""
 
     name: str
-    pattern: str
-    """Of its files, relative to the card."""
+    files: list[str]
+    """Its files, or a pattern of them, relative to the card."""
     default: bool
     columns: tuple[tuple[str, str], ...]
 
 
-def configs(artifact: Artifact, kind: Kind) -> list[Config]:
-    """The tables of an artifact, the main one first. Rejected rows are a table of their own."""
-    patterns: dict[str, tuple[str, str]] = {}
+def configs(artifact: Artifact, folder: Path, kind: Kind) -> list[Config]:
+    """The tables with rows of an artifact that was copied to `folder`, the main one first.
+
+    Rejected rows are a table of their own. Empty files are left out, because `datasets` refuses them.
+    """
+    tables: dict[str, list[str]] = {}
     for file in artifact.matching(suffix=".parquet"):
-        folder, _, name = file.rpartition("/")
+        above, _, name = file.rpartition("/")
         if PARTS.fullmatch(name):
-            patterns.setdefault(folder or "default", (f"{folder}/*.parquet" if folder else "part-*.parquet", file))
+            tables.setdefault(above or DEFAULT, []).append(file)
         elif file == REJECTS:
-            patterns[REJECT_PARTS] = (file, file)
-        elif not folder:
-            patterns.setdefault(name.removesuffix(".parquet"), (file, file))
-    main = kind.main.removesuffix(".parquet") or "default"
+            tables[REJECT_PARTS] = [file]  # it has the rows of the parts
+        elif not above:
+            tables[name.removesuffix(".parquet")] = [file]
+    main = kind.main.removesuffix(".parquet") or DEFAULT
     found = []
-    for name, (pattern, first) in sorted(patterns.items(), key=lambda item: (item[0] != main, item[0])):
-        with artifact.open(first) as stream:
-            schema = pq.read_schema(stream)
-        columns = tuple((field.name, _cell(str(field.type))) for field in schema)
-        found.append(Config(name, pattern, name == main, columns))
+    for name, files in sorted(tables.items(), key=lambda item: (item[0] != main, item[0])):
+        full = [file for file in files if pq.read_metadata(folder / file).num_rows]
+        if not full:
+            continue
+        parts = PARTS.fullmatch(full[0].rpartition("/")[2])
+        pattern = ("" if name == DEFAULT else f"{name}/") + "part-*.parquet"
+        columns = tuple((field.name, _cell(str(field.type))) for field in pq.read_schema(folder / full[0]))
+        found.append(Config(name, [pattern] if parts and full == files else full, name == main, columns))
     return found
 
 

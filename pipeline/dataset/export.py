@@ -43,7 +43,7 @@ def export_dataset(artifact: Artifact, target: Path) -> list[str]:
             for name, value in ((MANIFEST, public_manifest(artifact)), (LINEAGE, _lineage(artifact))):
                 text = json.dumps(value, indent=2, sort_keys=True) + "\n"
                 (folder / name).write_text(text, encoding="utf-8")
-            (folder / CARD).write_text(write_card(artifact, kind, configs(artifact, kind)), encoding="utf-8")
+            (folder / CARD).write_text(write_card(artifact, kind, configs(artifact, folder, kind)), encoding="utf-8")
             written = folder.stat()
     except OSError as error:
         raise ConfigError(f"'{target}' cannot be written ({error.strerror or error}); give another folder") from error
