@@ -13,6 +13,8 @@ from pipeline.artifacts.spec import short
 
 ALONE = frozenset({"artifact", "damaged artifact"})
 """Things that are listed one by one when they are kept; of others there may be thousands."""
+RECORDS = frozenset({"progress", "job file", "run file"})
+"""Small files that are listed one by one with '--all' only."""
 SHOWN = 200
 """Rows of one table. `--json` has all."""
 
@@ -21,17 +23,21 @@ def gc_tables(verdicts: Sequence[Verdict], all: bool) -> list[RenderableType]:
     """A table of what is kept and one of what may go; files of kept records are summed unless `all` is set."""
     kept, gone = [v for v in verdicts if v.keep], [v for v in verdicts if not v.keep]
     parts: list[RenderableType] = []
-    if kept:
-        parts.append(_table("kept", [v for v in kept if all or v.thing.what in ALONE], "green"))
-        others = [v for v in kept if not (all or v.thing.what in ALONE)]
+    for title, colour, some, alone in (
+        ("kept", "green", kept, lambda what: what in ALONE),
+        ("not needed", "yellow", gone, lambda what: what not in RECORDS),
+    ):
+        listed = [v for v in some if all or alone(v.thing.what)]
+        if listed:
+            parts.append(_table(title, listed, colour))
         sums: dict[str, list[Verdict]] = {}
-        for verdict in others:
-            sums.setdefault(verdict.thing.what, []).append(verdict)
-        for what, some in sums.items():
-            parts.append(Text(f"also kept: {_amount(some)}, {what} ('--all' lists them)", "dim"))
-        parts.append(Text(""))
-    if gone:
-        parts.append(_table("not needed", gone, "yellow"))
+        for verdict in some if not all else ():
+            if not alone(verdict.thing.what):
+                sums.setdefault(verdict.thing.what, []).append(verdict)
+        for what, more in sums.items():
+            parts.append(Text(f"{title}, too: {_amount(more)}: {what} ('--all' lists them)"))
+        if some:
+            parts.append(Text(""))
     return parts
 
 
@@ -41,7 +47,7 @@ def _table(title: str, verdicts: Sequence[Verdict], colour: str) -> Table:
         thing = verdict.thing
         table.add_row(Text(path_text(verdict), overflow="fold"), thing.what, size_text(thing.size), Text(verdict.why))
     if len(verdicts) > SHOWN:
-        table.add_row(f"and {_amount(verdicts[SHOWN:])} more", "", "", "")
+        table.add_row(f"and {len(verdicts) - SHOWN} more", "", "", "")
     return table
 
 
@@ -52,7 +58,7 @@ def path_text(verdict: Verdict) -> str:
 
 
 def _amount(verdicts: Sequence[Verdict]) -> str:
-    return f"{len(verdicts)} things, {size_text(sum(v.thing.size for v in verdicts))}"
+    return f"{len(verdicts)}, {size_text(sum(v.thing.size for v in verdicts))}"
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:

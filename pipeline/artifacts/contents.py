@@ -141,7 +141,8 @@ def artifact_folder(store: ArtifactStore, ref: ArtifactRef) -> Iterator[Thing]:
         made = artifact.manifest.provenance
         yield _thing("artifact", ref, own_files, ref.path, parents=parents, started=made.started, job=made.job or "")
     if "" in sums:
-        yield _thing("leftover files", ref, sums.pop(""), ref.path, paths=tuple(loose))
+        place = f"{ref.path}/{data}" if data else ref.path
+        yield _thing("leftover files", ref, sums.pop(""), place, paths=tuple(loose))
     for folder, found in sums.items():
         private = artifact is not None or PRIVATE.fullmatch(folder)
         yield _thing("unfinished files" if private else "unfinished shards", ref, found, f"{ref.path}/{folder}")
