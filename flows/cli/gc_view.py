@@ -23,22 +23,24 @@ def gc_tables(verdicts: Sequence[Verdict], all: bool) -> list[RenderableType]:
     """A table of what is kept and one of what may go; files of kept records are summed unless `all` is set."""
     kept, gone = [v for v in verdicts if v.keep], [v for v in verdicts if not v.keep]
     parts: list[RenderableType] = []
-    for title, colour, some, alone in (
-        ("kept", "green", kept, lambda what: what in ALONE),
-        ("not needed", "yellow", gone, lambda what: what not in RECORDS),
-    ):
-        listed = [v for v in some if all or alone(v.thing.what)]
+    for title, colour, some in (("kept", "green", kept), ("not needed", "yellow", gone)):
+        summed = [v for v in some if not all and _is_summed(v)]
+        listed = [v for v in some if all or not _is_summed(v)]
         if listed:
             parts.append(_table(title, listed, colour))
         sums: dict[str, list[Verdict]] = {}
-        for verdict in some if not all else ():
-            if not alone(verdict.thing.what):
-                sums.setdefault(verdict.thing.what, []).append(verdict)
+        for verdict in summed:
+            sums.setdefault(verdict.thing.what, []).append(verdict)
         for what, more in sums.items():
             parts.append(Text(f"{title}, too: {_amount(more)}: {what} ('--all' lists them)"))
         if some:
             parts.append(Text(""))
     return parts
+
+
+def _is_summed(verdict: Verdict) -> bool:
+    """True for things of which only the number and size are shown."""
+    return verdict.thing.what not in ALONE if verdict.keep else verdict.thing.what in RECORDS
 
 
 def _table(title: str, verdicts: Sequence[Verdict], colour: str) -> Table:

@@ -175,7 +175,7 @@ def _schemas(before: Artifact, after: Artifact) -> tuple[dict[str, str], dict[st
     found: list[dict[str, str]] = []
     with ThreadPoolExecutor(READERS) as pool:
         for artifact, some in zip((before, after), wanted, strict=True):
-            schemas = pool.map(lambda one, artifact=artifact: (one[0], _schema(artifact, one[1])), some)  # type: ignore[misc]
+            schemas = pool.map(lambda one, artifact=artifact: (one[0], _schema(artifact, one[1])), some)
             found.append({f"{table}{field.name}": str(field.type) for table, schema in schemas for field in schema})
     return found[0], found[1]
 
