@@ -1,7 +1,8 @@
 """The artifact store: folders `<root>/<kind>/<name>/<id>/` on any fsspec file system.
 
 An artifact exists when its manifest does. The manifest is written last and only if absent, so two writers of one id
-cannot harm each other: the second verifies the first's files and adopts them. Nothing here deletes an artifact.
+cannot harm each other: the second verifies the first's files and adopts them. No run deletes an artifact: only
+`agevlm gc` does (`gc.py` has its rules, `removal.py` removes).
 """
 
 import hashlib
