@@ -20,7 +20,7 @@ from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
 
 LATER = 60 * DAY
-KINDS = ("segments", "masks", "checkpoint", "report")
+KINDS = ("segments", "segments", "masks", "masks", "checkpoint", "report")
 
 
 def publish(store: ArtifactStore, kind: str, word: str, **parents: Artifact) -> Artifact:
@@ -197,9 +197,9 @@ def stores(draw: st.DrawFn) -> list[Thing]:
     """Artifacts whose parents come before them."""
     things: list[Thing] = []
     for number in range(draw(st.integers(1, 12))):
-        ref = ArtifactRef(kind=draw(st.sampled_from(KINDS)), name=draw(st.sampled_from("ab")), id=f"{number:064x}")
+        ref = ArtifactRef(kind=draw(st.sampled_from(KINDS)), name="a", id=f"{number:064x}")
         parents = draw(st.sets(st.integers(0, number - 1), max_size=3)) if number else set()
-        age = draw(st.floats(0, 90)) * DAY
+        age = draw(st.sampled_from((1, 40, 60, 90))) * DAY
         things.append(
             Thing("artifact", ref.path, 1, 1, -age, id=ref.id, ref=ref, started=f"{-age + 1e9:020.3f}",
                   parents=tuple(things[p].ref for p in sorted(parents) if things[p].ref))  # type: ignore[misc]
@@ -207,10 +207,10 @@ def stores(draw: st.DrawFn) -> list[Thing]:
     return things
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(stores(), st.data())
 def test_whatever_is_removed_no_kept_artifact_loses_an_ancestor(things: list[Thing], data: st.DataObject) -> None:
-    roots = {thing.id: "tag" for thing in things if data.draw(st.booleans())}
+    roots = {thing.id: "tag" for thing in things if data.draw(st.integers(0, 9)) == 9}
     verdicts = list(Judge(things, Needs(roots=roots), Rules(), now=0.0).verdicts())
     garbage = in_order(verdict.thing for verdict in verdicts if not verdict.keep)
     assert not roots.keys() & {thing.id for thing in garbage}
