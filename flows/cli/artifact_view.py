@@ -15,7 +15,8 @@ from pipeline.artifacts.lineage import lineage
 from pipeline.artifacts.manifest import Manifest, plural
 from pipeline.artifacts.spec import short
 from pipeline.artifacts.staging import REJECT_PARTS, REJECTS
-from pipeline.artifacts.store import LATEST, Artifact, ArtifactStore
+from pipeline.artifacts.store import Artifact, ArtifactStore
+from pipeline.artifacts.tags import LATEST
 from pipeline.artifacts.versions import library_versions, other_versions
 from pipeline.plan.step_table import STEPS
 

@@ -7,6 +7,7 @@ from typing import Any
 from flows.run.run_file import RunFile
 from flows.run.settings import Settings, git_commit
 from model.errors import ConfigError
+from pipeline.artifacts.removal import wait_for_removal
 from pipeline.artifacts.spec import StepSpec
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.compute import hub
@@ -73,6 +74,7 @@ def prepare(
     hours. Raises ConfigError if they are wrong or out of reach, or if `force` names a step that the plan lacks.
     """
     store = ArtifactStore(settings.store)
+    wait_for_removal(store, lambda text: print(text, flush=True))  # the run file is written: see its module
     final = force_attempts(store, make_plan, force, run)
     run.set_plan(final)
     used = [value for step in final if store.get(step.ref) is None for value in step.spec.params.values()]
@@ -95,6 +97,9 @@ def force_attempts(store: ArtifactStore, make_plan: Planner, force: Iterable[str
     A step whose current attempt is unfinished keeps it: that attempt is the fresh artifact that forcing asks for. So a
     forced run that was killed continues instead of starting once more. The run file records an attempt before the
     store does, so that a retry of the same flow run forces nothing twice.
+
+    If two flow runs force a step at once, both promise the attempt after the one that they saw, and share it: it is
+    issued after both asked, so it is fresh for both, and the second run joins the job of the first.
     """
     current = make_plan(store.attempt)
     wanted = set(force)
@@ -109,7 +114,7 @@ def force_attempts(store: ArtifactStore, make_plan: Planner, force: Iterable[str
         if promised is None:
             promised = step.attempt + (0 if store.get(step.ref) is None else 1)
             run.update(forced={**run.record.forced, step.spec.hash: promised})
-        if store.attempt(step.spec) < promised:
-            store.new_attempt(step.spec)
+        if step.attempt < promised:
+            store.reach_attempt(step.spec, promised)
         current = make_plan(store.attempt)
     return current

@@ -15,6 +15,7 @@ import psutil
 
 from infra.local.environment import HOME, process_environment
 from infra.local.folders import Folders
+from infra.local.logs import rotate
 from infra.local.stack_file import ProcessRecord, StackState
 
 MARK = "AGEVLM_STACK_ID"
@@ -27,9 +28,10 @@ CLOCK_TOLERANCE = 0.05
 def spawn(
     folders: Folders, role: str, command: list[str], state: StackState, extra: Mapping[str, str] | None = None
 ) -> ProcessRecord:
-    """Start a process of the stack. Its output is appended to the log file of its role."""
+    """Start a process of the stack. Its output is appended to the log file of its role, which is rotated first."""
     folders.logs.mkdir(parents=True, exist_ok=True)
     log = folders.logs / f"{role}.log"
+    rotate(log)
     environment = process_environment(folders, state, {"PYTHONUNBUFFERED": "1", **(extra or {}), MARK: state.id})
     with open(log, "ab") as output:
         output.write(f"\n---- {time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(command)}\n".encode())

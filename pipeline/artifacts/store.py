@@ -1,7 +1,8 @@
 """The artifact store: folders `<root>/<kind>/<name>/<id>/` on any fsspec file system.
 
 An artifact exists when its manifest does. The manifest is written last and only if absent, so two writers of one id
-cannot harm each other: the second verifies the first's files and adopts them. Nothing here deletes an artifact.
+cannot harm each other: the second verifies the first's files and adopts them. No run deletes an artifact: only
+`agevlm gc` does (`gc.py` has its rules, `removal.py` removes).
 """
 
 import hashlib
@@ -15,14 +16,16 @@ from typing import IO, Any
 from model.errors import ArtifactError
 from pipeline.artifacts import filesystem
 from pipeline.artifacts.atomic import partial_path, sync_file, sync_folders, write_whole
+from pipeline.artifacts.attempts import REFS, Attempts
 from pipeline.artifacts.manifest import MANIFEST, FileEntry, Manifest
 from pipeline.artifacts.patience import patiently
-from pipeline.artifacts.spec import ID_LENGTH, ArtifactRef, StepSpec, short
+from pipeline.artifacts.resolve import resolve
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, short
+from pipeline.artifacts.tags import LATEST, TAGS, Tags
 
 CHUNK = 1 << 20
-LATEST = "latest"
 WORK = "work"
-INTERNAL = frozenset({"refs", "progress", "runs", "jobs", "tensorboard", WORK})
+INTERNAL = frozenset({REFS, TAGS, "gc", "progress", "runs", "jobs", "tensorboard", WORK})
 """Folders below the root that hold no artifacts."""
 
 
@@ -173,13 +176,37 @@ class ArtifactStore:
             raise ArtifactError(f"{ref} does not exist in {self.root}; run the step that makes it ('agevlm plan')")
         return artifact
 
-    def refs(self) -> Iterator[ArtifactRef]:
-        """The refs of all artifacts, sorted by kind, name and id. Opens no manifest."""
-        # Not `fs.glob`: it takes * ? [ in the root for a pattern.
-        for path in sorted(str(p) for p in self.fs.find(self.base, maxdepth=4)):
-            kind, *rest = path[len(self.base) + 1 :].split("/")
-            if kind not in INTERNAL and len(rest) == 3 and rest[-1] == MANIFEST:
-                yield ArtifactRef(kind=kind, name=rest[0], id=rest[1])
+    def kinds(self) -> list[str]:
+        """The kinds that have a folder, sorted. One listing."""
+        return [kind for kind in self._folders(self.base) if kind not in INTERNAL and not kind.startswith(".")]
+
+    def names(self, kind: str) -> list[str]:
+        """The names that have a folder in a kind, sorted. One listing."""
+        return [name for name in self._folders(self.join(kind)) if not name.startswith(".")]
+
+    def ids(self, kind: str, name: str) -> list[str]:
+        """The ids that have a folder in a kind and name, with a manifest or without, sorted. One listing."""
+        return [found for found in self._folders(self.join(kind, name)) if found != LATEST]
+
+    def _folders(self, folder: str) -> list[str]:
+        try:
+            found = self.fs.ls(folder, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(str(one["name"]).rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory")
+
+    def exists(self, ref: ArtifactRef) -> bool:
+        """True if an artifact has a manifest. It is not read."""
+        return bool(self.fs.exists(self.manifest_path(ref)))
+
+    def refs(self, kind: str | None = None) -> Iterator[ArtifactRef]:
+        """The refs of all artifacts, or of those of a kind, sorted by kind, name and id. Opens no manifest."""
+        for found in self.kinds() if kind is None else [kind]:
+            # Not `fs.glob`: it takes * ? [ in the root for a pattern.
+            for path in sorted(str(p) for p in self.fs.find(self.join(found), maxdepth=3)):
+                name, *rest = path[len(self.join(found)) + 1 :].split("/")
+                if len(rest) == 2 and rest[-1] == MANIFEST and rest[0] != LATEST:
+                    yield ArtifactRef(kind=found, name=name, id=rest[0])
 
     def artifacts(self, damaged: list[ArtifactError] | None = None, kind: str | None = None) -> Iterator[Artifact]:
         """Every artifact, or every one of a kind, sorted by kind, name and start time.
@@ -187,9 +214,7 @@ class ArtifactStore:
         Errors about damaged manifests are appended to `damaged`; without that list, the first is raised.
         """
         found = []
-        for ref in self.refs():
-            if kind not in (None, ref.kind):
-                continue
+        for ref in self.refs(kind):
             try:
                 artifact = self.get(ref)
             except ArtifactError as error:
@@ -202,28 +227,22 @@ class ArtifactStore:
         key = lambda a: (a.ref.kind, a.ref.name, a.manifest.provenance.started)  # noqa: E731
         yield from sorted(found, key=key)
 
-    def find(self, prefix: str) -> Artifact:
-        """The one artifact whose id starts with `prefix` (or `kind/name/prefix`).
+    def find(self, text: str, *kinds: str) -> Artifact:
+        """The artifact that a user means by an id or its first digits, KIND/NAME/ID, a tag, a step or `latest`.
 
-        Raises ArtifactError if there is none or more than one, or if its manifest is damaged.
+        For the order and for `kinds` see `pipeline.artifacts.resolve`. Raises ArtifactError if there is none or more
+        than one, or if its manifest is damaged.
         """
-        return self.require(self.find_ref(prefix))
+        return self.require(self.find_ref(text, *kinds))
 
-    def find_ref(self, prefix: str) -> ArtifactRef:
-        """The same as `find`, without opening the manifest."""
-        wanted = prefix.rstrip("/").split("/")[-1].lower()
-        if not wanted or len(wanted) > ID_LENGTH:
-            raise ArtifactError(f"'{prefix}' is not an artifact id; 'agevlm artifacts' lists them")
-        refs = [ref for ref in self.refs() if ref.id.startswith(wanted)]
-        if "/" in prefix:
-            refs = [ref for ref in refs if ref.path.startswith(prefix.strip("/"))]
-        if not refs:
-            raise ArtifactError(
-                f"no artifact's id starts with '{prefix}' in {self.root}; 'agevlm artifacts' lists them"
-            )
-        if len(refs) > 1:
-            raise ArtifactError(f"'{prefix}' is ambiguous: {', '.join(str(ref) for ref in refs)}; type more digits")
-        return refs[0]
+    def find_ref(self, text: str, *kinds: str) -> ArtifactRef:
+        """The same as `find`, without opening the manifest that is found."""
+        return resolve(self, text, kinds)
+
+    @property
+    def tags(self) -> Tags:
+        """The names that people gave to artifacts."""
+        return Tags(self.fs, self.base)
 
     def publish(self, manifest: Manifest) -> Artifact:
         """Write the manifest, only if absent. Returns the artifact that exists afterwards.
@@ -281,14 +300,15 @@ class ArtifactStore:
 
     def attempt(self, spec: StepSpec) -> int:
         """The current attempt of a spec: 0 unless a new one was forced."""
-        ref = self.read_json(f"refs/{spec.hash}.json")
-        return int(ref["attempt"]) if ref else 0
+        return Attempts(self.fs, self.base, spec).current()
 
     def new_attempt(self, spec: StepSpec) -> int:
-        """Move a spec to its next attempt (`force`); the old attempt's artifact stays where it is."""
-        attempt = self.attempt(spec) + 1
-        self.write_json(f"refs/{spec.hash}.json", {"attempt": attempt, "step": spec.step})
-        return attempt
+        """Move a spec to an attempt that no other caller gets (`force`); the old attempt's artifact stays."""
+        return Attempts(self.fs, self.base, spec).issue_next()
+
+    def reach_attempt(self, spec: StepSpec, attempt: int) -> None:
+        """Issue an attempt of a spec, unless another process issued it."""
+        Attempts(self.fs, self.base, spec).issue(attempt)
 
     def entry(self, path: str, relative: str) -> FileEntry:
         """Hash a data file that was written at `path`; on a local store it is also synced to disk."""

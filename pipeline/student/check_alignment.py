@@ -178,7 +178,7 @@ def main(
         artifacts = ArtifactStore(store or store_root())
         stages = [validate(CheckedStage, json.loads(text), "--stage") for text in stage or []]
         if checkpoint is not None:
-            stages.append(stage_of_checkpoint(artifacts.find(checkpoint)))
+            stages.append(stage_of_checkpoint(artifacts.find(checkpoint, "checkpoint")))
         if not stages:
             raise ConfigError("give a checkpoint's id, or --stage")
         found = [check(artifacts, one, rows) for one in stages]

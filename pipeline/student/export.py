@@ -49,7 +49,7 @@ def export(checkpoint: str, target: Path, root: str, dtype: Dtype | None, max_sh
     source, system_prompt = checkpoint_folder(checkpoint, root)
     artifact = None
     if not os.path.isdir(os.path.expanduser(checkpoint)):
-        artifact = ArtifactStore(root).find(checkpoint)
+        artifact = ArtifactStore(root).find(checkpoint, "checkpoint")
         verify(artifact, source.parent)
     check_model_type(source)
 

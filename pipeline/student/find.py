@@ -27,7 +27,7 @@ def checkpoint_folder(checkpoint: str, store_root: str) -> tuple[Path, str | Non
         raise ConfigError(f"checkpoint '{checkpoint}': the folder holds no {CONFIG}; give the one that does, or an id")
     if "/" in checkpoint and not checkpoint.startswith("checkpoint/"):
         raise ConfigError(f"checkpoint '{checkpoint}': no such folder; give a Hugging Face folder or an artifact's id")
-    artifact = ArtifactStore(store_root).find(checkpoint)
+    artifact = ArtifactStore(store_root).find(checkpoint, "checkpoint")
     if artifact.ref.kind != "checkpoint":
         raise ConfigError(f"'{checkpoint}' is {artifact.ref}, not a checkpoint; 'agevlm artifacts' lists checkpoints")
     cache = scratch_folder() / "cache"

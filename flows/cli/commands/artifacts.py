@@ -1,4 +1,4 @@
-"""agevlm artifacts, show, lineage, verify."""
+"""agevlm artifacts, show, lineage, verify, diff."""
 
 from typing import Annotated
 
@@ -7,7 +7,12 @@ import typer
 from flows.cli.terminal import console, duration, size_text
 from pipeline.artifacts.manifest import plural
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="an artifact's id, or as many of its first digits as are unique")]
+Id = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="an artifact's id or its first digits, a tag, KIND/NAME, a step such as stage4_lm, or latest"
+    ),
+]
 
 BAD_REMEDY = """
 To repair a bad artifact, move its folder out of the store and run its recipe again: it is made again under the same id.
@@ -93,7 +98,7 @@ def lineage(id: Id) -> None:
 
 
 def verify(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="an artifact's id; or use --all")] = None,
+    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="an artifact's id or name; or use --all")] = None,
     all: Annotated[bool, typer.Option("--all", help="every artifact of the store")] = False,
 ) -> None:
     """Hash every file again and list the files that changed.
@@ -142,7 +147,34 @@ def verify(
         raise typer.Exit(1)
 
 
+def diff(
+    before: Id,
+    after: Id,
+    json: Annotated[bool, typer.Option("--json", help="print JSON, and nothing else")] = False,
+) -> None:
+    """Say what differs between two artifacts.
+
+    Parameters (those of their inputs too), inputs, rows and rejects by reason, statistics and scores, the columns of
+    tables, and files. Only manifests, scores and the schemas of changed tables are read.
+    """
+    from json import dumps
+
+    from flows.cli.difference_view import as_json, difference_tables, hint
+    from flows.cli.surroundings import open_store
+    from pipeline.artifacts.difference import difference
+
+    store = open_store()
+    found = difference(store.find(before), store.find(after))
+    if json:
+        print(dumps(as_json(found), indent=1))
+        return
+    for part in difference_tables(found):
+        console().print(part)
+    if hint(found):
+        console().print(f"\n{hint(found)}", highlight=False, markup=False)
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (artifacts, show, lineage, verify):
+    for command in (artifacts, show, lineage, diff, verify):
         app.command(rich_help_panel="Artifacts")(command)

@@ -16,8 +16,8 @@ ROWS = 12
 
 
 def compare(
-    before: Annotated[str, typer.Argument(metavar="BEFORE", help="id of an artifact of kind masks")],
-    after: Annotated[str, typer.Argument(metavar="AFTER", help="id of another one, made later")],
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help="id or name of an artifact of kind masks")],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="id or name of another one, made later")],
     page: Annotated[
         Path | None, typer.Option(metavar="OUT.html", help="the page to write (default: compare-BEFORE-AFTER.html)")
     ] = None,
@@ -33,7 +33,7 @@ def compare(
     from pipeline.report.compare_page import compare_page
 
     store = open_store()
-    first, second = store.find(before), store.find(after)
+    first, second = store.find(before, "masks"), store.find(after, "masks")
     comparison = compare_masks(first, second)
     out = console()
     out.print(f"before  {first.ref}\nafter   {second.ref}\n", highlight=False)
@@ -47,7 +47,7 @@ def compare(
 
 
 def gates(
-    id: Annotated[str, typer.Argument(metavar="ID", help="id of an artifact of kind masks or segments")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="id or name of an artifact of kind masks or segments")],
     precision: Annotated[float, typer.Option(min=0.01, max=1, help="wanted share of good masks")] = 0.9,
     iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU with the truth from which a mask is good")] = 0.7,
 ) -> None:
@@ -62,7 +62,7 @@ def gates(
     from flows.cli.surroundings import open_store
     from pipeline.masks.prices import prices_of
 
-    found = prices_of(open_store().find(id), iou, precision)
+    found = prices_of(open_store().find(id, "masks", "segments"), iou, precision)
     out = console()
     out.print(
         f"{found.masks} masks of {found.segments} have a known truth; the gates were fitted on {found.fitted} of them "

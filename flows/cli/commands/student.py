@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-Checkpoint = Annotated[str, typer.Argument(help="id of an artifact of kind checkpoint, or a folder")]
+Checkpoint = Annotated[str, typer.Argument(help="id or name of an artifact of kind checkpoint, or a folder")]
 
 
 def ask(
@@ -29,29 +29,41 @@ def ask(
 
 
 def export(
-    checkpoint: Checkpoint,
+    id: Annotated[str, typer.Argument(metavar="ID", help="id or name of an artifact, or the folder of a checkpoint")],
     folder: Annotated[Path, typer.Argument(help="the folder to create; an existing one must be empty")],
     dtype: Annotated[
         Literal["bfloat16", "float16", "float32"] | None,
-        typer.Option(help="number format of the weights (default: that of the checkpoint)"),
+        typer.Option(help="number format of a checkpoint's weights (default: as they are)"),
     ] = None,
-    max_shard_size: Annotated[str, typer.Option(help="size of the largest weight file, as 5GB or 500MB")] = "5GB",
+    max_shard_size: Annotated[
+        str, typer.Option(help="size of a checkpoint's largest weight file, as 5GB or 500MB")
+    ] = "5GB",
 ) -> None:
-    """Write a trained model as a Hugging Face folder with its card.
+    """Write an artifact as a folder for others, with a card from its lineage.
 
-    It opens without this project: the folder carries the model's code, and a card that gives its training, data,
-    masks, scores and licences from the artifact's lineage. Open it with AutoModelForImageTextToText and AutoProcessor,
-    with trust_remote_code=True.
+    A checkpoint becomes a Hugging Face folder that opens without this project: it carries the model's code. Open it
+    with AutoModelForImageTextToText and AutoProcessor, with trust_remote_code=True. Every other kind except report
+    becomes a data set: Parquet files that datasets.load_dataset(FOLDER) opens, with manifest and lineage.
     """
-    from flows.cli.surroundings import run_student_program
+    from flows.cli.surroundings import open_store, run_student_program
+    from model.errors import ConfigError
 
-    options = ["--max-shard-size", max_shard_size, *(["--dtype", dtype] if dtype else [])]
-    raise typer.Exit(run_student_program("export", [*options, "--", checkpoint, str(folder)]).returncode)
+    ref = None if os.path.isdir(os.path.expanduser(id)) else open_store().find_ref(id)
+    if ref is None or ref.kind == "checkpoint":
+        options = ["--max-shard-size", max_shard_size, *(["--dtype", dtype] if dtype else [])]
+        checkpoint = id if ref is None else ref.path
+        raise typer.Exit(run_student_program("export", [*options, "--", checkpoint, str(folder)]).returncode)
+    if dtype is not None:
+        raise ConfigError(f"--dtype is for checkpoints, and {ref} is none")
+    from pipeline.dataset.export import export_dataset
+
+    for line in export_dataset(open_store().require(ref), folder):
+        typer.echo(line)
 
 
 def check_alignment(
     checkpoint_or_recipe: Annotated[
-        str, typer.Argument(help="id of an artifact of kind checkpoint, or a recipe's name or file")
+        str, typer.Argument(help="id or name of an artifact of kind checkpoint, or a recipe's name or file")
     ],
     rows: Annotated[int, typer.Option(min=1, help="guided rows to look at, in each stage")] = 24,
     draw: Annotated[int, typer.Option(min=0, help="rows to print: wrong ones first")] = 3,

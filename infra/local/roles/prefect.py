@@ -27,6 +27,8 @@ def start(folders: Folders, state: StackState) -> ProcessRecord:
     extra = {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
         "PREFECT_SERVER_API_AUTH_STRING": read_secret(folders),
+        # Else the database grows for ever: flow runs that ended 90 days ago are removed with their logs.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     }
     return spawn(folders, "prefect", [*command, "--host", "127.0.0.1", "--port", str(port)], state, extra)
 

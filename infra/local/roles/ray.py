@@ -102,6 +102,8 @@ def start(folders: Folders, state: StackState) -> ProcessRecord:
         "SPT_NOENV": "1",  # Ray renames its processes: keeps their environments readable, which carry the stack's id
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the default of 60 is too short for a busy laptop
         "RAY_COLOR_PREFIX": "0",
+        "RAY_ROTATION_MAX_BYTES": str(64 * MEBIBYTE),  # of each log of Ray's own processes; 512 MB by default
+        "RAY_ROTATION_BACKUP_COUNT": "3",
     }
     return spawn(folders, "ray", ray_command(state, folders.ray), state, extra)
 

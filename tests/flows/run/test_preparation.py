@@ -128,3 +128,22 @@ def test_a_run_looks_at_the_hub_weights_of_unfinished_steps(
     monkeypatch.setattr(ArtifactStore, "get", lambda *_: "made")
     prepare(recipe, settings, make_plan, [], new_run(store, "run-2"))
     assert looked == [("florence", name)]
+
+
+def test_two_runs_that_force_a_step_at_once_share_the_attempt(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other run looks at the store before this one issues its attempt, and issues its own after it."""
+    make(store, chain(store.attempt))
+    reach = ArtifactStore.reach_attempt
+    others: list[Plan] = []
+
+    def interrupted(self: ArtifactStore, spec: StepSpec, attempt: int) -> None:
+        monkeypatch.setattr(ArtifactStore, "reach_attempt", reach)
+        others.append(force_attempts(store, chain, ["b"], new_run(store, "run-2")))
+        reach(self, spec, attempt)
+
+    monkeypatch.setattr(ArtifactStore, "reach_attempt", interrupted)
+    mine = force_attempts(store, chain, ["b"], new_run(store, "run-1"))
+    assert mine["b"].attempt == 1
+    assert [step.id for step in mine] == [step.id for step in others[0]]

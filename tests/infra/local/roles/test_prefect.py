@@ -26,6 +26,7 @@ def test_only_prefects_own_pages_may_send_requests_from_a_browser(
     assert given == {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200",
         "PREFECT_SERVER_API_AUTH_STRING": read_secret(folders),
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     }
 
 

@@ -1,0 +1,140 @@
+"""Removing things from a store, and the lock that keeps flow runs from planning with what is being removed.
+
+The lock is `gc/<n>.json`, taken by compare-and-swap and valid for minutes unless renewed, so that a killed `gc` blocks
+nobody for long. A flow run first writes its run file and then looks at the lock; `gc` first takes the lock and then
+reads the run files. So one of them always sees the other: a run that begins meanwhile waits.
+"""
+
+import getpass
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from model.errors import ConfigError
+from pipeline.artifacts import filesystem
+from pipeline.artifacts.contents import Thing, artifact_folder
+from pipeline.artifacts.numbered import Numbered
+from pipeline.artifacts.spec import ArtifactRef
+from pipeline.artifacts.store import ArtifactStore
+from pipeline.artifacts.tags import LATEST
+
+LOCK = "gc"
+VALID_SECONDS = 300.0
+"""Time for which a lock holds after it was taken or renewed."""
+RENEW_SECONDS = 20.0
+WAIT_SECONDS = 1800.0
+"""Longest time that a flow run waits for `gc`."""
+
+
+class RemovalLock:
+    """The lock of a process that removes; use it as a context. Raises ConfigError if another process has it."""
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._objects = Numbered(store.fs, store.join(LOCK))
+        self._store, self._number, self._renewed = store, 0, 0.0
+
+    def __enter__(self) -> "RemovalLock":
+        holder = lock_holder(self._store)
+        number = self._objects.current() + 1
+        if holder or not self._objects.create(number, self._value()):
+            raise ConfigError(f"'agevlm gc' is at work on {self._store.root} already ({holder or 'just begun'})")
+        self._number, self._renewed = number, time.monotonic()
+        self._objects.remove_before(number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._store.write_json(f"{LOCK}/{self._number}.json", {"until": 0.0, "by": ""})
+
+    def renew(self) -> None:
+        """Hold on to the lock; call it often. Raises ConfigError if another process took it meanwhile."""
+        if time.monotonic() - self._renewed < RENEW_SECONDS:
+            return
+        if self._objects.current() != self._number or time.monotonic() - self._renewed > VALID_SECONDS:
+            raise ConfigError("'agevlm gc' was held up for too long and lost its lock; run it again")
+        self._store.write_json(f"{LOCK}/{self._number}.json", self._value())
+        self._renewed = time.monotonic()
+
+    @staticmethod
+    def _value() -> dict[str, Any]:
+        by = f"{getpass.getuser()}@{platform.node()}, process {os.getpid()}"
+        return {"until": time.time() + VALID_SECONDS, "by": by}
+
+
+def lock_holder(store: ArtifactStore) -> str:
+    """The user, host and process that is removing things from a store now; '' if there is none."""
+    objects = Numbered(store.fs, store.join(LOCK))
+    value = objects.read(objects.current()) or {}
+    return str(value.get("by")) if float(value.get("until", 0.0)) > time.time() else ""
+
+
+def wait_for_removal(store: ArtifactStore, say: Callable[[str], None], seconds: float = WAIT_SECONDS) -> None:
+    """Return once no process is removing things from a store. Raises ConfigError if that takes too long."""
+    deadline, told = time.monotonic() + seconds, False
+    while holder := lock_holder(store):
+        if time.monotonic() > deadline:
+            raise ConfigError(
+                f"'agevlm gc' ({holder}) has been at work on {store.root} for {seconds:.0f} s; run again later"
+            )
+        if not told:
+            say(f"waiting until 'agevlm gc' ({holder}) is over")
+            told = True
+        time.sleep(1.0)
+
+
+def remove_all(
+    store: ArtifactStore, things: Iterable[Thing], renew: Callable[[], None] = lambda: None
+) -> Iterator[tuple[Thing, str]]:
+    """Remove things, in the order given. Yields each with '' or the reason why it was left after all.
+
+    Files without a manifest are looked at once more just before: if a writer came back to them they stay.
+    """
+    for thing in things:
+        renew()
+        trouble = _came_back(store, thing)
+        if not trouble:
+            _remove(store, thing)
+        yield thing, trouble
+
+
+def _came_back(store: ArtifactStore, thing: Thing) -> str:
+    if thing.what not in ("unfinished shards", "unfinished files", "leftover files") or not thing.path.count("/") >= 2:
+        return ""
+    if Path(thing.path).is_absolute():
+        return ""
+    kind, name, id = thing.path.split("/")[:3]
+    now = [one for one in artifact_folder(store, ArtifactRef(kind=kind, name=name, id=id)) if one.path == thing.path]
+    same = [one for one in now if (one.what, one.files, one.changed) == (thing.what, thing.files, thing.changed)]
+    return "" if same or not now else "it changed meanwhile"
+
+
+def _remove(store: ArtifactStore, thing: Thing) -> None:
+    """Remove what a thing is made of. An artifact's manifest goes first: from then on the artifact does not exist."""
+    if Path(thing.path).is_absolute():
+        alone = Path(thing.path)
+        shutil.rmtree(alone) if alone.is_dir() and not alone.is_symlink() else alone.unlink(missing_ok=True)
+        return
+    if thing.what == "artifact" and thing.ref is not None:
+        filesystem.remove(store.fs, store.manifest_path(thing.ref))
+    for path in thing.paths:
+        filesystem.remove(store.fs, path)
+    if not thing.paths:
+        filesystem.remove_tree(store.fs, store.join(thing.path))
+    if store.is_local:
+        _tidy(store, thing)
+
+
+def _tidy(store: ArtifactStore, thing: Thing) -> None:
+    """Remove a link `latest` that leads nowhere now, and an id's folder that is empty now (local disk only)."""
+    folder = Path(store.join(thing.path)).parent
+    if thing.ref is not None:
+        link = folder / LATEST
+        if link.is_symlink() and not link.exists():
+            link.unlink()
+    if len(Path(thing.path).parts) == 4:  # KIND/NAME/ID/DATA was the last of its folder, perhaps
+        with suppress(OSError):  # it is not empty, or gone
+            folder.rmdir()
