@@ -14,7 +14,7 @@ from tests.infra.local.fixtures_http_server import serving
 
 def test_every_port_of_ray_is_recorded_or_found_by_ray(tmp_path: Path) -> None:
     state = ROLES["ray"].with_ports(StackState(id="x", cpus=4))
-    command = ray.ray_command(state, tmp_path)
+    command = ray.ray_command(state, Folders(tmp_path, tmp_path, str(tmp_path)))
     ports = {w.split("=")[0]: int(w.split("=")[1]) for w in command if "port=" in w}
     # Ray's own defaults (6379, 8265, 10001, 52365) would collide with a second cluster on the machine.
     assert set(ports.values()) - {0} <= set(state.ports.values())
