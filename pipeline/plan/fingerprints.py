@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from model.teachers.weights.identify import identify
 from pipeline.artifacts.atomic import write_text
 from pipeline.artifacts.filesystem import open_filesystem, version
 from pipeline.artifacts.paths import PROJECT, is_url
+from pipeline.artifacts.room import explained
 from pipeline.artifacts.spec import digest
 from pipeline.artifacts.store import sha256_of
 from pipeline.artifacts.versions import library_versions
@@ -162,7 +164,7 @@ class Fingerprints:
         found = listing(folder, folders)
         # A folder that changed just now could change again under the same times.
         if folders and all(started - stamp[0] >= RECENT_NS for stamp in folders.values()):
-            write_text(entry, json.dumps({"listing": found, "folders": folders}))
+            _keep(entry, {"listing": found, "folders": folders})
         return found
 
     def file(self, path: Path) -> str:
@@ -187,7 +189,7 @@ class Fingerprints:
             checksum, _ = sha256_of(stream if check is None else cast(IO[bytes], Watched(stream, check)))
         found = {"stamp": stamp, SHA256: checksum, **({} if check is None else {NOT_FINITE: check.bad})}
         if now - changed >= RECENT_NS and _stamp(path)[0] == stamp:
-            write_text(entry, json.dumps(found))
+            _keep(entry, found)
         return found
 
     def recipe(self, recipe: Recipe, wanted: Container[str]) -> dict[str, str]:
@@ -335,6 +337,14 @@ def _read_entry(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return entry if isinstance(entry, dict) else {}
+
+
+def _keep(path: Path, entry: dict[str, Any]) -> None:
+    """Write a cached checksum. A cache that cannot be written costs time, so it is told, but it is no error."""
+    try:
+        write_text(path, json.dumps(entry))
+    except OSError as error:
+        print(f"a checksum is not kept, so it is computed again next time: {explained(error)}", file=sys.stderr)
 
 
 def _raise(error: OSError) -> None:

@@ -32,9 +32,9 @@ CHILDREN = (
 """Programs without which Ray's head does no work: the names of each. The last two are the raylet's agents, which rename
 themselves; seconds after one of them ended, the raylet ends too."""
 
-LOGS = tuple(
-    "raylet.err raylet.out dashboard.err dashboard.log gcs_server.err gcs_server.out dashboard_agent.log agent.err "
-    "runtime_env_agent.log runtime_env_agent.err".split()
+LOGS = (
+    *("raylet.err", "raylet.out", "dashboard.err", "dashboard.log", "gcs_server.err", "gcs_server.out"),
+    *("dashboard_agent.log", "agent.err", "runtime_env_agent.log", "runtime_env_agent.err"),
 )
 """Logs of Ray's processes that say why one ended."""
 REASON = re.compile(r"(^|[\s|\[])(\w*Error\b|E |F |FATAL|CRITICAL|ERROR)|Check failed|Exception:")

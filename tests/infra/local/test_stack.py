@@ -43,6 +43,7 @@ class FakeServices:
 
     def start(self, role: str, folders: Folders, state: StackState) -> ProcessRecord:
         self.started.append(role)
+        self.broken.discard(role)
         return spawn(folders, role, [sys.executable, "-c", self.code[role]], state)
 
     def start_role(self, role: str, folders: Folders, state: StackState) -> ProcessRecord:
