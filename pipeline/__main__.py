@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from model.errors import AgevlmError
+from model.errors import AgevlmError, StepError
 
 app = typer.Typer(add_completion=False, help="Run one step of a plan in this process.", no_args_is_help=True)
 
@@ -68,7 +68,7 @@ def told(error: Exception, places: Sequence[str]) -> str:
     fault = disk_fault(error)
     if fault is None and not isinstance(error, OSError | AgevlmError):
         fault = fault_in_text(str(error))
-    if isinstance(error, AgevlmError) and (fault is None or str(explained(fault)) in str(error)):
+    if isinstance(error, StepError) or (isinstance(error, AgevlmError) and fault is None):
         return f"{type(error).__name__}: {error}"
     if fault is not None:
         first = str(error).strip().split("\n")[0][:300]

@@ -53,7 +53,7 @@ class Fingerprints:
     """
 
     def __init__(self, scratch: Path, planning: bool = True) -> None:
-        self._cache, self._planning = scratch / "fingerprints", planning
+        self._cache, self._planning, self._told = scratch / "fingerprints", planning, False
         self._listings: dict[str, str] = {}
 
     def weights(self, role: str, name: str) -> str:
@@ -164,7 +164,7 @@ class Fingerprints:
         found = listing(folder, folders)
         # A folder that changed just now could change again under the same times.
         if folders and all(started - stamp[0] >= RECENT_NS for stamp in folders.values()):
-            _keep(entry, {"listing": found, "folders": folders})
+            self._keep(entry, {"listing": found, "folders": folders})
         return found
 
     def file(self, path: Path) -> str:
@@ -189,8 +189,20 @@ class Fingerprints:
             checksum, _ = sha256_of(stream if check is None else cast(IO[bytes], Watched(stream, check)))
         found = {"stamp": stamp, SHA256: checksum, **({} if check is None else {NOT_FINITE: check.bad})}
         if now - changed >= RECENT_NS and _stamp(path)[0] == stamp:
-            _keep(entry, found)
+            self._keep(entry, found)
         return found
+
+    def _keep(self, path: Path, entry: dict[str, Any]) -> None:
+        """Write a cached checksum. A cache that cannot be written costs time: that is told once, and is no error."""
+        try:
+            write_text(path, json.dumps(entry))
+        except OSError as error:
+            if not self._told:
+                print(
+                    f"checksums are not kept, so the next plan reads all files again: {explained(error)}",
+                    file=sys.stderr,
+                )
+            self._told = True
 
     def recipe(self, recipe: Recipe, wanted: Container[str]) -> dict[str, str]:
         """The wanted fingerprints of a recipe, by their `outside_names`; for the others just that name."""
@@ -337,14 +349,6 @@ def _read_entry(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return entry if isinstance(entry, dict) else {}
-
-
-def _keep(path: Path, entry: dict[str, Any]) -> None:
-    """Write a cached checksum. A cache that cannot be written costs time, so it is told, but it is no error."""
-    try:
-        write_text(path, json.dumps(entry))
-    except OSError as error:
-        print(f"a checksum is not kept, so it is computed again next time: {explained(error)}", file=sys.stderr)
 
 
 def _raise(error: OSError) -> None:
