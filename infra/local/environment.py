@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from infra.local.folders import Folders
+from infra.local.machine import CPUS, usable_cpus
 from infra.local.proxies import proxy_variables
 from infra.local.secret import read_secret
 from infra.local.stack_file import StackState
@@ -55,6 +56,7 @@ def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
     variables = {
         HOME: str(folders.home),
         STORE: (state.store if state is not None else "") or folders.store,
+        CPUS: str(usable_cpus()),  # within the limits of a container, which the system's own number leaves out
         "PREFECT_HOME": str(folders.prefect),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",

@@ -26,6 +26,7 @@ SMALLEST_IN_SHM = 256 * MEBIBYTE
 RAY_MINIMUM = 75 * MEBIBYTE
 """Ray refuses a smaller object store."""
 SHM = Path("/dev/shm")
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 RULE = (
     f"Ray's object store gets {SHARE:.0%} of the memory above {FOR_MODELS >> 30} GiB, at least {SMALLEST >> 20} MiB, "
@@ -52,15 +53,20 @@ def usable_cpus(env: Mapping[str, str] = os.environ) -> int:
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 
-def memory_bytes() -> int:
-    """Memory of this machine, or the limit of its container if that is lower."""
-    total = psutil.virtual_memory().total
-    limits = [limit for limit in _limits("memory", "memory.max", "memory.limit_in_bytes") if limit > 0]
-    return min([total, *limits])
+def memory_bytes(root: Path = GROUPS, own: Path = OWN_GROUPS) -> int:
+    """Memory of this machine, or the limit of its container if that is lower. Arguments as of `cpu_quota`."""
+    names = ("memory.max", "memory.limit_in_bytes")
+    texts = [_text(folder / name) for folder in group_folders("memory", root, own) for name in names]
+    return min([psutil.virtual_memory().total, *(int(text) for text in texts if text.isdigit() and int(text) > 0)])
 
 
-def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
-    """CPUs that the control groups of this process allow; None without a limit."""
+def cpu_quota(root: Path = GROUPS, own: Path = OWN_GROUPS) -> float | None:
+    """CPUs that the control groups of this process allow; None without a limit.
+
+    Args:
+        root: where the control groups are mounted.
+        own: the file that lists the groups of this process.
+    """
     found = []
     for folder in group_folders("cpu", root, own):
         quota, _, period = _text(folder / "cpu.max").partition(" ")  # version 2: 'max 100000' or '150000 100000'
@@ -69,17 +75,6 @@ def cpu_quota(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/
         if quota.isdigit() and period.isdigit() and int(period) > 0:  # -1 or 'max': no limit
             found.append(int(quota) / int(period))
     return min(found, default=None)
-
-
-def _limits(
-    controller: str,
-    *names: str,
-    root: Path = Path("/sys/fs/cgroup"),
-    own: Path = Path("/proc/self/cgroup"),
-) -> list[int]:
-    """The numbers in these files of the control groups of this process."""
-    texts = [_text(folder / name) for folder in group_folders(controller, root, own) for name in names]
-    return [int(text) for text in texts if text.isdigit()]
 
 
 def group_folders(controller: str, root: Path, own: Path) -> list[Path]:
