@@ -28,7 +28,7 @@ def temporary_variables(folders: Folders, env: Mapping[str, str] = os.environ) -
 
 def problem_of(folder: str) -> str:
     """The reason why a temporary folder cannot be used; '' if it can."""
-    path = Path(folder).absolute()
+    path = Path(folder)
     if not path.is_dir():
         return "is not a folder" if path.exists() else "does not exist"
     return "" if os.access(path, os.W_OK | os.X_OK) else "is not writable"
@@ -39,11 +39,13 @@ def link_temporary_folder(folders: Folders, env: Mapping[str, str] = os.environ)
 
     Ray's folder must exist. Raises OSError.
     """
-    given = env.get("TMPDIR", "")
-    if given and (problem := problem_of(given)):
-        return f"TMPDIR={given} {problem}: the stack uses the system's temporary folder"
-    folder, link = os.path.abspath(given), folders.temporary_link
+    given, link = env.get("TMPDIR", ""), folders.temporary_link
     link.unlink(missing_ok=True)
-    if given and len(os.fsencode(folder)) > LONGEST:
+    if not given:
+        return ""
+    if problem := problem_of(given):
+        return f"TMPDIR={given} {problem}: the stack uses the system's temporary folder"
+    folder = os.path.abspath(given)
+    if len(os.fsencode(folder)) > LONGEST:
         link.symlink_to(folder)
     return ""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from model.errors import AgevlmError, StepError
-from pipeline.artifacts.room import disk_fault, explained
+from pipeline.artifacts.room import FULL, disk_fault, explained
 
 Result = TypeVar("Result")
 
@@ -44,14 +44,14 @@ def patiently(what: str, call: Callable[[], Result]) -> Result:
         what: the thing that is written or read, with its path; for messages.
 
     A fault that may pass is told and the call repeated, for OUTAGE_SECONDS. Raises StepError after that time, or at
-    once for a disk that is full or read-only. Other errors are raised as they are.
+    once for a full disk. Other errors are raised as they are.
     """
     until, pause = time.monotonic() + OUTAGE_SECONDS, FIRST_PAUSE
     while True:
         try:
             return call()
         except Exception as error:
-            if (fault := disk_fault(error)) is not None:
+            if (fault := disk_fault(error)) is not None and fault.errno in FULL:
                 raise StepError(f"{what}: {explained(fault, _paths(what))}") from error
             if not is_passing(error):
                 raise
