@@ -28,13 +28,6 @@ RAY_MINIMUM = 75 * MEBIBYTE
 SHM = Path("/dev/shm")
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
-RULE = (
-    f"Ray's object store gets {SHARE:.0%} of the memory above {FOR_MODELS >> 30} GiB, at least {SMALLEST >> 20} MiB, "
-    f"at most {LARGEST / 10**9:.0f} GB and what /dev/shm has free; {OBJECT_STORE} gives another size. Ray gets the "
-    f"CPUs that this process may use; {CPUS} gives another number. A container's limits count."
-)
-"""The rule, for the help of `agevlm up`."""
-
 
 @dataclass(frozen=True)
 class ObjectStore:
@@ -94,7 +87,7 @@ def group_folders(controller: str, root: Path, own: Path) -> list[Path]:
 def object_store(
     memory: int | None = None, shm_free: int | None = None, env: Mapping[str, str] = os.environ
 ) -> ObjectStore:
-    """The size of Ray's object store, by RULE.
+    """The size of Ray's object store: SHARE of the memory above FOR_MODELS, within SMALLEST, LARGEST and /dev/shm.
 
     Args:
         memory: bytes of this machine; measured by default.

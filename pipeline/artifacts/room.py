@@ -67,7 +67,7 @@ def explained(error: OSError, places: Iterable[str] = ()) -> str:
     reason = error.strerror or str(error)
     if error.errno in FULL:
         full = [path] if path else sorted(places, key=lambda place: (_free(place) or (0, 0))[0])[:1]
-        there = f"{full[0]} ({room_text(full[0])})" if full else "a file"
+        there = f"{full[0]} ({room_text(full[0])})" if full else "a file or the output"
         return (
             f"the disk is full ({reason}): {there} cannot be written; free some space, or move the store "
             "(AGEVLM_STORE) or the home folder (AGEVLM_HOME) to a larger disk, and run again: what is committed is kept"

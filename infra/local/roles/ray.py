@@ -124,6 +124,8 @@ def start(folders: Folders, state: StackState) -> ProcessRecord:
         "SPT_NOENV": "1",  # Ray renames its processes: keeps their environments readable, which carry the stack's id
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the default of 60 is too short for a busy laptop
         "RAY_COLOR_PREFIX": "0",
+        # By default Ray writes no object to a disk that is 95 % full: of a large disk that leaves much unused.
+        "RAY_local_fs_capacity_threshold": "0.99",
     }
     return spawn(folders, "ray", ray_command(state, folders), state, extra)
 
