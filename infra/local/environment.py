@@ -43,10 +43,9 @@ INTERPRETER = frozenset(
         "PYTHONVERBOSE",
         "PYTHONDEBUG",
         "PYTHONIOENCODING",
-        "VIRTUAL_ENV",
     }
 )
-"""Variables that make Python itself work in another way: no process of the stack gets them. A shell keeps them."""
+"""Variables that make Python itself work in another way: Ray and Prefect fail with some of them."""
 
 
 def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
@@ -82,13 +81,13 @@ def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
 
 def not_handed_on() -> list[str]:
     """Names of this process's variables that no process of the stack and no shell gets, sorted."""
-    leading = {name for name in os.environ if name.startswith(PREFIXES) and name not in KEPT}
-    return sorted(leading | {name for name, value in proxy_variables(os.environ).items() if value is None})
+    other = {name for name in os.environ if name in INTERPRETER or (name.startswith(PREFIXES) and name not in KEPT)}
+    return sorted(other | {name for name, value in proxy_variables(os.environ).items() if value is None})
 
 
 def process_environment(folders: Folders, state: StackState | None, extra: Mapping[str, str]) -> dict[str, str]:
     """The whole environment for a new process: this process's without `not_handed_on`, the stack's, and `extra`."""
-    dropped = {*not_handed_on(), *INTERPRETER, "TMPDIR"}
+    dropped = {*not_handed_on(), "VIRTUAL_ENV", "TMPDIR"}
     handed_on = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**handed_on, **temporary_variables(folders), **environment(folders, state), **extra}
 

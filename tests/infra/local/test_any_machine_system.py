@@ -81,7 +81,7 @@ def test_a_run_with_ray_workers_completes(odd: OddHome) -> None:
 
 def test_another_shell_talks_to_both_servers(odd: OddHome) -> None:
     script = 'set -e; eval "$("$PYTHON" -P -m flows env)"; prefect deployment ls; ray job list; env'
-    environment = {**odd.environment, "PYTHON": odd.python}
+    environment = {**odd.environment, "PYTHON": odd.python, "COLUMNS": "200"}
     result = subprocess.run(
         ["bash", "-c", script], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
