@@ -87,7 +87,6 @@ def test_another_shell_talks_to_both_servers(odd: OddHome) -> None:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "agevlm/full-recipe" in result.stdout
-    assert "miniature-segment-pretrain" in result.stdout
     assert "no_proxy=internal.example,127.0.0.1,localhost,::1\n" in result.stdout
     assert f"HTTPS_PROXY={NOBODY}\n" in result.stdout  # for everything else
 
