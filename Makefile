@@ -89,9 +89,27 @@ lock: $(READY) ## resolve pyproject.toml into requirements.lock
 	@if grep -nE 'https?://|index-url|find-links' requirements.lock; then \
 	  echo 'requirements.lock names a host; it must not' >&2; exit 1; fi
 
+# Ends the stack in .agevlm; fails if it may be running and cannot be ended.
+define end_stack
+if [ "$$(cat $(READY) 2>/dev/null)" = "$$(pwd -P)" ]; then env -u AGEVLM_HOME $(AGEVLM) down; \
+elif [ -e .agevlm/stack.json ]; then \
+  echo 'the stack in .agevlm may be running, and only .venv can end it: run make setup, then make $@' >&2; exit 1; fi
+endef
+
 .PHONY: clean
-clean: ## end the stack, then remove its state, every artifact, all caches and .venv
-	@if [ "$$(cat $(READY) 2>/dev/null)" = "$$(pwd -P)" ]; then env -u AGEVLM_HOME $(AGEVLM) down; \
-	elif [ -e .agevlm/stack.json ]; then \
-	  echo 'the stack in .agevlm may be running, and only .venv can end it: run make setup, then make clean' >&2; exit 1; fi
-	@rm -rf $(VENV) .venv-uv .rehearsal .agevlm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+clean: ## end the stack, then remove its state, all caches and .venv; keep .agevlm's artifacts and Prefect's database
+	@$(end_stack)
+	@if [ -d .agevlm ]; then \
+	  find .agevlm -mindepth 1 -maxdepth 1 ! -name artifacts ! -name prefect -exec rm -rf {} +; \
+	  rmdir .agevlm 2>/dev/null || { echo 'kept (make clean-artifacts removes them):'; du -sh .agevlm/*; }; fi
+	@rm -rf $(VENV) .venv-uv .rehearsal .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: clean-artifacts
+clean-artifacts: ## remove every artifact and Prefect's database from .agevlm: shows them; SURE=yes removes them
+	@if [ ! -e .agevlm/artifacts ] && [ ! -e .agevlm/prefect ]; then echo 'no artifacts in .agevlm'; exit 0; fi; \
+	echo "every artifact and flow run in $$(pwd -P)/.agevlm:"; \
+	for folder in .agevlm/artifacts .agevlm/prefect; do [ ! -e $$folder ] || du -sh $$folder; done; \
+	find .agevlm/artifacts -name manifest.json 2>/dev/null | wc -l | sed 's/$$/ artifacts/'; \
+	if [ '$(SURE)' != yes ]; then echo 'nothing was removed; to remove them: make clean-artifacts SURE=yes' >&2; exit 1; fi; \
+	$(end_stack); \
+	rm -rf .agevlm/artifacts .agevlm/prefect; rmdir .agevlm 2>/dev/null || true

@@ -2,11 +2,12 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from model.errors import AgevlmError
+from model.errors import AgevlmError, StepError
 
 app = typer.Typer(add_completion=False, help="Run one step of a plan in this process.", no_args_is_help=True)
 
@@ -25,8 +26,9 @@ def run(
     """Run a step and publish its artifact; does nothing if the artifact exists."""
     from pipeline.compute.collection import collection_paused
     from pipeline.compute.threads import wait_briefly
-    from pipeline.plan.job import read_job
+    from pipeline.plan.job import JobSpec, read_job
 
+    job: JobSpec | None = None
     try:
         job = read_job(spec)
         # Set before any library that reads these is imported. Without a limit, numerical libraries use all cores.
@@ -39,14 +41,39 @@ def run(
 
         print(f"{job.key}: making {job.ref}", flush=True)
         artifact = run_job(job)
-    except AgevlmError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    except Exception as error:
+        message = told(error, [job.locations.root, job.locations.scratch] if job is not None else [])
+        if not message:
+            raise
+        print(message, file=sys.stderr, flush=True)
         raise typer.Exit(1) from error
     print(
         f"{job.key}: published {artifact.ref}: {artifact.manifest.counts.summary} "
         f"in {artifact.manifest.provenance.seconds:.1f} s",
         flush=True,
     )
+
+
+def told(error: Exception, places: Sequence[str]) -> str:
+    """The message of an error that a user can mend; '' for one that needs its traceback.
+
+    A disk that is full or read-only is named as such, also if a library or another message speaks of something else.
+
+    Args:
+        error: the error.
+        places: folders that the step writes to.
+    """
+    from pipeline.artifacts.room import disk_fault, explained, fault_in_text
+
+    fault = disk_fault(error)
+    if fault is None and not isinstance(error, OSError | AgevlmError):
+        fault = fault_in_text(str(error))
+    if isinstance(error, StepError) or (isinstance(error, AgevlmError) and fault is None):
+        return f"{type(error).__name__}: {error}"
+    if fault is not None:
+        first = str(error).strip().split("\n")[0][:300]
+        return f"StepError: {explained(fault, places)}\n  told by: {type(error).__name__}: {first}"
+    return f"StepError: {explained(error, places)}" if isinstance(error, OSError) else ""
 
 
 if __name__ == "__main__":

@@ -7,6 +7,12 @@ folder=$(pwd -P)
 tested='3.11 3.13' # the versions that the tests run with; the first is preferred
 unset VIRTUAL_ENV PYTHONHOME PYTHONPATH CONDA_PREFIX
 
+case $folder in *[:[:cntrl:]]*)
+  echo "the project's path has a colon or a control character, which Python's search path cannot take: $folder" >&2
+  echo "move the project, and run make setup there" >&2
+  exit 1 ;;
+esac
+
 fits() { "$1" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' 2>/dev/null; }
 
 # The programs in .venv contain the path of their folder: after a move .venv is made again.
@@ -32,6 +38,7 @@ BASE_PYTHON=$(.venv/bin/python -c 'import sys; print(sys._base_executable)') \
 root=$(printf '%s' "$folder" | sed "s/'/'\\\\''/g") # as it stands between quotes
 cat > .venv/bin/agevlm <<LAUNCHER
 #!/bin/sh
+unset PYTHONHOME PYTHONWARNINGS PYTHONOPTIMIZE PYTHONSAFEPATH PYTHONINSPECT PYTHONVERBOSE PYTHONDEBUG
 PYTHONPATH='$root' exec '$root/.venv/bin/python' -P -m flows "\$@"
 LAUNCHER
 chmod +x .venv/bin/agevlm

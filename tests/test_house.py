@@ -152,6 +152,34 @@ def test_clean_ends_the_stack_first_or_deletes_nothing(clone: Path) -> None:
     assert not (clone / ".agevlm").exists()
 
 
+def test_clean_keeps_artifacts_and_only_its_own_word_removes_them(clone: Path) -> None:
+    make("setup", cwd=clone)
+    (clone / ".venv" / "bin" / "agevlm").write_text("#!/bin/sh\n")
+    state = clone / ".agevlm"
+    manifest = state / "artifacts" / "masks" / "miniature" / "0123" / "manifest.json"
+    database = state / "prefect" / "prefect.db"
+    for file in (manifest, database, state / "logs" / "ray.log", state / "scratch" / "x"):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(bytes(3_000_000))
+    cleaned = make("clean", cwd=clone)
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert {path.name for path in state.iterdir()} == {"artifacts", "prefect"}
+    assert manifest.exists()
+    assert database.exists()
+    assert re.search(r"2\.9M\s+\.agevlm/artifacts", cleaned.stdout)
+
+    asked = make("clean-artifacts", cwd=clone)
+    assert asked.returncode != 0
+    assert re.search(r"2\.9M\s+\.agevlm/artifacts", asked.stdout)
+    assert "1 artifacts" in asked.stdout
+    assert "make clean-artifacts SURE=yes" in asked.stderr
+    assert manifest.exists()
+
+    assert make("clean-artifacts", "SURE=yes", cwd=clone).returncode == 0
+    assert not state.exists()
+    assert make("clean-artifacts", cwd=clone).stdout == "no artifacts in .agevlm\n"
+
+
 @pytest.mark.parametrize("script", [".ci/run", "scripts/setup.sh", "scripts/test_newest.sh", "scripts/uv.sh"])
 def test_scripts_are_executable_bash(script: str) -> None:
     path = ROOT / script

@@ -7,6 +7,7 @@ import typer
 from flows.cli.commands import artifacts, housekeeping, masks, plan, recipes, run, stack, student
 from infra.local.stack_file import StackError
 from model.errors import AgevlmError
+from pipeline.artifacts.room import explained
 
 app = typer.Typer(
     name="agevlm",
@@ -29,6 +30,9 @@ def main() -> None:
     except BrokenPipeError:  # the reader of a pipe ('| head') has closed it
         sys.stderr.close()
         raise SystemExit(0) from None
-    except (AgevlmError, StackError, OSError) as error:
+    except (AgevlmError, StackError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+    except OSError as error:
+        print(f"{type(error).__name__}: {explained(error)}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None

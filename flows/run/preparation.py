@@ -1,7 +1,7 @@
 """From a recipe to the final plan of a flow run: fingerprints and forced attempts."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from flows.run.run_file import RunFile
@@ -11,6 +11,7 @@ from pipeline.artifacts.removal import wait_for_removal
 from pipeline.artifacts.spec import StepSpec
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.compute import hub
+from pipeline.plan.costs.storage import expected_storage
 from pipeline.plan.fingerprints import Fingerprints, outside_names
 from pipeline.plan.job import JobSpec, job_of
 from pipeline.plan.locations import Locations, locations_of
@@ -33,9 +34,13 @@ class Prepared:
     command: dict[str, Any] | None = None
     """The command that started the run: 'deployment', 'parameters' and 'recipe'; the report prints it."""
 
+    storage: Mapping[str, int] = field(default_factory=dict)
+    """Step key -> bytes that it is expected to write to the store, where that is known."""
+
     def job(self, step: PlannedStep) -> JobSpec:
         """The job of a step."""
-        return job_of(step, self.plan, self.locations, self.git_commit, self.command)
+        job = job_of(step, self.plan, self.locations, self.git_commit, self.command)
+        return job.model_copy(update={"writes": self.storage.get(step.key)})
 
 
 def planner(recipe: Recipe, settings: Settings, until: str | None = None) -> Planner:
@@ -88,6 +93,7 @@ def prepare(
         store=store,
         git_commit=git_commit(settings.repo),
         command=command,
+        storage=expected_storage(recipe, final, store),
     )
 
 

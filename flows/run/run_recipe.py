@@ -1,6 +1,7 @@
 """The body that all flows share: settings, recipe, plan, execution; and the record of each ending."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from prefect import State, runtime
@@ -17,6 +18,7 @@ from flows.run.ray_jobs import RayJobs
 from flows.run.run_file import RunFile
 from flows.run.settings import read_settings
 from model.errors import AgevlmError
+from pipeline.artifacts.room import explained
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.plan.recipe import Recipe, recipe_text
 
@@ -24,7 +26,7 @@ from pipeline.plan.recipe import Recipe, recipe_text
 def run_recipe(load: Callable[[], Recipe], *, until: str | None = None, force: Iterable[str] = ()) -> State[Any]:
     """Make every artifact of a recipe, up to `until`; the body of each flow. Returns the flow run's final state.
 
-    An AgevlmError, which a user can mend, becomes the message of a Failed state and not a traceback.
+    An AgevlmError or OSError, which a user can mend, becomes the message of a Failed state and not a traceback.
 
     Args:
         load: gives the recipe with the flow's parameters; may raise ConfigError.
@@ -42,11 +44,12 @@ def run_recipe(load: Callable[[], Recipe], *, until: str | None = None, force: I
         prepared = prepare(recipe, settings, make_plan, force, run, command)
         launch = Launch(recipe.name, flow_run_id, settings)
         return PlanExecution(prepared, RayJobs(settings.jobs_url), launch, run).run()
-    except AgevlmError as error:
-        message = f"{type(error).__name__}: {error}"
+    except (AgevlmError, OSError) as error:
+        message = f"{type(error).__name__}: {explained(error) if isinstance(error, OSError) else error}"
         log.error(message)
         if run is not None:
-            run.update(state="failed", message=message)
+            with suppress(OSError):  # the same disk that failed just now
+                run.update(state="failed", message=message)
         return Failed(message=message)
     except BaseException as error:
         if run is not None and run.record.state == "running":

@@ -18,6 +18,7 @@ from flows.run.run_file import RunFile
 from flows.run.shared_jobs import stop_job
 from model.errors import AgevlmError, StepError
 from pipeline.artifacts.progress import progress_text, read_progress
+from pipeline.artifacts.room import explained
 from pipeline.artifacts.spec import short
 from pipeline.artifacts.store import Artifact
 from pipeline.plan.planner import PlannedStep
@@ -107,6 +108,8 @@ class StepRun:
             return self._result(job)
         except AgevlmError as error:
             return StepResult("failed", f"{type(error).__name__}: {error}", job=self.job)
+        except OSError as error:  # the store cannot be written or read
+            return StepResult("failed", f"{type(error).__name__}: {explained(error)}", job=self.job)
 
     def _attach(self, log: Log, progress: ProgressHandler) -> tuple[Job | None, bool]:
         """Join or submit the job and wait for it. Returns the job as it ended, and True if another run started it."""

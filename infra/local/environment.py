@@ -6,8 +6,11 @@ import shlex
 from collections.abc import Mapping
 
 from infra.local.folders import Folders
+from infra.local.machine import CPUS, usable_cpus
+from infra.local.proxies import proxy_variables
 from infra.local.secret import read_secret
 from infra.local.stack_file import StackState
+from infra.local.temporary import temporary_variables
 
 HOME, STORE = "AGEVLM_HOME", "AGEVLM_STORE"
 """Variables that tell a process of the stack its home folder and its artifact store."""
@@ -26,6 +29,24 @@ KEPT = frozenset(
 )
 """Variables with these prefixes that the user may set."""
 
+INTERPRETER = frozenset(
+    {
+        "PYTHONHOME",  # another Python's library
+        "PYTHONEXECUTABLE",
+        "PYTHONPLATLIBDIR",
+        "PYTHONUSERBASE",
+        "PYTHONWARNINGS",  # 'error' ends Ray and Prefect at their first warning
+        "PYTHONDEVMODE",
+        "PYTHONOPTIMIZE",  # 2 removes the docstrings that Prefect reads
+        "PYTHONSAFEPATH",  # Ray's workers find modules in their working folder
+        "PYTHONINSPECT",  # a process would wait for input at its end
+        "PYTHONVERBOSE",
+        "PYTHONDEBUG",
+        "PYTHONIOENCODING",
+    }
+)
+"""Variables that make Python itself work in another way: Ray and Prefect fail with some of them."""
+
 
 def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
     """Variables with which a process talks to the stack; without a stack, those that need a port are left out."""
@@ -34,6 +55,7 @@ def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
     variables = {
         HOME: str(folders.home),
         STORE: (state.store if state is not None else "") or folders.store,
+        CPUS: str(usable_cpus()),  # within the limits of a container, which the system's own number leaves out
         "PREFECT_HOME": str(folders.prefect),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -54,19 +76,20 @@ def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
     if state is not None and "ray_dashboard" in state.ports:
         variables["AGEVLM_RAY_JOBS_URL"] = state.url("ray_dashboard")
         variables["RAY_API_SERVER_ADDRESS"] = state.url("ray_dashboard")  # for 'ray job list' and similar commands
-    return variables
+    return variables | {name: value for name, value in proxy_variables(os.environ).items() if value is not None}
 
 
 def not_handed_on() -> list[str]:
-    """Names of this process's variables that no process of the stack gets, sorted."""
-    return sorted(name for name in os.environ if name.startswith(PREFIXES) and name not in KEPT)
+    """Names of this process's variables that no process of the stack and no shell gets, sorted."""
+    other = {name for name in os.environ if name in INTERPRETER or (name.startswith(PREFIXES) and name not in KEPT)}
+    return sorted(other | {name for name, value in proxy_variables(os.environ).items() if value is None})
 
 
 def process_environment(folders: Folders, state: StackState | None, extra: Mapping[str, str]) -> dict[str, str]:
     """The whole environment for a new process: this process's without `not_handed_on`, the stack's, and `extra`."""
-    dropped = {*not_handed_on(), "VIRTUAL_ENV"}
+    dropped = {*not_handed_on(), "VIRTUAL_ENV", "TMPDIR"}
     handed_on = {name: value for name, value in os.environ.items() if name not in dropped}
-    return {**handed_on, **environment(folders, state), **extra}
+    return {**handed_on, **temporary_variables(folders), **environment(folders, state), **extra}
 
 
 def shell_lines(folders: Folders, state: StackState) -> str:

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import re
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,9 @@ from pathlib import Path
 SOCKET_FOLDER_LENGTH = 40
 """Longest temporary folder for Ray, in bytes: Ray creates unix sockets there, and the path of a socket is limited to
 107 bytes, of which '/session_<date>_<time>_<pid>/sockets/plasma_store' takes the rest."""
+
+PLAIN = re.compile(r"[A-Za-z0-9_./@+,=-]+")
+"""Paths that a shell takes as they are: Ray starts its workers by a shell command in which they are not quoted."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,27 @@ class Folders:
 
     @property
     def ray(self) -> Path:
-        """Ray's temporary folder: in the home folder, in `$TMPDIR` or in /tmp, the first that is short enough."""
+        """Ray's temporary folder: in the home folder, in `$TMPDIR` or in /tmp, the first that is short and plain."""
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:8]  # two homes never share Ray's folder
         name = f"agevlm-ray-{os.getuid()}-{digest}"
         last = Path("/tmp") / name
         choices = (self.home / "ray", Path(tempfile.gettempdir()) / name, last)
-        return next((folder for folder in choices if len(os.fsencode(folder)) <= SOCKET_FOLDER_LENGTH), last)
+        fits = (f for f in choices if len(os.fsencode(f)) <= SOCKET_FOLDER_LENGTH and PLAIN.fullmatch(str(f)))
+        return next(fits, last)
+
+    @property
+    def temporary_link(self) -> Path:
+        """A short link to the user's temporary folder, where its path is long."""
+        return self.ray / "tmp"
+
+    @property
+    def python_link(self) -> Path:
+        """A link to the virtual environment, where its path is not plain."""
+        return self.ray / "venv"
+
+    @property
+    def python(self) -> str:
+        """The interpreter for Ray's processes; by way of a link where a shell would not take its path as it is."""
+        if PLAIN.fullmatch(sys.executable):
+            return sys.executable
+        return str(self.python_link / Path(sys.executable).relative_to(sys.prefix))

@@ -154,11 +154,6 @@ def own_niceness() -> int:
     return psutil.Process().nice()
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def environment_of(process: psutil.Process) -> dict[str, str]:
     """A process's environment; empty if it cannot be read."""
     try:

@@ -10,6 +10,7 @@ lost_runs.py    closes flow runs whose process is gone
 ending.py       ends roles, or everything
 """
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,17 +23,22 @@ from infra.local.deployments import deploy
 from infra.local.ending import end_everything, end_orphans, end_roles, prune_sessions
 from infra.local.folders import Folders
 from infra.local.lost_runs import CloseRun, crash_lost_runs
+from infra.local.machine import object_store
+from infra.local.places import prepare_places
 from infra.local.processes import family, log_tail, own_niceness, process_of, set_priority, stacks_of_home
+from infra.local.proxies import proxy_notes
 from infra.local.roles.prefect import make_pool, prefect_api
 from infra.local.roles.ray import logical_cpus
 from infra.local.roles.table import ROLES
 from infra.local.secret import secret_hint
-from infra.local.stack_file import StackError, StackFile, StackState
+from infra.local.stack_file import ProcessRecord, StackError, StackFile, StackState
 from infra.local.web import Server
 
 Say = Callable[[str], None]
 """Prints one line of progress."""
 POLL_SECONDS = 0.5
+CONFIRM_SECONDS = 20.0
+"""Time in which all roles must answer at once after the last one became ready."""
 HURRY = 10
 """Ray's niceness is lowered by this much while it starts: see its row in the table of roles."""
 
@@ -62,6 +68,7 @@ class LocalStack:
 
         If this fails or is interrupted, the processes that it started are ended again. Raises StackError.
         """
+        notes = [*prepare_places(self.folders), *proxy_notes(os.environ)]
         with self.file.lock():
             before = self.file.load() or StackState(id=secrets.token_hex(16), cpus=logical_cpus())
             self._refuse_unrecorded(before.id)
@@ -78,9 +85,12 @@ class LocalStack:
                 missing += broken
                 if missing:
                     say(f"not running: {', '.join(ROLES[role].title for role in missing)}")
+            for note in [*notes, object_store().note] if missing else ():
+                if note:
+                    say(f"note: {note}")
             state = before.model_copy(update={"root": str(self.folders.project), "store": self.folders.store})
             try:
-                return self._start(state, missing, say)
+                return self._confirmed(self._start(state, missing, say))
             except BaseException:
                 say("ending the processes that were started")
                 now = self.file.load() or state  # the file has every process that was started
@@ -227,17 +237,35 @@ class LocalStack:
         while not ROLES[role].ready(self.folders, state):
             waited = time.monotonic() - started
             if living(state, role) is None:
-                raise StackError(f"{ROLES[role].title} ended during its start ({record.log}):\n{log_tail(record.log)}")
+                raise self._failed(record, "ended during its start")
             if waited > ROLES[role].start_seconds:
-                raise StackError(
-                    f"{ROLES[role].title} did not answer within {ROLES[role].start_seconds:.0f} s ({record.log}):\n"
-                    + log_tail(record.log)
-                )
+                raise self._failed(record, f"did not answer within {ROLES[role].start_seconds:.0f} s")
             if waited - told >= 15:
                 say(f"waiting for {ROLES[role].title} ({waited:.0f} s)")
                 told = waited
             time.sleep(POLL_SECONDS)
         say(f"{ROLES[role].title} is ready {ROLES[role].url(state)}".rstrip())
+
+    def _failed(self, record: ProcessRecord, what: str) -> StackError:
+        """The error about a role's process, with the reason from its own logs."""
+        role = ROLES[record.role]
+        parts = [f"{role.title} {what} ({record.log}):", log_tail(record.log), role.reason(self.folders)]
+        return StackError("\n".join(part for part in parts if part))
+
+    def _confirmed(self, state: StackState) -> StackState:
+        """The state, once all roles answer at the same time. Raises StackError if one has ended since it was ready.
+
+        Ray's head ends seconds after it was ready if it cannot start its own workers.
+        """
+        until = time.monotonic() + CONFIRM_SECONDS
+        for role, record in state.processes.items():
+            if role not in ROLES:
+                continue
+            while ROLES[role].broken(state) or not ROLES[role].ready(self.folders, state):
+                if living(state, role) is None or time.monotonic() > until:
+                    raise self._failed(record, "was ready, but does not answer any more")
+                time.sleep(POLL_SECONDS)
+        return state
 
     def _await_server(self, state: StackState, role: str, say: Say) -> StackState:
         """Wait until a server works; start it again if it ends. Raises StackError after the last attempt."""
@@ -250,8 +278,9 @@ class LocalStack:
                 if attempt == ROLES[role].attempts:
                     raise
                 attempt += 1
-                reason = str(error).splitlines()[0]
-                say(f"{ROLES[role].title} did not start, attempt {attempt} of {ROLES[role].attempts}: {reason}")
+                reason = [str(error).splitlines()[0], *ROLES[role].reason(self.folders).splitlines()[-2:]]
+                lines = "\n".join(reason)
+                say(f"{ROLES[role].title} did not start, attempt {attempt} of {ROLES[role].attempts}: {lines}")
             end_roles(state, [role])
             self._clear(state, [role])
             state = self._launch(ROLES[role].with_ports(state), role, say)

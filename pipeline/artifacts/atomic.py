@@ -29,12 +29,25 @@ def write_whole(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:
-        with open(partial, "xb") as stream:
-            yield stream
-            sync_file(stream)
-        os.replace(partial, path)
+        with naming(path):
+            with open(partial, "xb") as stream:
+                yield stream
+                sync_file(stream)
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Give an OSError of the block the path of the file, if it has none: a full disk is found when bytes are written
+    to an open file, and that error names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -17,7 +17,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from model.errors import ConfigError
-from pipeline.artifacts.atomic import link_if_absent, partial_path, sync_file, sync_folder
+from pipeline.artifacts.atomic import link_if_absent, naming, partial_path, sync_file, sync_folder
 from pipeline.artifacts.paths import is_url
 
 S3_ATTEMPTS = 16
@@ -64,7 +64,8 @@ def draft(fs: Any, path: str) -> Iterator[Path]:
         partial = partial_path(Path(path))
         partial.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield partial
+            with naming(path):
+                yield partial
         finally:
             partial.unlink(missing_ok=True)
     else:

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from model.errors import AgevlmError, StepError
+from pipeline.artifacts.room import FULL, disk_fault, explained
 
 Result = TypeVar("Result")
 
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""errno values of a disk or quota without room."""
 PASSING = frozenset(
     {
         errno.EIO,
@@ -52,11 +51,8 @@ def patiently(what: str, call: Callable[[], Result]) -> Result:
         try:
             return call()
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in FULL:
-                raise StepError(
-                    f"{what}: the disk is full ({error}); committed shards are kept: free some space, or move "
-                    "the store, and run the step again"
-                ) from error
+            if (fault := disk_fault(error)) is not None and fault.errno in FULL:
+                raise StepError(f"{what}: {explained(fault, _paths(what))}") from error
             if not is_passing(error):
                 raise
             if time.monotonic() + pause > until:
@@ -67,6 +63,12 @@ def patiently(what: str, call: Callable[[], Result]) -> Result:
             print(f"{what}: the store fails ({error}); trying again in {pause:.3g} s", flush=True)
         time.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _paths(what: str) -> list[str]:
+    """The local path at the end of a thing's name, if there is one."""
+    start = what.find("/")
+    return [] if start < 0 or "://" in what else [what[start:]]
 
 
 def is_passing(error: BaseException) -> bool:

@@ -78,5 +78,8 @@ def _size(of: Resources | Pool) -> str:
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may run on; the machine's CPUs where the operating system does not tell."""
+    """CPUs that this process may use: as the local stack says in $AGEVLM_CPUS, else those that it may run on."""
+    told = os.environ.get("AGEVLM_CPUS", "")
+    if told.isdigit() and int(told) > 0:
+        return int(told)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 import time
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from model.teachers.weights.identify import identify
 from pipeline.artifacts.atomic import write_text
 from pipeline.artifacts.filesystem import open_filesystem, version
 from pipeline.artifacts.paths import PROJECT, is_url
+from pipeline.artifacts.room import explained
 from pipeline.artifacts.spec import digest
 from pipeline.artifacts.store import sha256_of
 from pipeline.artifacts.versions import library_versions
@@ -51,7 +53,7 @@ class Fingerprints:
     """
 
     def __init__(self, scratch: Path, planning: bool = True) -> None:
-        self._cache, self._planning = scratch / "fingerprints", planning
+        self._cache, self._planning, self._told = scratch / "fingerprints", planning, False
         self._listings: dict[str, str] = {}
 
     def weights(self, role: str, name: str) -> str:
@@ -162,7 +164,7 @@ class Fingerprints:
         found = listing(folder, folders)
         # A folder that changed just now could change again under the same times.
         if folders and all(started - stamp[0] >= RECENT_NS for stamp in folders.values()):
-            write_text(entry, json.dumps({"listing": found, "folders": folders}))
+            self._keep(entry, {"listing": found, "folders": folders})
         return found
 
     def file(self, path: Path) -> str:
@@ -187,8 +189,20 @@ class Fingerprints:
             checksum, _ = sha256_of(stream if check is None else cast(IO[bytes], Watched(stream, check)))
         found = {"stamp": stamp, SHA256: checksum, **({} if check is None else {NOT_FINITE: check.bad})}
         if now - changed >= RECENT_NS and _stamp(path)[0] == stamp:
-            write_text(entry, json.dumps(found))
+            self._keep(entry, found)
         return found
+
+    def _keep(self, path: Path, entry: dict[str, Any]) -> None:
+        """Write a cached checksum. A cache that cannot be written costs time: that is told once, and is no error."""
+        try:
+            write_text(path, json.dumps(entry))
+        except OSError as error:
+            if not self._told:
+                print(
+                    f"checksums are not kept, so the next plan reads all files again: {explained(error)}",
+                    file=sys.stderr,
+                )
+            self._told = True
 
     def recipe(self, recipe: Recipe, wanted: Container[str]) -> dict[str, str]:
         """The wanted fingerprints of a recipe, by their `outside_names`; for the others just that name."""

@@ -27,6 +27,7 @@ class JobSpec(Config):
     resources: Resources
     execution: Execution | None = Field(default=None, description="how a training stage runs")
     git_commit: str | None = None
+    writes: int | None = Field(default=None, description="bytes that the step is expected to write to the store")
     submission_id: str | None = Field(default=None, description="submission id of the Ray job that runs it")
     environment: dict[str, str] = Field(default_factory=dict, description="environment variables of its process")
     command: dict[str, Any] | None = Field(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from model.errors import ArtifactError, ConfigError, DataError, StepError
 from pipeline.artifacts.progress import Progress
+from pipeline.artifacts.room import check_room
 from pipeline.artifacts.spec import ArtifactRef
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
@@ -28,6 +29,7 @@ def run_job(job: JobSpec) -> Artifact:
     existing = store.get(job.ref)
     if existing is not None:
         return existing
+    check_room(job.locations.root, job.locations.scratch, job.writes)
     inputs = {name: store.require(ref) for name, ref in job.inputs.items()}
     for name, artifact in inputs.items():
         expected = step.input_kind(name)

@@ -9,6 +9,10 @@ def up() -> None:
     """Start the local stack: Prefect, Ray and a worker, on loopback.
 
     Free ports are chosen and recorded. If it runs already, only the parts that are missing are started.
+
+    Ray gets the CPUs that this process may use, and an object store of 30 % of the memory above 16 GiB: at least 512
+    MiB, at most 200 GB and what /dev/shm has free. The limits of a container count. AGEVLM_CPUS and
+    AGEVLM_OBJECT_STORE_GIB give other numbers.
     """
     from flows.cli.surroundings import local_stack
 

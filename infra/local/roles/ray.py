@@ -1,14 +1,13 @@
 """Ray's head node with its dashboard."""
 
 import os
-import sys
+import re
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from infra.local.folders import SOCKET_FOLDER_LENGTH, Folders
-from infra.local.processes import programs, spawn, usable_cpus
+from infra.local.machine import object_store, usable_cpus
+from infra.local.processes import programs, spawn
 from infra.local.roles.worker import FLOW_RUNS
 from infra.local.secret import make_secret, read_secret
 from infra.local.stack_file import ProcessRecord, StackError, StackState
@@ -23,10 +22,23 @@ than FLOW_RUNS prevents this deadlock."""
 PORTS = ("ray_gcs", "ray_dashboard", "ray_client", "ray_dashboard_metrics")
 """Ports that are chosen and recorded. Ray itself binds the others to port 0, so they are always free."""
 
-CHILDREN = {"gcs_server", "raylet", "dashboard.py"}
-"""Programs without which Ray's head does no work."""
+CHILDREN = (
+    {"gcs_server"},
+    {"raylet"},
+    {"dashboard.py"},
+    {"ray::DashboardAgent", "agent.py"},
+    {"ray::RuntimeEnvAgent", "main.py"},
+)
+"""Programs without which Ray's head does no work: the names of each. The last two are the raylet's agents, which rename
+themselves; seconds after one of them ended, the raylet ends too."""
 
-MEBIBYTE = 1 << 20
+LOGS = (
+    *("raylet.err", "raylet.out", "dashboard.err", "dashboard.log", "gcs_server.err", "gcs_server.out"),
+    *("dashboard_agent.log", "agent.err", "runtime_env_agent.log", "runtime_env_agent.err"),
+)
+"""Logs of Ray's processes that say why one ended."""
+REASON = re.compile(r"(^|[\s|\[])(\w*Error\b|E |F |FATAL|CRITICAL|ERROR)|Check failed|Exception:")
+REASON_LINES, LINE_LENGTH = 3, 300
 
 
 def ray_api(folders: Folders, state: StackState) -> Server:
@@ -37,9 +49,24 @@ def ray_api(folders: Folders, state: StackState) -> Server:
 def broken(state: StackState) -> bool:
     """True if Ray's head lives but cannot work again: `ray start --block` ignores children that end in order.
 
-    A raylet ends in order after one of its agents was killed, and every child does after SIGTERM.
+    A raylet ends in order some seconds after one of its agents was killed, and every child does after SIGTERM.
     """
-    return not CHILDREN.issubset(programs(state, "ray"))
+    running = programs(state, "ray")
+    return any(names.isdisjoint(running) for names in CHILDREN)
+
+
+def reason(folders: Folders) -> str:
+    """The last errors in the logs of Ray's own processes, a line each with its file; '' if there are none."""
+    found = []
+    for name in LOGS:
+        path = folders.ray / "session_latest" / "logs" / name
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue  # this process did not get as far as its log
+        errors = dict.fromkeys(line.strip()[:LINE_LENGTH] for line in lines if REASON.search(line))
+        found += [f"  {path}: {line}" for line in list(errors)[-REASON_LINES:]]
+    return "\n".join(found)
 
 
 def make_ray_folder(folder: Path) -> None:
@@ -59,16 +86,11 @@ def logical_cpus() -> int:
     return max(MINIMUM_CPUS, usable_cpus())
 
 
-def object_store_bytes() -> int:
-    """Size of Ray's shared memory: 512 MiB, or 1 GiB on a machine with 24 GiB or more."""
-    return (1024 if psutil.virtual_memory().total >= 24 << 30 else 512) * MEBIBYTE
-
-
-def ray_command(state: StackState, folder: Path) -> list[str]:
+def ray_command(state: StackState, folders: Folders) -> list[str]:
     """The command of Ray's head node: on the loopback interface, with recorded ports or with ports that Ray finds."""
     ports = state.ports
     return [
-        sys.executable,
+        folders.python,
         "-m",
         "ray.scripts.scripts",
         "start",
@@ -84,8 +106,8 @@ def ray_command(state: StackState, folder: Path) -> list[str]:
         "--min-worker-port=0",
         "--max-worker-port=0",
         f"--num-cpus={state.cpus}",
-        f"--object-store-memory={object_store_bytes()}",
-        f"--temp-dir={folder}",
+        f"--object-store-memory={object_store().bytes}",
+        f"--temp-dir={folders.ray}",
         "--disable-usage-stats",
         "--no-monitor",  # no autoscaler: this cluster never grows
     ]
@@ -102,10 +124,12 @@ def start(folders: Folders, state: StackState) -> ProcessRecord:
         "SPT_NOENV": "1",  # Ray renames its processes: keeps their environments readable, which carry the stack's id
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the default of 60 is too short for a busy laptop
         "RAY_COLOR_PREFIX": "0",
-        "RAY_ROTATION_MAX_BYTES": str(64 * MEBIBYTE),  # of each log of Ray's own processes; 512 MB by default
+        "RAY_ROTATION_MAX_BYTES": str(64 << 20),  # of each log of Ray's own processes; 512 MB by default
         "RAY_ROTATION_BACKUP_COUNT": "3",
+        # By default Ray writes no object to a disk that is 95 % full: of a large disk that leaves much unused.
+        "RAY_local_fs_capacity_threshold": "0.99",
     }
-    return spawn(folders, "ray", ray_command(state, folders.ray), state, extra)
+    return spawn(folders, "ray", ray_command(state, folders), state, extra)
 
 
 def ready(folders: Folders, state: StackState) -> bool:

@@ -31,6 +31,8 @@ class Role:
     """Seconds between SIGTERM and SIGKILL."""
     broken: Callable[[StackState], bool] = lambda _: False
     """True if its process lives but cannot work again."""
+    reason: Callable[[Folders], str] = lambda _: ""
+    """Lines from its own log files that say why it ended; '' if there are none."""
     wanted: Callable[[], bool] = lambda: True
     """False if its program is not installed: the stack then works without it."""
     needed: bool = True

@@ -29,6 +29,7 @@ ROLES: dict[str, Role] = {
             attempts=5,
             grace=15.0,
             broken=ray.broken,
+            reason=ray.reason,
         ),
         Role(name="worker", title="Prefect worker", start=worker.start, ready=worker.ready, grace=15.0),
     )

@@ -11,6 +11,7 @@ from model.errors import ConfigError, DataError
 from pipeline.artifacts.spec import StepSpec
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.compute import hub
+from pipeline.plan.costs.storage import expected_storage
 from pipeline.plan.fingerprints import outside_names
 from pipeline.plan.planner import Plan, plan
 from pipeline.plan.recipe import Recipe, load_recipe
@@ -147,3 +148,15 @@ def test_two_runs_that_force_a_step_at_once_share_the_attempt(
     mine = force_attempts(store, chain, ["b"], new_run(store, "run-1"))
     assert mine["b"].attempt == 1
     assert [step.id for step in mine] == [step.id for step in others[0]]
+
+
+def test_a_job_knows_the_bytes_that_it_is_expected_to_write(tmp_path: Path) -> None:
+    recipe = load_recipe("miniature")
+    whole = plan(recipe, lambda _: 0, {name: name for name in outside_names(recipe)})
+    found = expected_storage(recipe, whole, ArtifactStore(str(tmp_path)))
+    assert found["stage1"] > 1 << 20
+    assert found["pack-pretrain"] > 0
+    assert "masks-pretrain" not in found  # not known
+    prepared = Prepared("miniature", whole, toy_locations(tmp_path), ArtifactStore(str(tmp_path)), None, storage=found)
+    assert prepared.job(whole["stage1"]).writes == found["stage1"]
+    assert prepared.job(whole["masks-pretrain"]).writes is None

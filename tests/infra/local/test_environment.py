@@ -51,6 +51,18 @@ def test_a_variable_that_leads_elsewhere_reaches_no_process(
     assert process_environment(folders, STATE, {}).get(name) != "elsewhere"
 
 
+@pytest.mark.parametrize("name", ["PYTHONHOME", "PYTHONOPTIMIZE", "PYTHONWARNINGS", "PYTHONSAFEPATH", "PYTHONINSPECT"])
+def test_a_variable_that_changes_python_itself_reaches_neither_a_process_nor_a_shell(
+    name: str, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "2")
+    monkeypatch.setenv("PYTHONSTARTUP", "mine.py")
+    assert name not in process_environment(folders, STATE, {})
+    lines = shell_lines(folders, STATE).splitlines()
+    assert f"unset {name}" in lines
+    assert "unset PYTHONSTARTUP" not in lines
+
+
 @given(name=st.from_regex(r"(PREFECT|RAY|AGEVLM)_[A-Za-z_]{1,12}", fullmatch=True))
 def test_with_these_prefixes_only_allowed_variables_reach_a_process(name: str) -> None:
     folders = Folders(project=Path("/project"), home=Path("/home"), store="/store")

@@ -43,6 +43,7 @@ class FakeServices:
 
     def start(self, role: str, folders: Folders, state: StackState) -> ProcessRecord:
         self.started.append(role)
+        self.broken.discard(role)
         return spawn(folders, role, [sys.executable, "-c", self.code[role]], state)
 
     def start_role(self, role: str, folders: Folders, state: StackState) -> ProcessRecord:
@@ -152,6 +153,30 @@ def test_a_part_that_lives_but_cannot_work_again_is_replaced(local: LocalStack, 
     assert {r for r in ROLES if pids(second)[r] != pids(first)[r]} == {"ray"}
     assert process_of(first.processes["ray"], first.id) is None
     assert second.ports == first.ports
+
+
+def test_up_says_ready_only_for_what_still_answers(
+    local: LocalStack, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray was ready, and ends while the worker starts."""
+    monkeypatch.setattr(stack, "CONFIRM_SECONDS", 0.5)
+
+    def ready(role: str, state: StackState) -> bool:
+        if role == "worker" and process_of_role(state, "ray") is not None:
+            killed(state, "ray")
+        return role != "ray" or process_of_role(state, "ray") is not None
+
+    fake.ready = ready
+    with pytest.raises(StackError, match="Ray head was ready, but does not answer any more"):
+        local.up(silent)
+    assert local.file.load() is None
+
+
+def test_a_part_that_answers_again_within_seconds_is_ready(local: LocalStack, fake: FakeServices) -> None:
+    asked: list[str] = []
+    fake.ready = lambda role, state: asked.append(role) is None and (role != "prefect" or asked.count(role) != 2)
+    local.up(silent)
+    assert asked.count("prefect") == 3
 
 
 def test_an_orphan_is_ended_before_its_parent_is_replaced(local: LocalStack) -> None:

@@ -517,3 +517,19 @@ def test_hub_weights_in_the_cache_are_looked_at(tmp_path: Path, monkeypatch: pyt
     cached["folder"] = MINIATURE_WEIGHTS / "sam"
     with pytest.raises(ConfigError, match=r"weights\.florence = 'hub:org/florence@a+': it"):
         Fingerprints(tmp_path).weights("florence", name)
+
+
+def test_a_cache_that_cannot_be_written_is_told_once_and_blamed_on_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(fingerprints_module, "write_text", full)
+    weights = {role: Fingerprints(tmp_path / "kept").weights(role, "miniature") for role in ("florence", "sam")}
+    found = Fingerprints(tmp_path / "cache")
+    assert {role: found.weights(role, "miniature") for role in ("florence", "sam")} == weights
+    told = capsys.readouterr().err.splitlines()
+    assert len([line for line in told if str(tmp_path / "cache") in line]) == 1
+    assert "checksums are not kept" in told[-1]
+    assert "the disk is full" in told[-1]

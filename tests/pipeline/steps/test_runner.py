@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from model.errors import ArtifactError, ConfigError, DataError, StepError
+from pipeline.artifacts import room
 from pipeline.artifacts.manifest import Counts, Manifest
 from pipeline.artifacts.spec import ArtifactRef, StepSpec, short
 from pipeline.artifacts.staging import Staging
@@ -368,3 +369,26 @@ def test_shards_made_from_other_content_of_an_input_are_not_used(workshop: Works
         job = workshop.job("subset", {"size": 1, "query": "caption", "turns": "one", "seed": 0}, inventory=made)
         folders.add(Staging(store, job.ref, job.spec, 0, {"inventory": made}).shards().folder)
     assert len(folders) == 2
+
+
+def test_a_step_without_room_does_not_start_and_a_rerun_after_room_was_made_does(
+    job: JobSpec, step: Callable[[Run], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[str] = []
+
+    def run(context: StepContext) -> Outcome:
+        begun.append(context.job.key)
+        return write_line(context)
+
+    step(run)
+    monkeypatch.setattr(room, "_free", lambda _: (100 << 20, 90_000))
+    needy = job.model_copy(update={"writes": 200 << 20})
+    with pytest.raises(
+        StepError, match=r"the store .* needs 200\.0 MiB for this step, but its disk has 100\.0 MiB free"
+    ):
+        run_job(needy)
+    assert begun == []
+    monkeypatch.setattr(room, "_free", lambda _: (300 << 20, 90_000))
+    assert run_job(needy).ref == job.ref
+    monkeypatch.setattr(room, "_free", lambda _: (0, 0))
+    assert run_job(needy).ref == job.ref, "an artifact that exists needs no room"

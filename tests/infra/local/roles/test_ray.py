@@ -1,6 +1,7 @@
 """The start of Ray's head: on loopback, with its own ports and the secret."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.infra.local.fixtures_http_server import serving
 
 def test_every_port_of_ray_is_recorded_or_found_by_ray(tmp_path: Path) -> None:
     state = ROLES["ray"].with_ports(StackState(id="x", cpus=4))
-    command = ray.ray_command(state, tmp_path)
+    command = ray.ray_command(state, Folders(tmp_path, tmp_path, str(tmp_path)))
     ports = {w.split("=")[0]: int(w.split("=")[1]) for w in command if "port=" in w}
     # Ray's own defaults (6379, 8265, 10001, 52365) would collide with a second cluster on the machine.
     assert set(ports.values()) - {0} <= set(state.ports.values())
@@ -52,3 +53,37 @@ def test_small_machines_get_logical_cpus(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ray.logical_cpus() == ray.MINIMUM_CPUS
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
     assert ray.logical_cpus() == 16
+
+
+def test_the_reason_of_a_dead_ray_is_found_in_its_own_logs(folders: Folders) -> None:
+    assert ray.reason(folders) == ""
+    logs = folders.ray / "session_latest" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "dashboard.log").write_text("INFO fine\n  File 'x.py'\nOSError: AF_UNIX path too long\n")
+    (logs / "raylet.out").write_text(
+        "[2026-11-27 16:07:40,981 I 1 1] (raylet) main.cc:1: started\n"
+        "[2026-11-27 16:07:41,981 E 1 1] (raylet) agent_manager.cc:2: The raylet exited because its agent failed.\n"
+        "[2026-11-27 16:07:42,981 C 1 1] (raylet) node.cc:3:  Check failed: status\n"
+    )
+    lines = ray.reason(folders).splitlines()
+    assert [line.split("/logs/")[1].split(":")[0] for line in lines] == ["raylet.out", "raylet.out", "dashboard.log"]
+    assert "The raylet exited because its agent failed" in lines[0]
+    assert lines[2].endswith("dashboard.log: OSError: AF_UNIX path too long")
+    shutil.rmtree(folders.ray)
+
+
+@pytest.mark.parametrize(
+    ("running", "broken"),
+    [
+        ({"gcs_server", "raylet", "dashboard.py", "ray::DashboardAgent", "ray::RuntimeEnvAgent"}, False),
+        ({"gcs_server", "raylet", "dashboard.py", "agent.py", "main.py"}, False),  # before they rename themselves
+        ({"gcs_server", "raylet", "dashboard.py", "ray::DashboardAgent"}, True),
+        ({"gcs_server", "raylet", "dashboard.py", "ray::RuntimeEnvAgent"}, True),
+        ({"gcs_server", "dashboard.py", "ray::DashboardAgent", "ray::RuntimeEnvAgent"}, True),
+    ],
+)
+def test_a_ray_without_one_of_its_children_is_broken(
+    running: set[str], broken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "programs", lambda state, role: running)
+    assert ray.broken(StackState(id="x")) == broken
