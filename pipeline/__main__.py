@@ -37,7 +37,7 @@ def run(
         with collection_paused():
             from pipeline.steps.runner import run_job
 
-        print(f"{job.key}: making {job.ref}", flush=True)
+        print("\n".join(job.links), flush=True)
         artifact = run_job(job)
     except AgevlmError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from flows.cli.commands import artifacts, masks, plan, recipes, run, stack, student
+from flows.cli.commands import artifacts, events, masks, plan, recipes, run, stack, student
 from infra.local.stack_file import StackError
 from model.errors import AgevlmError
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     "Start with 'agevlm demo'. Artifacts lie in $AGEVLM_STORE, the local stack's state in $AGEVLM_HOME "
     "(by default .agevlm in the project's folder).",
 )
-for group in (stack, run, plan, artifacts, masks, recipes, student):
+for group in (stack, run, events, plan, artifacts, masks, recipes, student):
     group.register(app)
 
 
