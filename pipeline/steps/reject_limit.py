@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from model.errors import DataError
@@ -55,7 +56,7 @@ def exceeds(rejected: Mapping[str, int], total: int, share: float) -> bool:
 
 
 SUMMARY = re.compile(r"(\d+) of (\d+) .+ were rejected, (?:so|more than max_reject_share = (\S+) allows)")
-REASON = re.compile(r"^  (\S[^:\n]*): (\d+)$", re.MULTILINE)
+REASON = re.compile(r"  (\S[^\n]*): (\d+)")
 
 
 def read_reject_limit(message: str) -> dict[str, Any] | None:
@@ -66,7 +67,8 @@ def read_reject_limit(message: str) -> dict[str, Any] | None:
     found = SUMMARY.search(message)
     if found is None:
         return None
-    reasons = {reason: int(number) for reason, number in REASON.findall(message, found.end())}
+    lines = map(REASON.fullmatch, message[found.end() :].split("\n")[1:])  # then examples follow, and the remedy
+    reasons = {line[1]: int(line[2]) for line in takewhile(bool, lines) if line}
     return {"rejected": reasons, "rows": int(found[2]), "limit": None if found[3] is None else float(found[3])}
 
 
