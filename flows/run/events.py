@@ -52,7 +52,10 @@ EVENTS: dict[str, EventKind] = {
     "join": EventKind(
         "it follows a Ray job that another flow run started", {"step": str, "job": str, "page": str, "started_by": str}
     ),
-    "retry": EventKind("its Ray job failed for a cause that may pass; a new one follows", {"step": str, "reason": str}),
+    "retry": EventKind(
+        "its Ray job failed for a cause that may pass; a new one follows after pause_seconds",
+        {"step": str, "attempt": int, "cause": str, "job": (str, NULL), "pause_seconds": NUMBER},
+    ),
     "publish": EventKind("its artifact was published; seconds are those of the step's own work", MADE),
     "cached": EventKind("its artifact existed already", MADE),
     "reject_budget": EventKind(

@@ -108,6 +108,12 @@ def run_records(store: ArtifactStore) -> list[RunRecord]:
     return sorted(found, key=lambda record: record.started)
 
 
+def runs_of(store: ArtifactStore, artifact: str) -> list[tuple[RunRecord, StepRecord]]:
+    """The runs whose job made an artifact of this id, or that followed such a job, each with its step; newest last."""
+    followed = [(record, step) for record in run_records(store) for step in record.steps if step.id == artifact]
+    return [(record, step) for record, step in followed if step.job is not None and step.state != "cached"]
+
+
 def find_run(store: ArtifactStore, wanted: str) -> RunRecord:
     """The run with this id (or as many of its first digits as are unique) or name; the newest for 'latest'.
 

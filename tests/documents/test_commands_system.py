@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import stat
 import subprocess
 import sys
@@ -50,7 +51,8 @@ class Reader:
         """Run a command as the document has it. Returns its output."""
         text = self._filled(command.text)
         if text.startswith("eval "):
-            self._lines += f"\n{text}"  # it sets variables for the commands after it
+            # It sets variables for the commands after it, PATH among them; the reader's agevlm stays the first.
+            self._lines += f"\n{text}\nexport PATH={shlex.quote(str(self._folder / '.venv' / 'bin'))}:$PATH"
         script = f"{self._lines}\n{text}\n"
         result = subprocess.run(
             ["bash", "-c", script], cwd=self._folder, env=self._environment, capture_output=True, text=True, timeout=400

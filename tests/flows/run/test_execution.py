@@ -254,6 +254,13 @@ def test_a_lost_worker_does_not_stop_the_jobs_and_the_next_run_joins_them(
     assert state.type.value == "COMPLETED"
     assert list(ray.known) == [job], "joined, not doubled"
     assert record.steps[0].job == job
+    store = ArtifactStore(str(surroundings))
+    events = read_events(store, record.flow_run_id)
+    assert [event["event"] for event in events] == ["run_start", "plan", "step_start", "join", "publish", "run_end"]
+    first = ray.known[job].metadata["flow_run_id"]
+    assert (events[3]["job"], events[3]["started_by"]) == (job, first)
+    assert [event["event"] for event in read_events(store, first)] == ["run_start", "plan", "step_start", "submit"]
+    assert [fault for event in events for fault in faults(event)] == []
 
 
 # -- the real flows, with every step of the miniature recipe, on a Ray that makes plain artifacts
