@@ -26,7 +26,7 @@ IN_URL = re.compile(r"(?<=://)[^/\s@\"]+(?=@)")
 HIDDEN = "***"
 SHORTEST = 8
 """Characters of a secret, at least: a shorter value would hide ordinary words."""
-POLL_SECONDS = 0.5
+POLL_SECONDS, REMOTE_POLL_SECONDS = 0.5, 2.0
 
 
 def events_path(flow_run_id: str) -> str:
@@ -107,7 +107,7 @@ def follow_events(store: ArtifactStore, flow_run_id: str) -> Iterator[dict[str, 
         seen = max(seen, len(events))
         if events and events[-1].get("event") == "run_end":
             return
-        time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS if store.is_local else REMOTE_POLL_SECONDS)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -60,7 +60,7 @@ RULES = [
     Rule(r"agevlm (status|artifacts|events|env|show|lineage|verify|down|stages)\b", "stack"),
     Rule(r"agevlm up", "stack"),
     Rule(r'eval "\$\(agevlm env\)"', "stack"),
-    Rule(r"agevlm run mask-generation/pretrain -p limit=16 -p kind=truth.* --watch", "stack"),
+    Rule(r"agevlm run mask-generation/pretrain -p limit=16 -p kind=truth( -p min_area=\S+)? --watch", "stack"),
     Rule(r"agevlm (compare|gates) MASKS", "stack"),
     Rule(
         r"agevlm run agevlm/full-recipe (-p recipe=my-recipe.yaml )?-p until=inventory(-pretrain)? -p limit=8", "stack"

@@ -51,8 +51,9 @@ class Reader:
         """Run a command as the document has it. Returns its output."""
         text = self._filled(command.text)
         if text.startswith("eval "):
-            # It sets variables for the commands after it, PATH among them; the reader's agevlm stays the first.
-            self._lines += f"\n{text}\nexport PATH={shlex.quote(str(self._folder / '.venv' / 'bin'))}:$PATH"
+            # Its variables stay for the commands after it, PATH among them; the reader's agevlm stays the first.
+            programs = shlex.quote(str(self._folder / ".venv" / "bin"))
+            self._lines = f"set -e -o pipefail\n{self._home.agevlm('env').stdout}\nexport PATH={programs}:$PATH"
         script = f"{self._lines}\n{text}\n"
         result = subprocess.run(
             ["bash", "-c", script], cwd=self._folder, env=self._environment, capture_output=True, text=True, timeout=400
@@ -61,13 +62,18 @@ class Reader:
         return result.stdout
 
     def _filled(self, text: str) -> str:
-        for word in dict.fromkeys(re.findall(r"\b(?:[A-Z]+_)?[A-Z]{2,}\b", text)):
-            if word in KINDS:
-                ids = self.ids(KINDS[word])
-                text = re.sub(rf"\b{word}\b", ids[-1] if word != "OTHER_MASKS" else ids[0], text, count=1)
-            elif word == "RUN_ID":
-                text = text.replace(word, self.newest_run())
-        return text
+        """The command with real ids: the first of a kind is the newest artifact, a second one the oldest."""
+        given: list[str] = []
+
+        def fill(found: re.Match[str]) -> str:
+            word = found[0]
+            if word == "RUN_ID":
+                return self.newest_run()
+            ids = self.ids(KINDS[word])
+            given.append(ids[0] if given else ids[-1])
+            return given[-1]
+
+        return re.sub(rf"\b({'|'.join([*KINDS, 'RUN_ID'])})\b", fill, text)
 
     def ids(self, kind: str) -> list[str]:
         """Ids of the store's artifacts of a kind, the newest last."""
