@@ -57,7 +57,7 @@ RULES = [
     Rule(r"cp flows/recipes/\w+\.yaml \S+", "here"),
     # -- run on one stack, in this order
     Rule(r"agevlm demo --until inventory --limit 8", "stack"),
-    Rule(r"agevlm (status|artifacts|events|env|show|lineage|verify|down|stages)\b", "stack"),
+    Rule(r"agevlm (status|artifacts|events|env|show|lineage|verify|down)\b", "stack"),
     Rule(r"agevlm up", "stack"),
     Rule(r'eval "\$\(agevlm env\)"', "stack"),
     Rule(r"agevlm run mask-generation/pretrain -p limit=16 -p kind=truth( -p min_area=\S+)? --watch", "stack"),
@@ -76,6 +76,7 @@ RULES = [
         "parsed",
         "a trained student; tests/flows/cli run them on a tiny one",
     ),
+    Rule(r"agevlm stages", "parsed", "it imports torch; tests/flows/cli run it"),
     Rule(r"agevlm calibrate ", "parsed", "it measures this machine for a minute; tests/pipeline/plan/costs run it"),
     Rule(r"make [a-z-]+", "parsed", "the tests are started by one of them"),
     Rule(r"python -m ", "parsed", "benchmarks and notes about the sources, which have tests of their own"),
