@@ -39,7 +39,7 @@ def run(
         with collection_paused():
             from pipeline.steps.runner import run_job
 
-        print(f"{job.key}: making {job.ref}", flush=True)
+        print("\n".join(job.links), flush=True)
         artifact = run_job(job)
     except Exception as error:
         message = told(error, [job.locations.root, job.locations.scratch] if job is not None else [])

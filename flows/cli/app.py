@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from flows.cli.commands import artifacts, housekeeping, masks, plan, recipes, run, stack, student
+from flows.cli.commands import artifacts, events, housekeeping, masks, plan, recipes, run, stack, student
 from infra.local.stack_file import StackError
 from model.errors import AgevlmError
 from pipeline.artifacts.room import explained
@@ -19,7 +19,7 @@ app = typer.Typer(
     "Start with 'agevlm demo'. Artifacts lie in $AGEVLM_STORE, the local stack's state in $AGEVLM_HOME "
     "(by default .agevlm in the project's folder).",
 )
-for group in (stack, run, plan, artifacts, housekeeping, masks, recipes, student):
+for group in (stack, run, events, plan, artifacts, housekeeping, masks, recipes, student):
     group.register(app)
 
 

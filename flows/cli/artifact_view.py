@@ -12,7 +12,7 @@ from rich.tree import Tree
 
 from flows.cli.terminal import duration, rejects_text, size_text
 from pipeline.artifacts.lineage import lineage
-from pipeline.artifacts.manifest import Manifest, plural
+from pipeline.artifacts.manifest import Manifest, Provenance, plural
 from pipeline.artifacts.spec import short
 from pipeline.artifacts.staging import REJECT_PARTS, REJECTS
 from pipeline.artifacts.store import Artifact, ArtifactStore
@@ -74,11 +74,21 @@ def _facts(artifact: Artifact) -> dict[str, str]:
         "content": f"sha256 {manifest.content_sha256}",
         "manifest": f"sha256 {manifest.sha256}",
         "made": f"{provenance.started} in {duration(provenance.seconds)} on {provenance.host} ({provenance.device})",
-        "job": provenance.job or "-",
+        **_made_by(provenance),
         "commit": provenance.git_commit or "-",
         "versions": versions,
         **({"other now": f"{others} (of what decides its result)"} if others else {}),
     }
+
+
+def _made_by(provenance: Provenance) -> dict[str, str]:
+    """The Ray job and the flow run that made an artifact, with their pages."""
+    origin = provenance.origin
+    if origin is None:
+        return {"job": provenance.job or "-"}
+    page = f"  {origin.job_page}" if origin.job_page else ""
+    deployment = f"  ({origin.deployment})" if origin.deployment else ""
+    return {"job": f"{provenance.job or '-'}{page}", "flow run": f"{origin.run}{deployment}"}
 
 
 def _pairs(values: dict[str, str]) -> Table:

@@ -59,7 +59,7 @@ def run_student_program(name: str, arguments: list[str], **options: Any) -> "sub
 
 def close_run_file(store: str, flow_run_id: str, message: str) -> str:
     """Record in the run file of a flow run that it crashed. Returns the problem if that fails, else ''."""
-    from flows.run.run_file import closed, read_run, write_run
+    from flows.run.run_file import close_run, read_run
     from model.errors import AgevlmError
     from pipeline.artifacts.store import ArtifactStore
 
@@ -67,7 +67,7 @@ def close_run_file(store: str, flow_run_id: str, message: str) -> str:
         artifacts = ArtifactStore(store)
         record = read_run(artifacts, flow_run_id)
         if record is not None:
-            write_run(artifacts, closed(record, "crashed", message))
+            close_run(artifacts, record, "crashed", message)
     except (AgevlmError, OSError) as error:
         return f"its run file stays open: {error}"
     return ""

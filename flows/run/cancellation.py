@@ -19,7 +19,7 @@ from prefect.logging import get_logger
 from prefect.states import Crashed
 
 from flows.run.ray_jobs import RayJobs
-from flows.run.run_file import OPEN, RunRecord, closed, read_run, write_run
+from flows.run.run_file import OPEN, RunRecord, close_run, read_run, write_run
 from flows.run.settings import read_settings
 from flows.run.shared_jobs import jobs_of, stop_job
 from model.errors import AgevlmError, ConfigError
@@ -90,4 +90,4 @@ def close_run_file(
     """Give the run file of a dead flow process its final state, if it has none."""
     record = read_run(store, flow_run_id)
     if record is not None:
-        write_run(store, closed(record, state, message))
+        close_run(store, record, state, message)

@@ -20,7 +20,14 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.utilities.annotations import allow_failure
 
 from flows.run.launch import Launch
-from flows.run.prefect_notes import ProgressBar, attempt_note, leave_contact_sheet, leave_step_note, leave_summary
+from flows.run.prefect_notes import (
+    ProgressBar,
+    attempt_note,
+    leave_contact_sheet,
+    leave_run_note,
+    leave_step_note,
+    leave_summary,
+)
 from flows.run.preparation import Prepared
 from flows.run.ray_jobs import JobClient
 from flows.run.run_file import RunFile
@@ -228,7 +235,7 @@ class PlanExecution:
             manifest = result.artifact.manifest
             counts = manifest.counts
             changes |= {"rows_in": counts.rows_in, "rows_out": counts.rows_out, "rejected": dict(counts.rejected)}
-            changes |= {"seconds": manifest.provenance.seconds}
+            changes |= {"seconds": manifest.provenance.seconds, "bytes": manifest.bytes}
             if result.artifact.ref.kind == "report":
                 page = next(iter(result.artifact.matching(suffix=".html")), None)
                 self._run.update(report=None if page is None else result.artifact.location(page))
@@ -276,6 +283,7 @@ class PlanExecution:
             message = f"{len(record.steps)} steps: {counts['completed']} made, {counts['cached']} cached"
         self._run.update(state="failed" if failed else "completed", message=message)
         attempt_note(lambda: leave_summary(self._run.record), self._log.warning)
+        attempt_note(lambda: leave_run_note(self._run.record, self._launch.settings), self._log.warning)
         return Failed(message=message) if failed else Completed(message=message)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from flows.run.ray_jobs import JobClient
 from flows.run.settings import Settings
 from model.errors import StepError
+from pipeline.artifacts.manifest import Origin
 from pipeline.artifacts.spec import short
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.plan.job import JobSpec
@@ -25,6 +26,8 @@ class Launch:
     settings: Settings
     module: str = "pipeline"
     """The module that a job runs as `python -m MODULE run SPEC.json`; tests give their own."""
+    origin: Origin | None = None
+    """The flow run with its name and page, for links; None: only its id is known."""
 
 
 def join_or_submit(client: JobClient, launch: Launch, job: JobSpec) -> tuple[str, bool]:
@@ -43,11 +46,13 @@ def join_or_submit(client: JobClient, launch: Launch, job: JobSpec) -> tuple[str
         submission_id = f"{prefix}{max(tries, default=0) + 1}"
         location = write_spec(launch, job, submission_id)
         metadata = {
-            "job_name": f"{launch.recipe} {job.key}",  # the column Name of Ray's dashboard
+            "job_name": job_name(launch.recipe, job, int(submission_id.removeprefix(prefix))),
             **identity,
             "step": job.key,
             "kind": job.ref.kind,
-            "flow_run_id": launch.flow_run_id,
+            "artifact_folder": job.folder,
+            "artifact_command": f"agevlm show {short(job.ref.id)}",
+            **{name: value for name, value in origin_of(launch, submission_id) if value},
         }
         if client.submit(submission_id, entrypoint(launch, location), metadata):
             return submission_id, False
@@ -59,9 +64,26 @@ def submission_prefix(recipe: str, job: JobSpec) -> str:
     return f"{recipe}-{job.key}-{short(job.ref.id)}-r"
 
 
+def job_name(recipe: str, job: JobSpec, number: int) -> str:
+    """The column Name of Ray's dashboard: recipe, step, attempt of the artifact, artifact id, and try of the job."""
+    return f"{recipe} {job.key} attempt {job.attempt} {short(job.ref.id)} try {number}"
+
+
+def origin_of(launch: Launch, submission_id: str) -> Origin:
+    """The flow run that starts a job, with the pages of both."""
+    known = launch.origin or Origin(flow_run_id=launch.flow_run_id)
+    return known.model_copy(update={"job_page": launch.settings.job_page(submission_id)})
+
+
 def write_spec(launch: Launch, job: JobSpec, submission_id: str) -> str:
     """Write a job's SPEC.json into the store, which every node can read. Returns its path, or URL of a remote store."""
-    spec = job.model_copy(update={"submission_id": submission_id, "environment": launch.settings.passed_on})
+    spec = job.model_copy(
+        update={
+            "submission_id": submission_id,
+            "environment": launch.settings.passed_on,
+            "origin": origin_of(launch, submission_id),
+        }
+    )
     root, path = job.locations.root, f"jobs/{submission_id}.json"
     ArtifactStore(root).write_json(path, spec.model_dump(mode="json"))
     return f"{root.rstrip('/')}/{path}"

@@ -17,10 +17,12 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import PrefectException
 
+from flows.run.event_log import events_folder, events_path
 from flows.run.run_file import RunRecord
 from flows.run.settings import Settings
 from flows.run.step_run import Log, StepResult
 from pipeline.artifacts.manifest import Manifest, plural
+from pipeline.artifacts.paths import is_url
 from pipeline.artifacts.spec import short
 from pipeline.plan.planner import PlannedStep
 from pipeline.schemas import CONTACT_SHEET
@@ -52,6 +54,9 @@ def step_note(step: PlannedStep, result: StepResult, settings: Settings) -> str:
         rows += _manifest_rows(result.artifact.manifest)
     else:
         rows.append(("what happened", _cell(result.message)))
+    if result.artifact is not None:
+        rows.append(("folder", f"`{result.artifact.location()}`"))
+        rows.append(("in a shell", f"`agevlm show {short(step.id)}`"))
     if result.job:
         rows.append(("Ray job", f"[{result.job}]({settings.job_page(result.job)})"))
     lines += ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
@@ -67,6 +72,8 @@ def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
     rows.append(("rejected", f"{counts.total_rejected} {units}"))
     if counts.not_selected:
         rows.append(("not selected", f"{counts.not_selected} {units}"))
+    if made.origin is not None and made.origin.flow_run_page:
+        rows.append(("made by flow run", f"[{made.origin.flow_run}]({made.origin.flow_run_page})"))
     return [
         *rows,
         ("seconds", f"{made.seconds:.1f}"),
@@ -126,6 +133,34 @@ def steps_table(record: RunRecord) -> list[dict[str, Any]]:
         }
         for step in record.steps
     ]
+
+
+def run_note(record: RunRecord, settings: Settings) -> str:
+    """The note of a run as Markdown: its links, and one row for each step."""
+    events = events_path(record.flow_run_id) if not is_url(settings.store) else events_folder(record.flow_run_id)
+    rows = [
+        ("recipe", record.recipe),
+        ("state", record.state),
+        ("Ray's jobs", f"[dashboard]({settings.jobs_url}/#/jobs), column Name: `{record.recipe} STEP ...`"),
+        ("events", f"`{settings.store}/{events}`, or `agevlm events {record.flow_run or record.flow_run_id}`"),
+    ]
+    if record.report is not None:
+        rows.append(("report", f"`{record.report}`"))
+    lines = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
+    lines += ["| step | state | artifact | Ray job |", "|---|---|---|---|"]
+    for step in record.steps:
+        job = f"[{step.job}]({settings.job_page(step.job)})" if step.job else ""
+        lines.append(f"| {step.key} | {step.state} | `{step.kind}/{step.name}/{short(step.id)}` | {job} |")
+    return "\n".join(lines) + "\n"
+
+
+def leave_run_note(record: RunRecord, settings: Settings) -> None:
+    """Put the links of a run into the Prefect UI: at its start, and again at its end."""
+    create_markdown_artifact(
+        run_note(record, settings),
+        key=artifact_key(record.recipe, "run"),
+        description=f"{record.recipe} {record.flow_run}: links to its jobs, artifacts and events",
+    )
 
 
 def leave_step_note(recipe: str, step: PlannedStep, result: StepResult, settings: Settings) -> None:

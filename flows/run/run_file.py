@@ -1,18 +1,26 @@
 """The run file: the state of a flow run and of its steps, one small JSON object in the store, rewritten at each change.
 
+Every change of a state also becomes an event of the run's event log, whichever process makes the change.
+
 `agevlm run --watch` reads it, the cancellation hook (another process) finds the jobs to stop in it, and a retry of the
 same flow run reads the attempts that were forced already.
 """
 
 import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import Field
 
+from flows.run.event_log import EventLog
+from flows.run.events import Facts, split_error
 from model.errors import ConfigError
+from pipeline.artifacts.filesystem import read_each
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.config import Config, validate
 from pipeline.plan.planner import Plan
+from pipeline.steps.reject_limit import read_reject_limit
 
 StepState = Literal["pending", "running", "cached", "completed", "failed", "cancelled", "crashed", "skipped"]
 RunStateName = Literal["running", "cancelling", "completed", "failed", "cancelled", "crashed"]
@@ -34,6 +42,7 @@ class StepRecord(Config):
     unit: str = ""
     rejected: dict[str, int] = Field(default_factory=dict)
     seconds: float | None = Field(default=None, description="wall time of the step, from its manifest")
+    bytes: int | None = Field(default=None, description="size of its artifact")
     message: str = ""
 
 
@@ -41,6 +50,9 @@ class RunRecord(Config):
     """The content of the run file."""
 
     flow_run_id: str
+    flow_run: str = Field(default="", description="its name in Prefect")
+    page: str | None = Field(default=None, description="URL of its page in Prefect")
+    started: str = Field(default="", description="UTC, ISO 8601")
     deployment: str | None = None
     recipe: str
     steps: tuple[StepRecord, ...] = ()
@@ -71,6 +83,52 @@ def write_run(store: ArtifactStore, record: RunRecord) -> None:
     store.write_json(run_path(record.flow_run_id), record.model_dump(mode="json"))
 
 
+def close_run(
+    store: ArtifactStore, record: RunRecord, state: Literal["cancelled", "crashed"], message: str
+) -> RunRecord:
+    """Give the run file of a flow process that is gone its final state, if it has none, and log the events."""
+    last = closed(record, state, message)
+    write_run(store, last)
+    _log(EventLog(store, record.flow_run_id), record, last)
+    return last
+
+
+def run_records(store: ArtifactStore) -> list[RunRecord]:
+    """The records of all flow runs, the newest last. Files that are damaged or of another version are left out."""
+    try:
+        paths = [path for path in map(str, store.fs.ls(store.join("runs"), detail=False)) if path.endswith(".json")]
+    except FileNotFoundError:
+        return []
+    found = []
+    for content in read_each(store.fs, paths).values():
+        try:
+            found.append(RunRecord.model_validate_json(content))
+        except ValueError:
+            continue
+    return sorted(found, key=lambda record: record.started)
+
+
+def runs_of(store: ArtifactStore, artifact: str) -> list[tuple[RunRecord, StepRecord]]:
+    """The runs whose job made an artifact of this id, or that followed such a job, each with its step; newest last."""
+    followed = [(record, step) for record in run_records(store) for step in record.steps if step.id == artifact]
+    return [(record, step) for record, step in followed if step.job is not None and step.state != "cached"]
+
+
+def find_run(store: ArtifactStore, wanted: str) -> RunRecord:
+    """The run with this id (or as many of its first digits as are unique) or name; the newest for 'latest'.
+
+    Raises ConfigError if there is none, or more than one.
+    """
+    records = run_records(store)
+    found = records[-1:] if wanted == "latest" else [r for r in records if wanted in (r.flow_run_id, r.flow_run)]
+    found = found or [record for record in records if record.flow_run_id.startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(f"{r.flow_run or r.flow_run_id} ({r.recipe}, {r.state})" for r in reversed(records[-5:]))
+    what = "several runs are called" if found else "there is no run"
+    raise ConfigError(f"{what} '{wanted}' in {store.root}; the newest are: {known or 'none'}")
+
+
 def read_run(store: ArtifactStore, flow_run_id: str) -> RunRecord | None:
     """The record of a flow run, or None if it has none yet. Raises ConfigError if its file is damaged."""
     try:
@@ -85,15 +143,32 @@ class RunFile:
 
     def __init__(self, store: ArtifactStore, record: RunRecord) -> None:
         self._store, self._record, self._lock = store, record, threading.RLock()
+        self._events = EventLog(store, record.flow_run_id)
 
     @classmethod
-    def begin(cls, store: ArtifactStore, flow_run_id: str, recipe: str, deployment: str | None) -> "RunFile":
+    def begin(
+        cls,
+        store: ArtifactStore,
+        flow_run_id: str,
+        recipe: str,
+        deployment: str | None,
+        parameters: dict[str, Any] | None = None,
+        flow_run: str = "",
+        page: str | None = None,
+    ) -> "RunFile":
         """Start the record of a flow run; a retry keeps forced attempts. Raises ConfigError if its file is damaged."""
         earlier = read_run(store, flow_run_id)
         forced = earlier.forced if earlier is not None and earlier.recipe == recipe else {}
-        run = cls(store, RunRecord(flow_run_id=flow_run_id, recipe=recipe, deployment=deployment, forced=forced))
+        about: dict[str, Any] = {"flow_run_id": flow_run_id, "flow_run": flow_run, "page": page}
+        about |= {"deployment": deployment, "recipe": recipe}
+        run = cls(store, RunRecord(**about, started=datetime.now(UTC).isoformat(), forced=forced))
         run.update()
+        run.event("run_start", **about, parameters=parameters or {})
         return run
+
+    def event(self, event: str, step: str | None = None, **facts: Any) -> None:
+        """Write an event that is no change of a state into the run's event log."""
+        self._events.write(event, step, **facts)
 
     @property
     def record(self) -> RunRecord:
@@ -104,14 +179,12 @@ class RunFile:
     def update(self, **changes: Any) -> None:
         """Change fields of the run and write it."""
         with self._lock:
-            self._record = self._record.model_copy(update=changes)
-            self._write()
+            self._replace(self._record.model_copy(update=changes))
 
     def close(self, state: Literal["cancelled", "crashed"], message: str) -> None:
         """End the record of a run that ends before its plan does."""
         with self._lock:
-            self._record = closed(self._record, state, message)
-            self._write()
+            self._replace(closed(self._record, state, message))
 
     def set_plan(self, plan: Plan) -> None:
         """Enter every step as pending."""
@@ -120,13 +193,67 @@ class RunFile:
                 StepRecord(key=s.key, id=s.id, kind=s.ref.kind, name=s.ref.name, unit=s.step.unit) for s in plan
             )
         )
+        event, facts = _plan_event(plan)
+        self.event(event, **facts)
 
     def step(self, key: str, **changes: Any) -> None:
         """Change fields of one step and write the run."""
         with self._lock:
             steps = tuple(s.model_copy(update=changes) if s.key == key else s for s in self._record.steps)
-            self._record = self._record.model_copy(update={"steps": steps})
-            self._write()
+            self._replace(self._record.model_copy(update={"steps": steps}))
 
-    def _write(self) -> None:
-        write_run(self._store, self._record)
+    def _replace(self, record: RunRecord) -> None:
+        before, self._record = self._record, record
+        write_run(self._store, record)
+        _log(self._events, before, record)
+
+
+def _log(events: EventLog, before: RunRecord, after: RunRecord) -> None:
+    for event, facts in _changes(before, after):
+        events.write(event, **facts)
+
+
+def _changes(before: RunRecord, after: RunRecord) -> Iterator[tuple[str, Facts]]:
+    """The events between two states of a run: its steps' new states, in the order of the plan, then its own."""
+    known = {step.key: step.state for step in before.steps}
+    for step in after.steps:
+        if step.state != known.get(step.key, "pending"):
+            yield from _step_events(step)
+    if after.state == before.state:
+        return
+    if after.state == "cancelling":
+        yield "cancelling", {"message": after.message}
+    elif after.state not in OPEN:
+        yield "run_end", {"state": after.state, "message": after.message, "report": after.report}
+
+
+def _plan_event(plan: Plan) -> tuple[str, Facts]:
+    """The event of a plan."""
+    steps = [
+        {
+            "step": step.key,
+            "id": step.id,
+            "artifact": f"{step.ref.kind}/{step.ref.name}",
+            "attempt": step.attempt,
+            "needs": sorted(set(step.inputs.values())),
+        }
+        for step in plan
+    ]
+    return "plan", {"steps": steps}
+
+
+def _step_events(step: StepRecord) -> Iterator[tuple[str, Facts]]:
+    if step.state == "running":
+        yield "step_start", {"step": step.key, "id": step.id}
+    elif step.state in ("completed", "cached"):
+        made = step.model_dump(include={"id", "job", "rows_in", "rows_out", "unit", "rejected", "seconds", "bytes"})
+        name = "publish" if step.state == "completed" else "cached"
+        yield name, {"step": step.key, "artifact": f"{step.kind}/{step.name}", **made}
+    elif step.state == "failed":
+        over = read_reject_limit(step.message)
+        if over is not None:
+            yield "reject_budget", {"step": step.key, **over}
+        error, message = split_error(step.message)
+        yield "failed", {"step": step.key, "job": step.job, "error": error, "message": message}
+    elif step.state != "pending":
+        yield step.state, {"step": step.key, "message": step.message}

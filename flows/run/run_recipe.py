@@ -10,14 +10,17 @@ from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 from prefect.utilities.callables import get_parameter_defaults
+from prefect.utilities.urls import url_for
 
 from flows.run.execution import PlanExecution
 from flows.run.launch import Launch
+from flows.run.prefect_notes import attempt_note, leave_run_note
 from flows.run.preparation import Planner, planner, prepare
 from flows.run.ray_jobs import RayJobs
 from flows.run.run_file import RunFile
 from flows.run.settings import read_settings
 from model.errors import AgevlmError
+from pipeline.artifacts.manifest import Origin
 from pipeline.artifacts.room import explained
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.plan.recipe import Recipe, recipe_text
@@ -39,10 +42,13 @@ def run_recipe(load: Callable[[], Recipe], *, until: str | None = None, force: I
         settings = read_settings()
         recipe = load()
         flow_run_id, command = str(runtime.flow_run.id), flow_command()
-        run = RunFile.begin(ArtifactStore(settings.store), flow_run_id, recipe.name, command["deployment"])
+        origin = this_run(command["deployment"])
+        store, links = ArtifactStore(settings.store), (origin.flow_run, origin.flow_run_page)
+        run = RunFile.begin(store, flow_run_id, recipe.name, origin.deployment, command["parameters"], *links)
         make_plan: Planner = planner(recipe, settings, until)
         prepared = prepare(recipe, settings, make_plan, force, run, command)
-        launch = Launch(recipe.name, flow_run_id, settings)
+        launch = Launch(recipe.name, flow_run_id, settings, origin=origin)
+        attempt_note(lambda: leave_run_note(run.record, settings), log.warning)
         return PlanExecution(prepared, RayJobs(settings.jobs_url), launch, run).run()
     except (AgevlmError, OSError) as error:
         message = f"{type(error).__name__}: {explained(error) if isinstance(error, OSError) else error}"
@@ -56,6 +62,14 @@ def run_recipe(load: Callable[[], Recipe], *, until: str | None = None, force: I
             cancelled = isinstance(error, TerminationSignal | KeyboardInterrupt)
             run.close("cancelled" if cancelled else "crashed", f"{type(error).__name__}: {error}")
         raise
+
+
+def this_run(deployment: str | None) -> Origin:
+    """The flow run of this process, with its name and its page in Prefect."""
+    flow_run_id = str(runtime.flow_run.id)
+    page = url_for("flow-run", obj_id=flow_run_id)
+    name = runtime.flow_run.name or ""
+    return Origin(flow_run_id=flow_run_id, flow_run=name, deployment=deployment, flow_run_page=page)
 
 
 def flow_command() -> dict[str, Any]:

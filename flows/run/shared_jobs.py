@@ -39,6 +39,8 @@ def followed_by_others(store: ArtifactStore, job: str, flow_run_id: str) -> list
     """
     found = []
     for path in store.fs.ls(store.join("runs"), detail=False):
+        if not str(path).endswith(".json"):  # an event log
+            continue
         try:
             other = read_run(store, str(path).split("/")[-1].removesuffix(".json"))
         except ConfigError:

@@ -119,8 +119,18 @@ class StepRun:
             stop_job(self._client, self._prepared.store, self.job, self._launch.flow_run_id, log)
         page = self._launch.settings.job_page(self.job)
         log(f"{'joined the living' if joined else 'started'} Ray job {self.job}  {page}")
+        self._log_job(page, joined)
         self.tail = LogTail(self._client, self.job, log)
         return self._wait(progress), joined
+
+    def _log_job(self, page: str, joined: bool) -> None:
+        """Write the event 'submit' or 'join'."""
+        assert self.job is not None
+        facts = {"job": self.job, "page": page}
+        if joined:
+            known = self._client.job(self.job)
+            facts["started_by"] = known.metadata.get("flow_run_id", "") if known is not None else ""
+        self._run.event("join" if joined else "submit", self._step.key, **facts)
 
     def _wait(self, progress: ProgressHandler) -> Job | None:
         """Wait until the job is over or the flow run is cancelled (then None)."""

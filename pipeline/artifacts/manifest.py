@@ -78,6 +78,24 @@ class Parent(BaseModel):
     content_sha256: str
 
 
+class Origin(BaseModel):
+    """The Prefect flow run that started a job, and the pages of both: links for people."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flow_run_id: str
+    flow_run: str = Field(default="", description="its name in Prefect")
+    deployment: str | None = None
+    flow_run_page: str | None = Field(default=None, description="URL of the run's page in Prefect")
+    job_page: str | None = Field(default=None, description="URL of the job's page on Ray's dashboard")
+
+    @property
+    def run(self) -> str:
+        """The run for people: its name, or its id if it has none, and its page."""
+        name = self.flow_run or self.flow_run_id
+        return f"{name}  {self.flow_run_page}" if self.flow_run_page else name
+
+
 class Provenance(BaseModel):
     """Time, host, library versions and job of a run: information for people, never part of an id."""
 
@@ -90,6 +108,10 @@ class Provenance(BaseModel):
     host: str = ""
     device: str = "cpu"
     job: str | None = Field(default=None, description="Ray submission id, if a Ray job made it")
+    # Left out when it is None, so that a manifest from before this field keeps its bytes and its digest.
+    origin: Origin | None = Field(
+        default=None, exclude_if=lambda value: value is None, description="flow run that started the job"
+    )
 
 
 class Manifest(BaseModel):

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from model.errors import ArtifactError
 from pipeline.artifacts import filesystem
-from pipeline.artifacts.manifest import Counts, FileEntry, Manifest, Parent, Provenance
+from pipeline.artifacts.manifest import Counts, FileEntry, Manifest, Origin, Parent, Provenance
 from pipeline.artifacts.patience import patiently
 from pipeline.artifacts.shards import Content, Seal, Shards
 from pipeline.artifacts.spec import ArtifactRef, StepSpec, digest, short
@@ -48,13 +48,14 @@ class Staging:
         parents: dict[str, Artifact],
         git_commit: str | None = None,
         job: str | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.store, self.ref, self.spec, self.attempt = store, ref, spec, attempt
         self._parents = {k: Parent(ref=a.ref, content_sha256=a.manifest.content_sha256) for k, a in parents.items()}
         self._own = f"data-{uuid.uuid4().hex}"
         self._shards: Shards | None = None
         self._started, self._clock = datetime.now(UTC), time.monotonic()
-        self._git_commit, self._job = git_commit, job
+        self._git_commit, self._job, self._origin = git_commit, job, origin
 
     # -- the private folder
 
@@ -195,6 +196,7 @@ class Staging:
                 host=platform.node(),
                 device=device,
                 job=self._job,
+                origin=self._origin,
             ),
         )
         return self.store.publish(manifest)

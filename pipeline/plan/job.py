@@ -7,6 +7,7 @@ from pydantic import Field
 
 from model.errors import ConfigError
 from pipeline.artifacts.filesystem import open_filesystem
+from pipeline.artifacts.manifest import Origin
 from pipeline.artifacts.spec import ArtifactRef, StepSpec, short
 from pipeline.compute.resources import Resources
 from pipeline.config import Config, validate
@@ -29,10 +30,25 @@ class JobSpec(Config):
     git_commit: str | None = None
     writes: int | None = Field(default=None, description="bytes that the step is expected to write to the store")
     submission_id: str | None = Field(default=None, description="submission id of the Ray job that runs it")
+    origin: Origin | None = Field(default=None, description="the flow run that started the job; for people only")
     environment: dict[str, str] = Field(default_factory=dict, description="environment variables of its process")
     command: dict[str, Any] | None = Field(
         default=None, description="how the run was started: deployment, recipe and the other parameters; for the report"
     )
+
+    @property
+    def folder(self) -> str:
+        """Path or URL of the artifact's folder, which has its manifest."""
+        return f"{self.locations.root.rstrip('/')}/{self.ref.path}"
+
+    @property
+    def links(self) -> list[str]:
+        """The first lines of the job's log: its step and artifact, and the pages of its run and of itself."""
+        lines = [f"{self.key}: making {self.ref}", f"  artifact    {self.folder}   (agevlm show {short(self.ref.id)})"]
+        if self.origin is not None:
+            lines.append(f"  flow run    {self.origin.run}")
+            lines += [f"  Ray job     {self.origin.job_page}"] if self.origin.job_page else []
+        return lines
 
     def check(self) -> None:
         """Raise ConfigError unless the ids of artifact and inputs are those of the spec.

@@ -1,7 +1,10 @@
 """The reject limit: a step fails if it rejects a larger share of its rows than the recipe allows, or all of them."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
+from typing import Any
 
 from model.errors import DataError
 from pipeline.artifacts.shards import Seal, Shards
@@ -50,6 +53,23 @@ def exceeds(rejected: Mapping[str, int], total: int, share: float) -> bool:
     """True if these rejects (reason -> rows) are more than `share` of `total` rows, or all of them."""
     count = sum(rejected.values())
     return count > 0 and (count >= total or count / total > share)
+
+
+SUMMARY = re.compile(r"(\d+) of (\d+) .+ were rejected, (?:so|more than max_reject_share = (\S+) allows)")
+REASON = re.compile(r"  (\S[^\n]*): (\d+)")
+
+
+def read_reject_limit(message: str) -> dict[str, Any] | None:
+    """The figures in a message of `check_reject_limit`; None if it is another message.
+
+    Returns 'rejected' (reason -> rows), 'rows' (all rows) and 'limit' (max_reject_share; None if all were rejected).
+    """
+    found = SUMMARY.search(message)
+    if found is None:
+        return None
+    lines = map(REASON.fullmatch, message[found.end() :].split("\n")[1:])  # then examples follow, and the remedy
+    reasons = {line[1]: int(line[2]) for line in takewhile(bool, lines) if line}
+    return {"rejected": reasons, "rows": int(found[2]), "limit": None if found[3] is None else float(found[3])}
 
 
 def check_reject_limit(what: str, rejected: Mapping[str, int], total: int, share: float, remedy: str) -> None:

@@ -35,7 +35,8 @@ def run_job(job: JobSpec) -> Artifact:
         expected = step.input_kind(name)
         if artifact.ref.kind != expected:
             raise ArtifactError(f"{job.key}: input '{name}' must be of kind {expected}, but is {artifact.ref}")
-    staging = Staging(store, job.ref, job.spec, job.attempt, inputs, job.git_commit, job.submission_id)
+    made_by = (job.git_commit, job.submission_id, job.origin)
+    staging = Staging(store, job.ref, job.spec, job.attempt, inputs, *made_by)
     context = StepContext(job, step, store, inputs, staging, Progress(store, job.ref.id, step.unit))
     try:
         outcome = _perform(context)

@@ -21,7 +21,7 @@ SCORES = "scores.json"
 ROLES = {"text": "language model", "vision": "vision encoder", "florence": "Florence-2", "sam": "SAM"}
 """Parameters that are fingerprints of pretrained weights, and their names in the card."""
 BACKBONES = ("language model", "vision encoder")
-PRIVATE = {"host", "job"}
+PRIVATE = {"host", "job", "origin"}
 """Fields of a manifest's provenance that are not published."""
 Origin = tuple[str, str, bool]
 """Role of pretrained weights, fingerprint (a checksum, or 'hub:ORG/NAME@COMMIT'), True if they ship with agevlm."""

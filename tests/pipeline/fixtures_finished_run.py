@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from model.stage_table import PARTS, STAGES
-from pipeline.artifacts.manifest import Counts
+from pipeline.artifacts.manifest import Counts, Origin
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.plan.planner import Plan, plan
@@ -66,7 +66,8 @@ class Chain:
         """Publish one step's artifact; its inputs must be there."""
         step = self.plan[key]
         parents = {name: self.made[parent] for name, parent in step.inputs.items()}
-        staging = Staging(self.store, step.ref, step.spec, 0, parents, "c" * 40, f"job-of-{key}")
+        run = Origin(flow_run_id="run-1", flow_run="brave-owl", flow_run_page="http://prefect.test/run-1")
+        staging = Staging(self.store, step.ref, step.spec, 0, parents, "c" * 40, f"job-of-{key}", run)
         staging.write_bytes("file.bin", content)
         statistics: dict[str, Any] = {}
         if step.ref.kind == "checkpoint":

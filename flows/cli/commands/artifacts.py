@@ -71,6 +71,7 @@ def show(
     """
     from flows.cli.artifact_view import artifact_details
     from flows.cli.surroundings import open_store
+    from flows.run.run_file import runs_of
     from pipeline.artifacts.lineage import stale_reason
 
     artifact = open_store().find(id)
@@ -83,6 +84,12 @@ def show(
     reason = stale_reason(artifact.store, artifact)
     if reason:
         out.print(f"[yellow]stale[/]: {reason}", highlight=False)
+    followers = runs_of(artifact.store, artifact.ref.id)
+    if followers:
+        out.print("\n[bold]flow runs that started its job or followed it[/]")
+    for record, step in followers:
+        where = f"{record.flow_run or record.flow_run_id}  {record.page or ''}"
+        out.print(f"  {where}  {step.state}, job {step.job}", highlight=False, markup=False)
 
 
 def lineage(id: Id) -> None:

@@ -21,6 +21,8 @@ from prefect.client.schemas.filters import (
 from flows.full_recipe import full_recipe
 from flows.mask_generation import mask_generation
 from flows.run import run_recipe
+from flows.run.event_log import read_events
+from flows.run.events import faults
 from flows.run.execution import PlanExecution
 from flows.run.run_file import RunFile, RunRecord, read_run
 from flows.run.settings import Totals
@@ -100,10 +102,14 @@ def test_everything_is_made_in_order_and_then_cached(surroundings: Path) -> None
     states = task_states(record.flow_run_id, 5)
     assert {name: s[:2] for name, s in states.items()} == dict.fromkeys(DIAMOND, ("Cached", "COMPLETED"))
     notes = artifacts_of(record.flow_run_id)
-    assert set(notes) == {"toys-a", "toys-b", "toys-c", "toys-d", "toys-free", "toys-steps"}
+    assert set(notes) == {"toys-a", "toys-b", "toys-c", "toys-d", "toys-free", "toys-steps", "toys-run"}
     assert notes["toys-a"][0] == "markdown"
     assert record.steps[0].id in notes["toys-a"][1]
     assert notes["toys-steps"][0] == "table"
+    assert f"agevlm events {record.flow_run_id}" in notes["toys-run"][1]
+    events = read_events(ArtifactStore(os.environ["AGEVLM_STORE"]), record.flow_run_id)
+    assert [event["event"] for event in events] == ["run_start", "plan", *["cached"] * 5, "run_end"]
+    assert [fault for event in events for fault in faults(event)] == []
 
 
 def test_what_needs_a_failed_step_is_skipped_and_the_rest_is_made(surroundings: Path) -> None:
@@ -248,6 +254,13 @@ def test_a_lost_worker_does_not_stop_the_jobs_and_the_next_run_joins_them(
     assert state.type.value == "COMPLETED"
     assert list(ray.known) == [job], "joined, not doubled"
     assert record.steps[0].job == job
+    store = ArtifactStore(str(surroundings))
+    events = read_events(store, record.flow_run_id)
+    assert [event["event"] for event in events] == ["run_start", "plan", "step_start", "join", "publish", "run_end"]
+    first = ray.known[job].metadata["flow_run_id"]
+    assert (events[3]["job"], events[3]["started_by"]) == (job, first)
+    assert [event["event"] for event in read_events(store, first)] == ["run_start", "plan", "step_start", "submit"]
+    assert [fault for event in events for fault in faults(event)] == []
 
 
 # -- the real flows, with every step of the miniature recipe, on a Ray that makes plain artifacts

@@ -11,6 +11,7 @@ from flows.run.launch import Launch, entrypoint, join_or_submit
 from flows.run.preparation import Prepared
 from flows.run.ray_jobs import Job
 from model.errors import StepError
+from pipeline.artifacts.manifest import Origin
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.plan.job import JobSpec, read_job
 from tests.flows.fixtures_fake_ray import FakeRay, fake_settings
@@ -30,13 +31,36 @@ def test_a_job_is_named_after_recipe_step_artifact_and_try(tmp_path: Path) -> No
     assert submission == f"tiny-one-{job.ref.id[:12]}-r1"
     assert not joined
     assert ray.known[submission].metadata == {
-        "job_name": "tiny one",
+        "job_name": f"tiny one attempt 0 {job.ref.id[:12]} try 1",
         "artifact": job.ref.id,
         "store": str(tmp_path),
         "step": "one",
         "kind": "toy",
+        "artifact_folder": f"{tmp_path}/toy/one/{job.ref.id}",
+        "artifact_command": f"agevlm show {job.ref.id[:12]}",
         "flow_run_id": "run-1",
+        "job_page": f"http://ray.test/#/jobs/{submission}",
     }
+
+
+def test_a_job_carries_the_links_of_its_flow_run(tmp_path: Path) -> None:
+    ray = FakeRay()
+    job, launch = job_at(tmp_path)
+    run = Origin(
+        flow_run_id="run-1",
+        flow_run="brave-owl",
+        deployment="agevlm/full-recipe",
+        flow_run_page="http://prefect.test/runs/flow-run/run-1",
+    )
+    submission, _ = join_or_submit(ray, replace(launch, origin=run), job)
+    links = {"flow_run_id", "flow_run", "deployment", "flow_run_page"}
+    assert {name: ray.known[submission].metadata[name] for name in links} == run.model_dump(exclude_none=True)
+    spec = read_job(ray.commands[submission].split()[-1])
+    assert spec.origin == run.model_copy(update={"job_page": f"http://ray.test/#/jobs/{submission}"})
+    printed = "\n".join(spec.links)
+    for part in (str(job.ref), f"agevlm show {job.ref.id[:12]}", "brave-owl  http://prefect.test/runs/flow-run/run-1"):
+        assert part in printed
+    assert printed.endswith(f"http://ray.test/#/jobs/{submission}")
 
 
 def test_a_job_reads_its_spec_from_the_store(tmp_path: Path) -> None:
@@ -47,7 +71,10 @@ def test_a_job_reads_its_spec_from_the_store(tmp_path: Path) -> None:
     submission, _ = join_or_submit(ray, launch, job)
     spec = tmp_path / "jobs" / f"{submission}.json"
     assert ray.commands[submission].endswith(f" -u -m pipeline run {spec}")
-    assert read_job(str(spec)) == job.model_copy(update={"submission_id": submission, "environment": passed_on})
+    known = read_job(str(spec))
+    assert known.origin == Origin(flow_run_id="run-1", job_page=f"http://ray.test/#/jobs/{submission}")
+    added = {"submission_id": submission, "environment": passed_on, "origin": known.origin}
+    assert known == job.model_copy(update=added)
 
 
 def test_a_job_for_a_remote_store_is_given_a_url(tmp_path: Path) -> None:

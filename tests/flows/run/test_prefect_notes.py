@@ -15,6 +15,7 @@ from flows.run.prefect_notes import (
     artifact_key,
     attempt_note,
     leave_contact_sheet,
+    run_note,
     step_note,
     steps_table,
 )
@@ -58,8 +59,28 @@ def test_the_note_of_a_step_accounts_for_its_rows(tmp_path: Path, monkeypatch: p
         "| mean | 0.5 |",
         f"| a | `{plan['a'].ref}` |",
         "| Ray job | [tiny-b-r1](http://ray.test/#/jobs/tiny-b-r1) |",
+        f"| folder | `{artifact.location()}` |",
+        f"| in a shell | `agevlm show {plan['b'].id[:12]}` |",
     ):
         assert line in note.split("\n")
+
+
+@pytest.mark.parametrize(
+    ("store", "log"), [("/store", "/store/runs/r1.events.jsonl"), ("s3://b/s", "s3://b/s/runs/r1.events")]
+)
+def test_the_note_of_a_run_links_to_jobs_artifacts_and_events(tmp_path: Path, store: str, log: str) -> None:
+    settings = fake_settings(tmp_path).model_copy(update={"store": store})
+    steps = (
+        StepRecord(key="a", id="0" * 64, kind="toy", name="a", state="completed", job="tiny-a-r1"),
+        StepRecord(key="b", id="1" * 64, kind="toy", name="b"),
+    )
+    record = RunRecord(flow_run_id="r1", flow_run="brave-owl", recipe="tiny", steps=steps, report="/store/report.html")
+    lines = run_note(record, settings).split("\n")
+    assert f"| events | `{log}`, or `agevlm events brave-owl` |" in lines
+    assert "| a | completed | `toy/a/000000000000` | [tiny-a-r1](http://ray.test/#/jobs/tiny-a-r1) |" in lines
+    assert "| b | pending | `toy/b/111111111111` |  |" in lines
+    assert "| report | `/store/report.html` |" in lines
+    assert any("(http://ray.test/#/jobs)" in line for line in lines)
 
 
 def test_the_note_of_a_failure_says_what_happened_in_one_cell(tmp_path: Path) -> None:

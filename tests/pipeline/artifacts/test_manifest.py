@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.artifacts.manifest import SELF, Counts, FileEntry, Manifest, Parent, Provenance
+from pipeline.artifacts.manifest import SELF, Counts, FileEntry, Manifest, Origin, Parent, Provenance
 from pipeline.artifacts.spec import ArtifactRef, StepSpec, canonical_json, digest
 
 PARENT = ArtifactRef(kind="segments", name="x", id="5" * 64)
@@ -120,3 +120,15 @@ def test_the_content_digest_depends_on_the_content_only(changes: dict[str, Any],
     changed = manifest(**changes)
     assert (changed.content_sha256 == manifest().content_sha256) is same
     assert changed.sha256 != manifest().sha256
+
+
+def test_a_manifest_without_the_flow_run_keeps_its_bytes_and_a_flow_run_is_no_content() -> None:
+    before = manifest()
+    assert b"origin" not in before.to_bytes()
+    assert Manifest.from_bytes(before.to_bytes()).to_bytes() == before.to_bytes()
+    run = Origin(flow_run_id="1", flow_run="brave-owl", flow_run_page="http://prefect.test/runs/flow-run/1")
+    after = manifest(provenance=before.provenance.model_copy(update={"origin": run}))
+    assert Manifest.from_bytes(after.to_bytes()).provenance.origin == run
+    assert after.content_sha256 == before.content_sha256
+    assert run.run == "brave-owl  http://prefect.test/runs/flow-run/1"
+    assert Origin(flow_run_id="1").run == "1"

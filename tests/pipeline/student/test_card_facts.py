@@ -133,6 +133,7 @@ def test_the_lineage_names_every_ancestor_and_no_machine(tmp_path: Path) -> None
     text = json.dumps(lineage)
     assert str(tmp_path) not in text
     assert "job-of" not in text
+    assert "prefect.test" not in text
     assert all("host" not in a["provenance"] for a in lineage["artifacts"])
 
 

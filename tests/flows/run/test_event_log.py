@@ -1,0 +1,104 @@
+"""The event log: writers in several processes, a torn line, an object store, and secrets."""
+
+import json
+import multiprocessing
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from flows.run.event_log import EventLog, events_path, follow_events, read_events
+from pipeline.artifacts.store import ArtifactStore
+from tests.fixtures_s3 import BUCKET, s3_in_environment
+
+EACH = 20
+
+
+def write_many(root: str, name: str) -> None:
+    log = EventLog(ArtifactStore(root), "run-1")
+    for number in range(EACH):
+        log.write("step_start", name, number=number, filler="x" * 3000)
+
+
+def check_all_there(store: ArtifactStore) -> None:
+    events = read_events(store, "run-1")
+    for name in ("a", "b"):
+        assert [event["number"] for event in events if event["step"] == name] == list(range(EACH))
+
+
+def test_two_processes_lose_and_mix_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write_many, args=(str(tmp_path), name)) for name in ("a", "b")]
+    [writer.start() for writer in writers]
+    [writer.join() for writer in writers]
+    check_all_there(ArtifactStore(str(tmp_path)))
+
+
+def test_two_writers_on_an_object_store_lose_nothing() -> None:
+    with s3_in_environment():
+        root = f"s3://{BUCKET}/store"
+        writers = [threading.Thread(target=write_many, args=(root, name)) for name in ("a", "b")]
+        [writer.start() for writer in writers]
+        [writer.join() for writer in writers]
+        check_all_there(ArtifactStore(root))
+        assert read_events(ArtifactStore(root), "another run") == []
+
+
+def test_a_torn_line_costs_itself_only(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    EventLog(store, "run-1").write("run_start")
+    with open(store.join(events_path("run-1")), "ab") as stream:
+        stream.write(b'{"time": "2026-01-01T00:00:00.000+00:00", "event": "subm')
+    assert [event["event"] for event in read_events(store, "run-1")] == ["run_start"]
+    later = EventLog(store, "run-1")  # the hook that notes the crash
+    later.write("crashed", "a", message="the flow process died")
+    later.write("run_end", state="crashed")
+    assert [event["event"] for event in read_events(store, "run-1")] == ["run_start", "crashed", "run_end"]
+
+
+def test_a_follower_sees_each_event_once_and_ends_with_the_run(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    log = EventLog(store, "run-1")
+
+    def work() -> None:
+        for step in ("a", "b"):
+            log.write("step_start", step)
+            time.sleep(0.1)
+        log.write("run_end", state="completed")
+
+    writer = threading.Thread(target=work)
+    writer.start()
+    seen = [event.get("step", event["event"]) for event in follow_events(store, "run-1")]
+    writer.join()
+    assert seen == ["a", "b", "run_end"]
+
+
+def test_secrets_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret, key = "0123456789abcdef" * 4, "wJalrXUtnFEMI/K7MDENG"
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", f"admin:{secret}")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path))
+    log = EventLog(ArtifactStore(str(tmp_path)), "run-1")
+    log.write("failed", "a", message=f"401 for admin:{secret} at {tmp_path}", parameters={"deep": [f"key {key}"]})
+    log.write("failed", "a", message="cannot read s3://me:pass-word@host/bucket")
+    text = Path(tmp_path / events_path("run-1")).read_text()
+    assert secret not in text
+    assert key not in text
+    assert "pass-word" not in text
+    assert f"401 for *** at {tmp_path}" in text
+    assert "s3://***@host/bucket" in text
+
+
+def test_a_store_that_refuses_an_event_fails_no_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "runs").write_text("a file where a folder should be")
+    EventLog(ArtifactStore(str(tmp_path)), "run-1").write("run_start")
+    assert "the event 'run_start' was not written" in caplog.text
+
+
+def test_every_line_is_json_with_time_and_name(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    EventLog(store, "run-1").write("failed", "a", message='two\nlines and "quotes"')
+    (line,) = Path(store.join(events_path("run-1"))).read_text().splitlines()
+    event = json.loads(line)
+    assert list(event) == ["time", "event", "step", "message"]
