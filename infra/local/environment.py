@@ -54,6 +54,8 @@ def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
     if state is not None and "ray_dashboard" in state.ports:
         variables["AGEVLM_RAY_JOBS_URL"] = state.url("ray_dashboard")
         variables["RAY_API_SERVER_ADDRESS"] = state.url("ray_dashboard")  # for 'ray job list' and similar commands
+    if state is not None and "prometheus" in state.ports:
+        variables["AGEVLM_PROMETHEUS_URL"] = state.url("prometheus")  # flows link to its charts
     return variables
 
 

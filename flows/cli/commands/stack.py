@@ -24,7 +24,7 @@ def up() -> None:
 
 
 def status() -> None:
-    """Show the stack's processes and addresses. Exit code 1 if any does not work."""
+    """Show the stack's processes and addresses. Exit code 1 if one that runs need does not work."""
     from rich.table import Table
 
     from flows.cli.surroundings import local_stack
@@ -38,11 +38,11 @@ def status() -> None:
         raise typer.Exit(1)
     table = Table("process", "pid", "state", "address", "log", box=None, pad_edge=False)
     for row in rows:
-        colour = "green" if row.state == "ready" else "red"
+        colour = "green" if row.state == "ready" else "red" if row.needed else "yellow"
         table.add_row(row.name, str(row.pid or "-"), f"[{colour}]{row.state}[/]", row.url or "-", row.log or "-")
     console().print(table)
     console().print(f"Ray's page {stack.secret_hint()}", highlight=False, markup=False)
-    if any(row.state != "ready" for row in rows):
+    if any(row.needed and row.state != "ready" for row in rows):
         raise typer.Exit(1)
 
 

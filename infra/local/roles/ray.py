@@ -9,6 +9,7 @@ import psutil
 
 from infra.local.folders import SOCKET_FOLDER_LENGTH, Folders
 from infra.local.processes import programs, spawn, usable_cpus
+from infra.local.roles import grafana, prometheus
 from infra.local.roles.worker import FLOW_RUNS
 from infra.local.secret import make_secret, read_secret
 from infra.local.stack_file import ProcessRecord, StackError, StackState
@@ -27,6 +28,10 @@ CHILDREN = {"gcs_server", "raylet", "dashboard.py"}
 """Programs without which Ray's head does no work."""
 
 MEBIBYTE = 1 << 20
+
+REPORT_MILLISECONDS = 5000
+"""Time between two reports of metrics by each process of Ray: as often as Prometheus reads them. A gauge is gone two
+reports after its process ended."""
 
 
 def ray_api(folders: Folders, state: StackState) -> Server:
@@ -102,6 +107,9 @@ def start(folders: Folders, state: StackState) -> ProcessRecord:
         "SPT_NOENV": "1",  # Ray renames its processes: keeps their environments readable, which carry the stack's id
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the default of 60 is too short for a busy laptop
         "RAY_COLOR_PREFIX": "0",
+        "RAY_metrics_report_interval_ms": str(REPORT_MILLISECONDS),
+        **prometheus.told_to_ray(folders, state),
+        **grafana.told_to_ray(folders, state),
     }
     return spawn(folders, "ray", ray_command(state, folders.ray), state, extra)
 
