@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,8 @@ def submission_prefix(recipe: str, job: JobSpec) -> str:
 
 def write_spec(launch: Launch, job: JobSpec, submission_id: str) -> str:
     """Write a job's SPEC.json into the store, which every node can read. Returns its path, or URL of a remote store."""
-    spec = job.model_copy(update={"submission_id": submission_id, "environment": launch.settings.passed_on})
+    facts = {"submission_id": submission_id, "submitted": time.time(), "recipe": launch.recipe}
+    spec = job.model_copy(update={**facts, "environment": launch.settings.passed_on})
     root, path = job.locations.root, f"jobs/{submission_id}.json"
     ArtifactStore(root).write_json(path, spec.model_dump(mode="json"))
     return f"{root.rstrip('/')}/{path}"

@@ -12,6 +12,8 @@ from prefect.utilities.callables import get_parameter_defaults
 
 from flows.run.execution import PlanExecution
 from flows.run.launch import Launch
+from flows.run.metrics_note import leave_metrics_note
+from flows.run.prefect_notes import attempt_note
 from flows.run.preparation import Planner, planner, prepare
 from flows.run.ray_jobs import RayJobs
 from flows.run.run_file import RunFile
@@ -38,6 +40,7 @@ def run_recipe(load: Callable[[], Recipe], *, until: str | None = None, force: I
         recipe = load()
         flow_run_id, command = str(runtime.flow_run.id), flow_command()
         run = RunFile.begin(ArtifactStore(settings.store), flow_run_id, recipe.name, command["deployment"])
+        attempt_note(lambda: leave_metrics_note(recipe.name), log.warning)
         make_plan: Planner = planner(recipe, settings, until)
         prepared = prepare(recipe, settings, make_plan, force, run, command)
         launch = Launch(recipe.name, flow_run_id, settings)

@@ -132,7 +132,7 @@ class LocalStack:
         return rows
 
     def require(self) -> StackState:
-        """The state of this project's stack, with all needed roles alive. Raises StackError with the remedy otherwise."""
+        """The state of this project's stack. Raises StackError if a role that runs need is not alive."""
         state = self.file.load()
         needed = [role for role in ROLES if ROLES[role].needed]
         dead = needed if state is None else [role for role in needed if living(state, role) is None]

@@ -28,6 +28,8 @@ class JobSpec(Config):
     execution: Execution | None = Field(default=None, description="how a training stage runs")
     git_commit: str | None = None
     submission_id: str | None = Field(default=None, description="submission id of the Ray job that runs it")
+    submitted: float | None = Field(default=None, description="time of its submission, seconds since 1970")
+    recipe: str | None = Field(default=None, description="name of the recipe of the run that submitted it")
     environment: dict[str, str] = Field(default_factory=dict, description="environment variables of its process")
     command: dict[str, Any] | None = Field(
         default=None, description="how the run was started: deployment, recipe and the other parameters; for the report"

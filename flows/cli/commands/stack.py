@@ -1,8 +1,13 @@
 """agevlm up, status, down, env."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from flows.cli.terminal import console, progress_lines
+
+if TYPE_CHECKING:
+    from infra.local.stack_file import StackState
 
 
 def up() -> None:
@@ -20,7 +25,23 @@ def up() -> None:
         highlight=False,
         markup=False,
     )
+    print_charts(state)
     console().print('Another shell: eval "$(agevlm env)"     To end it: agevlm down', highlight=False)
+
+
+def print_charts(state: "StackState") -> None:
+    """Print where the metrics are drawn: Grafana's page, or a link to Prometheus' page with all queries filled in."""
+    from pipeline.compute.panels import graph_url
+
+    if "grafana" in state.ports:
+        page = f"{state.url('grafana')}/d/agevlm"
+    elif "prometheus" in state.ports:
+        page = graph_url(state.url("prometheus"))
+    else:
+        console().print("charts   none: Prometheus is not installed (docs/slow.md)", highlight=False, markup=False)
+        return
+    line = f"charts   {page}   (user agevlm, password: the same secret)"
+    console().print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def status() -> None:
