@@ -61,7 +61,7 @@ PANELS: tuple[Panel, ...] = (
     Panel(
         "Masks: share of time in the models",
         f"sum {_BY_STEP} (rate(ray_agevlm_segment_model_seconds_total[1m])) "
-        f"/ sum {_BY_STEP} (rate(ray_agevlm_segment_actor_seconds_total[1m]))",
+        f"/ (sum {_BY_STEP} (rate(ray_agevlm_segment_actor_seconds_total[1m])) > 0)",
         "percentunit",
         "{{step}}",
         "Share of the actors' time inside the teacher's models. The rest is waiting, reading and committing.",
@@ -69,7 +69,7 @@ PANELS: tuple[Panel, ...] = (
     Panel(
         "Masks: share of time in the queue",
         f"sum {_BY_STEP} (rate(ray_agevlm_segment_queue_seconds_total[1m])) "
-        f"/ sum {_BY_STEP} (rate(ray_agevlm_segment_actor_seconds_total[1m]))",
+        f"/ (sum {_BY_STEP} (rate(ray_agevlm_segment_actor_seconds_total[1m])) > 0)",
         "percentunit",
         "{{step}}",
         "Share of the actors' time in which they wait for decoded pictures.",
