@@ -10,8 +10,8 @@ import pytest
 from model.errors import ConfigError
 from pipeline.artifacts.progress import Progress, read_progress
 from pipeline.artifacts.store import ArtifactStore
-from pipeline.training.watch import event_files, stage_watch, trackers
 from pipeline.compute.metrics import tags_of
+from pipeline.training.watch import event_files, stage_watch, trackers
 from pipeline.training.watch.ray_gauges import NAMES, RayGauges
 from pipeline.training.watch.stage_watch import StageWatch
 from pipeline.training.watch.trackers import MlflowRun, Stage, WandbRun, check_trackers, open_tensorboard, scalars
