@@ -47,7 +47,10 @@ def test_a_job_reads_its_spec_from_the_store(tmp_path: Path) -> None:
     submission, _ = join_or_submit(ray, launch, job)
     spec = tmp_path / "jobs" / f"{submission}.json"
     assert ray.commands[submission].endswith(f" -u -m pipeline run {spec}")
-    assert read_job(str(spec)) == job.model_copy(update={"submission_id": submission, "environment": passed_on})
+    read = read_job(str(spec))
+    facts = {"submission_id": submission, "environment": passed_on, "recipe": launch.recipe}
+    assert read == job.model_copy(update={**facts, "submitted": read.submitted})
+    assert read.submitted == pytest.approx(time.time(), abs=60)
 
 
 def test_a_job_for_a_remote_store_is_given_a_url(tmp_path: Path) -> None:

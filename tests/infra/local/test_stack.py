@@ -164,10 +164,10 @@ def test_a_part_that_lives_but_cannot_work_again_is_replaced(local: LocalStack, 
 
 def test_an_orphan_is_ended_before_its_parent_is_replaced(local: LocalStack) -> None:
     first = local.up(silent)
-    wait_for(lambda: len(family(first)) == 6)
+    wait_for(lambda: len(family(first)) == 2 * len(ROLES))
     killed(first, "ray")
     second = local.up(silent)
-    wait_for(lambda: len(family(second)) == 6)  # not 7: the old child was ended
+    wait_for(lambda: len(family(second)) == 2 * len(ROLES))  # not one more: the old child was ended
 
 
 def test_the_worker_is_started_anew_when_an_address_changes(local: LocalStack) -> None:
@@ -191,7 +191,7 @@ def test_a_worker_that_was_started_anew_is_ended_if_that_fails(
         local.up(silent)
     now = local.file.load()
     assert now is not None
-    assert {role for role in ROLES if process_of_role(now, role)} == {"prefect"}
+    assert {role for role in ROLES if process_of_role(now, role)} == set(ROLES) - {"ray", "worker"}
     assert pids(now)["worker"] != pids(first)["worker"]
 
 
@@ -229,20 +229,20 @@ def test_a_prefect_whose_port_was_taken_meanwhile_gets_another(
 @pytest.mark.parametrize("everything", [True, False])
 def test_down_after_parents_were_killed(local: LocalStack, everything: bool) -> None:
     state = local.up(silent)
-    wait_for(lambda: len(family(state)) == 6)
+    wait_for(lambda: len(family(state)) == 2 * len(ROLES))
     killed(state, *(ROLES if everything else ("ray",)))
-    assert local.down(silent) == (3 if everything else 5)
+    assert local.down(silent) == (len(ROLES) if everything else 2 * len(ROLES) - 1)
     assert family(state) == []
 
 
 def test_a_stack_whose_record_is_lost_is_not_doubled_and_can_be_ended(local: LocalStack) -> None:
     state = local.up(silent)
-    wait_for(lambda: len(family(state)) == 6)
+    wait_for(lambda: len(family(state)) == 2 * len(ROLES))
     local.file.forget()
     for command in (lambda: local.up(silent), local.status):
         with pytest.raises(StackError, match="no file records them; end them with 'agevlm down'"):
             command()
-    assert len(family(state)) == 6
+    assert len(family(state)) == 2 * len(ROLES)
     assert local.down(silent) == 2 * len(ROLES)
     assert family(state) == []
     assert local.status() == []
@@ -253,7 +253,7 @@ def test_a_stack_beside_a_recorded_one_is_ended_too(local: LocalStack) -> None:
     local.file.save(StackState(id="another"))
     with pytest.raises(StackError, match="no file records them"):
         local.up(silent)
-    assert local.down(silent) >= 3
+    assert local.down(silent) >= len(ROLES)
     assert family(first) == []
 
 
@@ -273,7 +273,7 @@ def test_down_works_with_a_damaged_record(content: str, local: LocalStack) -> No
         with pytest.raises(StackError, match=r"is damaged(.|\n)*agevlm down"):
             command()
     said: list[str] = []
-    assert local.down(said.append) >= 3
+    assert local.down(said.append) >= len(ROLES)
     assert "is damaged" in said[0]
     assert family(state) == []
     assert not local.file.path.exists()
@@ -284,7 +284,7 @@ def test_the_record_of_another_version_is_understood(local: LocalStack) -> None:
     local.file.path.write_text(json.dumps({**state.model_dump(mode="json"), "colour": "red"}))
     assert {row.state for row in local.status()} == {"ready"}
     assert local.up(silent) == state
-    assert local.down(silent) >= 3
+    assert local.down(silent) >= len(ROLES)
 
 
 def test_a_living_stack_of_another_project_is_not_used(local: LocalStack) -> None:
@@ -406,3 +406,32 @@ def test_old_ray_sessions_lose_all_but_their_logs(local: LocalStack) -> None:
     left = {str(path.relative_to(folder)) for path in folder.rglob("file")}
     assert left == {f"session_2026-01-0{day}_x/logs/file" for day in (3, 4, 5)}
     assert (folder / "other").is_dir()
+
+
+def test_what_is_not_installed_is_not_started(local: LocalStack, fake: FakeServices) -> None:
+    fake.absent = {"prometheus", "grafana"}
+    state = local.up(silent)
+    assert set(state.processes) == set(ROLES) - fake.absent
+    assert not fake.absent & state.ports.keys()  # so nobody is told of them
+    assert {row.role: row.state for row in local.status() if row.state != "ready"} == {
+        "prometheus": "not installed",
+        "grafana": "not installed",
+    }
+    local.require()
+    fake.absent = set()  # installed meanwhile: the worker's flows are told of it
+    second = local.up(silent)
+    assert set(second.processes) == set(ROLES)
+    assert pids(second)["worker"] != pids(state)["worker"]
+
+
+def test_up_goes_on_without_an_optional_part_that_fails(local: LocalStack, fake: FakeServices) -> None:
+    fake.code["prometheus"] = "print('no space for the data'); raise SystemExit(1)"
+    fake.ready = lambda role, state: role != "prometheus"
+    said: list[str] = []
+    state = local.up(said.append)
+    assert set(state.processes) == set(ROLES) - {"prometheus"}
+    assert "prometheus" not in state.ports
+    assert any("Prometheus does not run" in line and "no space for the data" in line for line in said)
+    (row,) = [row for row in local.status() if row.state != "ready"]
+    assert (row.role, row.state, row.needed) == ("prometheus", "not started", False)
+    local.require()
