@@ -17,12 +17,14 @@ promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool
 def check(*words: str) -> None:
     result = subprocess.run(["promtool", *words], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+    assert "WARNING" not in result.stdout, result.stdout  # a file of targets that it does not find
 
 
 @promtool
 @pytest.mark.parametrize("folder", ["ray", "with a space", "[brackets]", "it's: #1"])
 def test_promtool_accepts_both_files(tmp_path: Path, folder: str) -> None:
     (tmp_path / folder).mkdir()
+    (tmp_path / folder / "targets.json").write_text('[{"targets": ["127.0.0.1:1"], "labels": {"job": "ray"}}]')
     files = tmp_path / folder / "prometheus.yml", tmp_path / folder / "web.yml"
     files[0].write_text(configuration(tmp_path / folder / "targets.json"))
     files[1].write_text(web_configuration("secret"))
