@@ -5,7 +5,7 @@ import os
 from prefect.artifacts import create_markdown_artifact
 
 from flows.run.prefect_notes import artifact_key
-from pipeline.compute.panels import PANELS, graph_url
+from pipeline.compute.panels import PANELS, graph_pages, graph_url
 
 PROMETHEUS_URL = "AGEVLM_PROMETHEUS_URL"
 """Address of the Prometheus that reads Ray's metrics, if there is one."""
@@ -25,11 +25,13 @@ def leave_metrics_note(recipe: str) -> None:
 def metrics_note(recipe: str, base: str) -> str:
     """The note as Markdown."""
     rows = [f"| [{panel.title}]({graph_url(base, [panel])}) | {panel.text} |" for panel in PANELS]
+    links = ", ".join(f"[{title}]({page})" for title, page in graph_pages(base).items())
     return "\n".join(
         [
             f"## Metrics of {recipe}",
             "",
-            f"[All charts]({graph_url(base)}) in Prometheus. It asks for the user `agevlm` and the stack's secret, "
+            f"All charts in Prometheus: {links}. "
+            "It asks for the user `agevlm` and the stack's secret, "
             "which `agevlm up` tells where to find. Lines have the tags recipe, step and artifact.",
             "",
             "| chart | |",

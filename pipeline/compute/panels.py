@@ -21,7 +21,7 @@ class Panel:
 
 _BY_STEP = "by (recipe, step, artifact)"
 
-PANELS: tuple[Panel, ...] = (
+_STEPS: tuple[Panel, ...] = (
     Panel(
         "Progress of each step",
         f"max {_BY_STEP} (ray_agevlm_step_done) / max {_BY_STEP} (ray_agevlm_step_total)",
@@ -58,6 +58,45 @@ PANELS: tuple[Panel, ...] = (
         "{{step}} {{reason}}",
         "Rejected units of each reason; the line without a reason is the sum. Above max_reject_share the step fails.",
     ),
+    Panel(
+        "CPU of each node",
+        "avg by (instance) (ray_node_cpu_utilization)",
+        "percent",
+        "{{instance}}",
+        "Of all its cores.",
+    ),
+    Panel(
+        "Memory of each node",
+        "max by (instance) (ray_node_mem_used) / max by (instance) (ray_node_mem_total)",
+        "percentunit",
+        "{{instance}}",
+        "Above 95 % Ray kills workers.",
+    ),
+    Panel(
+        "Object store of each node",
+        "sum by (instance) (ray_object_store_used_memory) / sum by (instance) (ray_object_store_used_memory "
+        "+ ignoring (Name) ray_object_store_available_memory)",
+        "percentunit",
+        "{{instance}}",
+        "Full: Ray writes objects to disk, and decoding waits.",
+    ),
+    Panel(
+        "Disk of each node",
+        "max by (instance) (ray_node_disk_usage) / (max by (instance) (ray_node_disk_usage) "
+        "+ max by (instance) (ray_node_disk_free))",
+        "percentunit",
+        "{{instance}}",
+        "Of the file system with Ray's folder.",
+    ),
+    Panel(
+        "CPUs that Ray has given out",
+        'sum by (State) (ray_resources{Name="CPU"})',
+        "none",
+        "{{State}}",
+        "Ray's CPUs are logical. None AVAILABLE: a ready step waits until another one ends.",
+    ),
+)
+_WORK: tuple[Panel, ...] = (
     Panel(
         "Masks: share of time in the models",
         f"sum {_BY_STEP} (rate(ray_agevlm_segment_model_seconds_total[1m])) "
@@ -130,53 +169,29 @@ PANELS: tuple[Panel, ...] = (
         "{{step}} {{artifact}}",
         "Before clipping.",
     ),
-    Panel(
-        "CPU of each node",
-        "avg by (instance) (ray_node_cpu_utilization)",
-        "percent",
-        "{{instance}}",
-        "Of all its cores.",
-    ),
-    Panel(
-        "Memory of each node",
-        "max by (instance) (ray_node_mem_used) / max by (instance) (ray_node_mem_total)",
-        "percentunit",
-        "{{instance}}",
-        "Above 95 % Ray kills workers.",
-    ),
-    Panel(
-        "Object store of each node",
-        "sum by (instance) (ray_object_store_used_memory) / sum by (instance) (ray_object_store_used_memory "
-        "+ ignoring (Name) ray_object_store_available_memory)",
-        "percentunit",
-        "{{instance}}",
-        "Full: Ray writes objects to disk, and decoding waits.",
-    ),
-    Panel(
-        "Disk of each node",
-        "max by (instance) (ray_node_disk_usage) / (max by (instance) (ray_node_disk_usage) "
-        "+ max by (instance) (ray_node_disk_free))",
-        "percentunit",
-        "{{instance}}",
-        "Of the file system with Ray's folder.",
-    ),
-    Panel(
-        "CPUs that Ray has given out",
-        'sum by (State) (ray_resources{Name="CPU"})',
-        "none",
-        "{{State}}",
-        "Ray's CPUs are logical. None AVAILABLE: a ready step waits until another one ends.",
-    ),
 )
 
+PAGES: dict[str, tuple[Panel, ...]] = {"steps and machines": _STEPS, "masks and training": _WORK}
+"""Title of a page -> its panels, at most PAGE_PANELS."""
+PANELS: tuple[Panel, ...] = tuple(panel for panels in PAGES.values() for panel in panels)
+PAGE_PANELS = 10
+"""Panels of one graph page. The older page of Prometheus, which Debian ships, mixes up the queries of more."""
 
-def graph_url(base: str, panels: Sequence[Panel] = PANELS, minutes: int = 60) -> str:
+
+def graph_pages(base: str, minutes: int = 60) -> dict[str, str]:
+    """Title -> address of Prometheus' own graph page, with all queries of that page filled in."""
+    return {title: graph_url(base, panels, minutes) for title, panels in PAGES.items()}
+
+
+def graph_url(base: str, panels: Sequence[Panel], minutes: int = 60) -> str:
     """Address of Prometheus' own graph page with the queries of these panels filled in.
 
     Args:
         base: address of Prometheus.
+        panels: at most PAGE_PANELS.
         minutes: the time that the charts show, up to now.
     """
+    assert len(panels) <= PAGE_PANELS, len(panels)
     parts = [
         f"g{number}.expr={quote(panel.query, safe='')}&g{number}.tab=0&g{number}.range_input={minutes}m"
         for number, panel in enumerate(panels)

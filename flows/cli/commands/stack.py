@@ -31,17 +31,18 @@ def up() -> None:
 
 def print_charts(state: "StackState") -> None:
     """Print where the metrics are drawn: Grafana's page, or a link to Prometheus' page with all queries filled in."""
-    from pipeline.compute.panels import graph_url
+    from pipeline.compute.panels import graph_pages
 
     if "grafana" in state.ports:
-        page = f"{state.url('grafana')}/d/agevlm"
+        pages = {"Grafana": f"{state.url('grafana')}/d/agevlm"}
     elif "prometheus" in state.ports:
-        page = graph_url(state.url("prometheus"))
+        pages = graph_pages(state.url("prometheus"))
     else:
         console().print("charts   none: Prometheus is not installed (docs/slow.md)", highlight=False, markup=False)
         return
-    line = f"charts   {page}   (user agevlm, password: the same secret)"
-    console().print(line, highlight=False, markup=False, soft_wrap=True)
+    for title, page in pages.items():
+        console().print(f"charts   {title}: {page}", highlight=False, markup=False, soft_wrap=True)
+    console().print("         (user agevlm, password: the same secret)", highlight=False, markup=False)
 
 
 def status() -> None:

@@ -20,9 +20,9 @@ import pytest
 from infra.local.web import Refused, Server, basic
 from infra.prometheus.configuration import USER
 from pipeline.artifacts.paths import PROJECT
-from pipeline.compute.panels import PANELS, graph_url
+from pipeline.compute.panels import PAGES, PANELS, graph_pages
 from tests.flows.fixtures_browser import open_page
-from tests.infra.local.fixtures_home import Home, wait_for
+from tests.infra.local.fixtures_home import Home
 
 pytestmark = [
     pytest.mark.system,
@@ -145,15 +145,15 @@ def test_every_panel_has_data_during_and_after_a_run(home: HomeWithGrafana, tmp_
     time.sleep(10)  # two readings
     assert all_have_data(), f"no data: {empty}"
     notes: Any = home.prefect.insist("/artifacts/filter", {"artifacts": {"key": {"any_": ["short-metrics"]}}})
-    assert graph_url(home.prometheus.url) in notes[0]["data"]
+    assert all(page in notes[0]["data"] for page in graph_pages(home.prometheus.url).values())
 
 
 def test_prometheus_page_draws_every_panel(home: HomeWithGrafana, tmp_path: Path) -> None:
-    address = graph_url(home.prometheus.url, minutes=15).replace("http://", f"http://{USER}:{home.secret}@")
+    addresses = graph_pages(home.prometheus.url, minutes=15)
     with open_page(height=1600) as page:
-        page.goto(address)
-        wait_for(lambda: page.locator(".graph-chart canvas").count() >= len(PANELS), 120)
-        assert page.locator(".alert-danger").count() == 0
-        page.screenshot(path=str(tmp_path / "graph.png"), full_page=True)
-        if os.environ.get("AGEVLM_TEST_PICTURES"):
-            shutil.copy(tmp_path / "graph.png", os.environ["AGEVLM_TEST_PICTURES"])
+        for number, (title, panels) in enumerate(PAGES.items()):
+            page.goto(addresses[title].replace("http://", f"http://{USER}:{home.secret}@"))
+            page.wait_for_function(f"document.querySelectorAll('svg path').length >= {len(panels)}", timeout=120_000)
+            typed = page.eval_on_selector_all("textarea[name=expr]", "fields => fields.map(field => field.value)")
+            assert typed == [panel.query for panel in panels]
+            page.screenshot(path=str(tmp_path / f"{number}.png"), full_page=True)
