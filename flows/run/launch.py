@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,13 +78,9 @@ def origin_of(launch: Launch, submission_id: str) -> Origin:
 
 def write_spec(launch: Launch, job: JobSpec, submission_id: str) -> str:
     """Write a job's SPEC.json into the store, which every node can read. Returns its path, or URL of a remote store."""
-    spec = job.model_copy(
-        update={
-            "submission_id": submission_id,
-            "environment": launch.settings.passed_on,
-            "origin": origin_of(launch, submission_id),
-        }
-    )
+    facts = {"submission_id": submission_id, "submitted": time.time(), "recipe": launch.recipe}
+    facts |= {"environment": launch.settings.passed_on, "origin": origin_of(launch, submission_id)}
+    spec = job.model_copy(update=facts)
     root, path = job.locations.root, f"jobs/{submission_id}.json"
     ArtifactStore(root).write_json(path, spec.model_dump(mode="json"))
     return f"{root.rstrip('/')}/{path}"

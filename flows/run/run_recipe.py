@@ -14,6 +14,7 @@ from prefect.utilities.urls import url_for
 
 from flows.run.execution import PlanExecution
 from flows.run.launch import Launch
+from flows.run.metrics_note import leave_metrics_note
 from flows.run.prefect_notes import attempt_note, leave_run_note
 from flows.run.preparation import Planner, planner, prepare
 from flows.run.ray_jobs import RayJobs
@@ -45,6 +46,7 @@ def run_recipe(load: Callable[[], Recipe], *, until: str | None = None, force: I
         origin = this_run(command["deployment"])
         store, links = ArtifactStore(settings.store), (origin.flow_run, origin.flow_run_page)
         run = RunFile.begin(store, flow_run_id, recipe.name, origin.deployment, command["parameters"], *links)
+        attempt_note(lambda: leave_metrics_note(recipe.name), log.warning)
         make_plan: Planner = planner(recipe, settings, until)
         prepared = prepare(recipe, settings, make_plan, force, run, command)
         launch = Launch(recipe.name, flow_run_id, settings, origin=origin)

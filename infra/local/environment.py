@@ -72,10 +72,13 @@ def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
     }
     if state is not None and "prefect" in state.ports:
         variables["PREFECT_API_URL"] = state.url("prefect") + "/api"
+        variables["PREFECT_UI_URL"] = state.url("prefect") + "/v2"  # its older page does not ask for the secret first
         variables["PREFECT_API_AUTH_STRING"] = read_secret(folders)
     if state is not None and "ray_dashboard" in state.ports:
         variables["AGEVLM_RAY_JOBS_URL"] = state.url("ray_dashboard")
         variables["RAY_API_SERVER_ADDRESS"] = state.url("ray_dashboard")  # for 'ray job list' and similar commands
+    if state is not None and "prometheus" in state.ports:
+        variables["AGEVLM_PROMETHEUS_URL"] = state.url("prometheus")  # flows link to its charts
     return variables | {name: value for name, value in proxy_variables(os.environ).items() if value is not None}
 
 

@@ -53,6 +53,8 @@ class RoleStatus:
     state: str
     url: str
     log: str
+    needed: bool = True
+    """True if no run can work without it."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,17 @@ class LocalStack:
         with self.file.lock():
             before = self.file.load() or StackState(id=secrets.token_hex(16), cpus=logical_cpus())
             self._refuse_unrecorded(before.id)
-            missing = [role for role in ROLES if living(before, role) is None]
-            if len(missing) < len(ROLES):
+            wanted = [role for role in ROLES if ROLES[role].wanted()]
+            missing = [role for role in wanted if living(before, role) is None]
+            fresh = all(living(before, role) is None for role in ROLES)
+            if not fresh:
                 self._refuse_other_project(before)
                 if before.store != self.folders.store:
                     raise StackError(
                         f"the stack is up and works on the store {before.store}, but here the store is "
                         f"{self.folders.store}: set AGEVLM_STORE as it was, or end the stack with 'agevlm down' first"
                     )
-                broken = [r for r in ROLES if r not in missing and ROLES[r].broken(before)]
+                broken = [r for r in wanted if r not in missing and ROLES[r].broken(before)]
                 end_roles(before, broken)
                 missing += broken
                 if missing:
@@ -95,7 +99,7 @@ class LocalStack:
                 say("ending the processes that were started")
                 now = self.file.load() or state  # the file has every process that was started
                 end_roles(now, [role for role in ROLES if now.processes.get(role) != before.processes.get(role)])
-                if len(missing) == len(ROLES):
+                if fresh:
                     end_everything(now)
                     self.file.forget()
                 raise
@@ -128,17 +132,20 @@ class LocalStack:
         for role in ROLES:
             record, process = state.processes.get(role), living(state, role)
             if process is None:
-                condition = "dead" if record else "not started"
+                installed = ROLES[role].wanted()
+                condition = ("dead" if record else "not started") if installed else "not installed"
             else:
                 condition = "ready" if ROLES[role].ready(self.folders, state) else "not answering"
             pid, url = (process.pid, ROLES[role].url(state)) if process else (None, "")
-            rows.append(RoleStatus(role, ROLES[role].title, pid, condition, url, record.log if record else ""))
+            log = record.log if record else ""
+            rows.append(RoleStatus(role, ROLES[role].title, pid, condition, url, log, ROLES[role].needed))
         return rows
 
     def require(self) -> StackState:
-        """The state of this project's stack, with all roles alive. Raises StackError with the remedy otherwise."""
+        """The state of this project's stack. Raises StackError if a role that runs need is not alive."""
         state = self.file.load()
-        dead = list(ROLES) if state is None else [role for role in ROLES if living(state, role) is None]
+        needed = [role for role in ROLES if ROLES[role].needed]
+        dead = needed if state is None else [role for role in needed if living(state, role) is None]
         if state is None or dead:
             problem = "is not up" if state is None else "lacks its " + ", ".join(ROLES[role].title for role in dead)
             raise StackError(f"the local stack in {self.folders.home} {problem}; start it with 'agevlm up'")
@@ -185,15 +192,22 @@ class LocalStack:
     def _start(self, state: StackState, missing: list[str], say: Say) -> StackState:
         """Start the missing roles and deploy. Returns the new state.
 
-        Both servers start at the same time, and Prefect is set up while Ray is still starting. The worker comes last:
-        it gives the addresses of the servers to its flows, so it is also restarted if one of them has changed.
+        All servers start at the same time, and Prefect is set up while Ray is still starting. Their ports are chosen
+        before, so that Ray is told of Prometheus and Grafana. The worker comes last: it gives the addresses of the
+        servers to its flows, so it is also restarted if one of them has changed.
         """
         before = state.ports
+        absent = [r for r in ROLES if not ROLES[r].wanted() and living(state, r) is None]
+        unwanted = {port for role in absent for port in ROLES[role].ports}
+        state = state.model_copy(update={"ports": {n: p for n, p in before.items() if n not in unwanted}})
         for role in missing:
             state = ROLES[role].with_ports(state)
         self.file.save(state)
         servers = [role for role in ("ray", "prefect") if role in missing]
-        self._clear(state, servers)
+        optional = [role for role in ROLES if role in missing and not ROLES[role].needed]
+        self._clear(state, [*servers, *optional])
+        for role in optional:
+            state = self._launch_optional(state, role, say)
         for role in servers:
             state = self._launch(state, role, say)
         if "prefect" in missing:
@@ -203,7 +217,9 @@ class LocalStack:
         if "ray" in missing:
             state = self._await_server(state, "ray", say)
             set_priority(family(state, ["ray"]), own_niceness())
-        if any(state.ports[name] != port for name, port in before.items()):
+        for role in optional:
+            state = self._await_optional(state, role, say)
+        if state.ports != before:
             end_roles(state, ["worker"])
         if living(state, "worker") is None:
             lost = crash_lost_runs(self.api(state), state.store, self.close_run)
@@ -228,6 +244,31 @@ class LocalStack:
         say(f"starting {ROLES[role].title} (pid {record.pid}, log {record.log})")
         if role == "ray":
             set_priority(family(state, ["ray"]), own_niceness() - HURRY)
+        return state
+
+    def _launch_optional(self, state: StackState, role: str, say: Say) -> StackState:
+        try:
+            return self._launch(state, role, say)
+        except (OSError, StackError) as error:
+            return self._without(state, role, str(error), say)
+
+    def _await_optional(self, state: StackState, role: str, say: Say) -> StackState:
+        if role not in state.processes or any(port not in state.ports for port in ROLES[role].ports):
+            return state  # it could not be started
+        try:
+            self._await(state, role, say)
+        except StackError as error:
+            return self._without(state, role, str(error), say)
+        return state
+
+    def _without(self, state: StackState, role: str, reason: str, say: Say) -> StackState:
+        """The state without a role that no run needs: it is ended, and nobody is told its address any more."""
+        end_roles(state, [role])
+        processes = {name: record for name, record in state.processes.items() if name != role}
+        ports = {name: port for name, port in state.ports.items() if name not in ROLES[role].ports}
+        state = state.model_copy(update={"processes": processes, "ports": ports})
+        self.file.save(state)
+        say(f"{ROLES[role].title} does not run, which stops no flow: {reason}")
         return state
 
     def _await(self, state: StackState, role: str, say: Say) -> None:
@@ -259,7 +300,7 @@ class LocalStack:
         """
         until = time.monotonic() + CONFIRM_SECONDS
         for role, record in state.processes.items():
-            if role not in ROLES:
+            if role not in ROLES or not ROLES[role].needed:
                 continue
             while ROLES[role].broken(state) or not ROLES[role].ready(self.folders, state):
                 if living(state, role) is None or time.monotonic() > until:

@@ -2,7 +2,8 @@
 
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from pipeline.artifacts.manifest import plural
 from pipeline.artifacts.store import ArtifactStore
@@ -47,10 +48,26 @@ class Speed:
         return (done - start) / (now - first)
 
 
+class ProgressWatcher(Protocol):
+    """Gets what a step reports, for example to set metrics."""
+
+    def begin(self) -> None:
+        """The step has begun its work."""
+
+    def progress(self, done: int, total: int, per_second: float | None, seconds_left: float | None) -> None:
+        """How far the step is, at most twice a second."""
+
+    def rejects(self, counts: Mapping[str, int]) -> None:
+        """The rejected units so far, by reason."""
+
+
 class Progress:
     """Reports how far a step is. Cheap enough to call for every row or batch."""
 
-    def __init__(self, store: ArtifactStore, artifact_id: str, unit: str) -> None:
+    def __init__(
+        self, store: ArtifactStore, artifact_id: str, unit: str, watcher: ProgressWatcher | None = None
+    ) -> None:
+        self._watcher = watcher
         self._store, self._path, self._unit = store, progress_path(artifact_id), unit
         self._started = time.monotonic()
         self._written = self._printed = float("-inf")
@@ -61,7 +78,8 @@ class Progress:
     def update(self, done: int, total: int, **values: float) -> None:
         """Report that `done` of `total` units are done, with current values such as the loss."""
         now = time.monotonic()
-        left = self._speed.seconds_left(now, done, total)
+        rate = self._speed.per_second(now, done)
+        left = None if rate is None else max(0, total - done) / rate
         last = done >= total
         due = last or now - self._written >= WRITE_SECONDS
         state: dict[str, Any] = {"done": done, "total": total, "unit": self._unit, "values": values}
@@ -72,9 +90,21 @@ class Progress:
         if due:
             self._write({**state, "seconds": round(now - self._started, 1)})
             self._written = now
+            if self._watcher is not None:
+                self._watcher.progress(done, total, rate, left)
         if last or now - self._printed >= PRINT_SECONDS:
             print(progress_text(state), flush=True)
             self._printed = now
+
+    def begin(self) -> None:
+        """Tell the watcher that the work begins; for a step whose units another process reports."""
+        if self._watcher is not None:
+            self._watcher.begin()
+
+    def rejects(self, counts: Mapping[str, int]) -> None:
+        """Tell the watcher of the rejected units so far, by reason."""
+        if self._watcher is not None:
+            self._watcher.rejects(counts)
 
     def _write(self, state: dict[str, Any]) -> None:
         """Replace the file. A store that fails now must not end the step: its commits have their own patience."""

@@ -1,27 +1,41 @@
-"""Ray metrics: gauges that Ray's dashboard and Prometheus read, as `ray_agevlm_<group>_<name>`. Imports Ray."""
+"""Ray metrics: the metrics of one group of the table, set or counted in this process. Imports Ray."""
 
 from collections.abc import Mapping
 
-from ray.util.metrics import Gauge
+from ray.util.metrics import Counter, Gauge
+
+from pipeline.compute.metrics import metrics_of
+
+KINDS = {"gauge": Gauge, "counter": Counter}
 
 
 class Gauges:
-    """A group of gauges with the same tags. Ray drops them when their process ends.
+    """The metrics of a group with the same tags. Ray drops a gauge seconds after its process ended.
 
     Args:
-        group: first part of their names, e.g. 'train'.
-        descriptions: name -> description, with its unit.
+        group: a group of the table, e.g. 'train'.
         tags: name of a tag -> value.
     """
 
-    def __init__(self, group: str, descriptions: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        self._tags, keys = dict(tags), tuple(tags)
+    def __init__(self, group: str, tags: Mapping[str, str]) -> None:
+        self._tags, self._metrics = dict(tags), metrics_of(group)
         self._gauges = {
-            name: Gauge(f"agevlm_{group}_{name}", text, tag_keys=keys) for name, text in descriptions.items()
+            name: KINDS[metric.kind](metric.ray_name, f"{metric.text}; unit: {metric.unit}", tag_keys=metric.tags)
+            for name, metric in self._metrics.items()
         }
 
-    def set(self, values: Mapping[str, float]) -> None:
-        """Set the gauges that have a value; other values are ignored."""
-        for name, gauge in self._gauges.items():
-            if name in values:
-                gauge.set(float(values[name]), self._tags)
+    def set(self, values: Mapping[str, float], **more: str) -> None:
+        """Set the gauges that have a value; other values are ignored. more: values of further tags."""
+        for name, value in values.items():
+            if name in self._metrics and self._metrics[name].kind == "gauge":
+                self._gauges[name].set(float(value), self._tags_of(name, more))
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """Add to the counters that have a value above 0; Ray refuses 0."""
+        for name, value in values.items():
+            if value > 0:
+                self._gauges[name].inc(float(value), self._tags_of(name, {}))
+
+    def _tags_of(self, name: str, more: Mapping[str, str]) -> dict[str, str]:
+        known = {**self._tags, **more}
+        return {tag: known[tag] for tag in self._metrics[name].tags}

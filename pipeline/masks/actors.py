@@ -6,7 +6,7 @@ results on in the block, as JSON.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 from model.errors import StepError
 from pipeline.artifacts.shards import Shards
 from pipeline.compute.collection import collection_paused
+from pipeline.compute.step_gauges import connected
 from pipeline.compute.threads import wait_briefly
 from pipeline.masks.attempts import Attempts
 from pipeline.masks.config import TeacherSetup
@@ -44,6 +45,8 @@ class SegmentWork:
     carried: Sequence[str] = ()
     """'module:class' of the results of each phase but the last."""
     needs_pixels: bool = True
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Tags of its metrics."""
 
     def name(self, index: int) -> str:
         """The name of a shard."""
@@ -96,20 +99,30 @@ class TeacherActor:
         self._phases, self._device = open_teacher(work, first, last)
         self._work, self._first, self._is_last = work, first, last in (None, len(work.phases))
         self._ended: float | None = None
+        self._gauges: Any = None
+        if connected():
+            from pipeline.compute.gauges import Gauges
+
+            self._gauges = Gauges("segment", work.tags)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         """Work on one shard."""
         index = _shard_of(block)
         name = self._work.name(index)
-        started = time.monotonic() if self._ended is None else self._ended
+        called = time.monotonic()
+        started = called if self._ended is None else self._ended
         if block["reason"][0].as_py() == SUSPECT_REASON or self._work.attempts.suspect(name):
             return suspect_block(index) if not self._is_last else _row(index, None)
         with self._work.attempts.noted(name, f"phase-{self._first}"):
-            made = self._segment(index, name, block, started)
+            made, models = self._segment(index, name, block, started)
         self._ended = time.monotonic()
+        if self._gauges is not None:
+            seconds = {"queue": called - started, "model": models, "actor": self._ended - started}
+            self._gauges.add({f"{name}_seconds": value for name, value in seconds.items()})
         return made
 
-    def _segment(self, index: int, name: str, block: pa.Table, started: float) -> pa.Table:
+    def _segment(self, index: int, name: str, block: pa.Table, started: float) -> tuple[pa.Table, float]:
+        """The block for the pool after this one, or the row of the commit; and the seconds inside the phases."""
         from pipeline.masks.carried import from_json, to_json
         from pipeline.masks.evidence import ShardWork
         from pipeline.masks.teachers.table import named
@@ -123,10 +136,12 @@ class TeacherActor:
         clock = time.monotonic()
         work.run(self._phases)
         now = time.monotonic()
-        figures = Figures(before.models + now - clock, before.actors + now - started, work.batches)
+        own = now - clock
+        figures = Figures(before.models + own, before.actors + now - started, work.batches)
         if not self._is_last:
             handed = json.dumps({"found": to_json(work.found), "figures": vars(figures)})
-            return block.append_column(HANDED.field("handed"), pa.array([handed] * len(block), pa.large_string()))
+            column = pa.array([handed] * len(block), pa.large_string())
+            return block.append_column(HANDED.field("handed"), column), own
         table = work.table()
         seconds = {
             "decode": round(sum(block["seconds"].to_pylist()), 4),
@@ -143,7 +158,7 @@ class TeacherActor:
             len(table),
             {"rejects": errors_of(table), "device": self._device, "seconds": seconds, "images": len(block)},
         )
-        return _row(index, seal.to_bytes())
+        return _row(index, seal.to_bytes()), own
 
 
 def suspect_block(index: int) -> pa.Table:

@@ -14,16 +14,6 @@ SPEED_NOTE = (
     "ratio to the bare models, if these compute as fast elsewhere as in the actors. Shards of earlier runs count in "
     "all but images_per_second, which is of the last run, from Ray's start to the last commit."
 )
-GAUGES = {
-    "rows_done": "queries with evidence",
-    "rows_total": "queries of the step",
-    "rows_per_second": "queries per second, recently",
-    "seconds_left": "estimated seconds until the step is done",
-    "rejects": "queries with an error",
-    "shards_done": "shards committed",
-    "model_share": "share of the actors' time inside the teacher's models, 0..1",
-}
-"""Name of a Ray metric, after `ray_agevlm_segment_` -> description, with its unit."""
 
 
 class Watch:
@@ -37,7 +27,8 @@ class Watch:
 
     def __init__(self, progress: Progress, total: int, earlier: Iterable[Seal]) -> None:
         self._progress, self.total = progress, total
-        self._done = self._rejects = self._shards = self._images = 0
+        self._done = self._shards = self._images = 0
+        self._rejects = Counter[str]()
         self._seconds = Counter[str]()
         for seal in earlier:
             self._count(seal)
@@ -45,7 +36,7 @@ class Watch:
         self._speed, self._started = Speed(), time.monotonic()
         self._last = self._started
         self.gauges: Callable[[Mapping[str, float]], None] | None = None
-        """Sets Ray's gauges (GAUGES)."""
+        """Sets Ray's gauges: the group 'segment' of the table of metrics."""
         self._report()
 
     def add(self, seal: Seal) -> None:
@@ -71,7 +62,7 @@ class Watch:
         """Add a shard to the sums: a step has thousands of shards, so nothing is summed again for each."""
         self._shards += 1
         self._done += seal.rows
-        self._rejects += len(seal.facts["rejects"])
+        self._rejects.update(reason for _, reason, _ in seal.facts["rejects"])
         self._images += int(seal.facts.get("images", 0))
         # seconds by kind: 'decode', 'models', 'actors' (pipeline.masks.actors.Figures)
         self._seconds.update(seal.facts.get("seconds", {}))
@@ -79,18 +70,14 @@ class Watch:
     def _report(self) -> None:
         now = time.monotonic()
         rate = self._speed.per_second(now, self._done)
-        values: dict[str, float] = {"rejects": self._rejects}
+        values: dict[str, float] = {"rejects": self._rejects.total()}
         if rate is not None:
             values["rows_per_second"] = rate
         self._progress.update(self._done, self.total, **values)
+        self._progress.rejects(self._rejects)
         if self.gauges is not None:
-            more: dict[str, float] = {
-                "rows_done": self._done,
-                "rows_total": self.total,
-                "shards_done": self._shards,
-            }
+            more: dict[str, float] = {"images_done": self._images, "shards_done": self._shards}
             share = _share(self._seconds)
-            more |= {} if rate is None else {"seconds_left": (self.total - self._done) / rate}
             more |= {} if share is None else {"model_share": share}
             self.gauges({**values, **more})
 

@@ -31,6 +31,8 @@ class JobSpec(Config):
     writes: int | None = Field(default=None, description="bytes that the step is expected to write to the store")
     submission_id: str | None = Field(default=None, description="submission id of the Ray job that runs it")
     origin: Origin | None = Field(default=None, description="the flow run that started the job; for people only")
+    submitted: float | None = Field(default=None, description="time of its submission, seconds since 1970")
+    recipe: str | None = Field(default=None, description="name of the recipe of the run that submitted it")
     environment: dict[str, str] = Field(default_factory=dict, description="environment variables of its process")
     command: dict[str, Any] | None = Field(
         default=None, description="how the run was started: deployment, recipe and the other parameters; for the report"

@@ -180,6 +180,7 @@ class _Inventory:
             rejected.update(seal.facts["rejected"])
             examples += [f"  {reason}: {detail}" for reason, detail in seal.facts["examples"]]
             self.context.progress.update(total * len(seals) // len(names), total, rejected=rejected.total())
+            self.context.progress.rejects(rejected)
             if exceeds(rejected, total, share):
                 stopped = "" if len(seals) == len(names) else f" (stopped at part {len(seals)} of {len(names)})"
                 what = f"records of {self.name}{stopped}"

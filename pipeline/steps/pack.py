@@ -118,6 +118,7 @@ def _make(context: StepContext, job: PackJob, layout: Layout, shards: Iterator[p
             done += layout.size(number)
             rejected += rejects_of([seal])
             context.progress.update(done, layout.rows, rejected=rejected.total())
+            context.progress.rejects(rejected)
             if exceeds(rejected, layout.rows, context.locations.max_reject_share):
                 _check(context, layout, seals)
 

@@ -2,6 +2,7 @@
 
 import importlib
 import shutil
+import time
 from collections.abc import Callable
 
 from model.errors import ArtifactError, ConfigError, DataError, StepError
@@ -11,6 +12,8 @@ from pipeline.artifacts.spec import ArtifactRef
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.compute.collection import collection_paused
+from pipeline.compute.metrics import tags_of
+from pipeline.compute.step_gauges import StepGauges
 from pipeline.plan.job import JobSpec
 from pipeline.plan.step_table import STEPS, Step
 from pipeline.steps.context import Outcome, StepContext, work_folder
@@ -37,9 +40,12 @@ def run_job(job: JobSpec) -> Artifact:
             raise ArtifactError(f"{job.key}: input '{name}' must be of kind {expected}, but is {artifact.ref}")
     made_by = (job.git_commit, job.submission_id, job.origin)
     staging = Staging(store, job.ref, job.spec, job.attempt, inputs, *made_by)
-    context = StepContext(job, step, store, inputs, staging, Progress(store, job.ref.id, step.unit))
+    waited = None if job.submitted is None else max(0.0, time.time() - job.submitted)
+    gauges = StepGauges(tags_of(job.recipe, job.key, job.ref.id), step.unit, waited)
+    context = StepContext(job, step, store, inputs, staging, Progress(store, job.ref.id, step.unit, gauges))
     try:
         outcome = _perform(context)
+        context.progress.rejects(outcome.counts.rejected)
         artifact = staging.publish(outcome.counts, outcome.statistics, outcome.device, outcome.seals)
     except BaseException as error:
         staging.discard()

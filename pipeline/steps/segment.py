@@ -11,6 +11,7 @@ from model.errors import ConfigError, DataError
 from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.shards import Seal, Shards
 from pipeline.artifacts.spec import short
+from pipeline.compute.metrics import tags_of
 from pipeline.compute.session import session
 from pipeline.masks.actors import SegmentWork
 from pipeline.masks.attempts import Attempts
@@ -19,7 +20,7 @@ from pipeline.masks.parts import cut, evidence_bytes, read_parts, shard_name
 from pipeline.masks.poison import POISON, Poison
 from pipeline.masks.statistics import SUMMARY_COLUMNS, EvidenceSummary
 from pipeline.masks.teachers.table import teacher_kind
-from pipeline.masks.watch import GAUGES, Watch
+from pipeline.masks.watch import Watch
 from pipeline.plan.parameters import SegmentParams
 from pipeline.schemas import EVIDENCE, QUERIES, SEGMENT_SPEED_FILE, part_name
 from pipeline.steps.context import Outcome, StepContext
@@ -63,8 +64,8 @@ def _compute(
             from pipeline.compute.gauges import Gauges
             from pipeline.masks.stream import segment_shards  # Ray Data takes seconds to import
 
-            tags = {"dataset": context.inputs["inventory"].ref.name, "step_key": context.job.key}
-            watch.gauges = Gauges("segment", GAUGES, tags).set
+            watch.gauges = Gauges("segment", work.tags).set
+            context.progress.begin()
             stream = segment_shards(
                 work,
                 missing,
@@ -143,6 +144,7 @@ def _work(context: StepContext, params: SegmentParams, shards: Shards, count: in
         phases=kind.phases,
         carried=kind.carried,
         needs_pixels=kind.needs_pixels,
+        tags=tags_of(context.job.recipe, context.job.key, context.job.ref.id),
     )
 
 

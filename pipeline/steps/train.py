@@ -67,6 +67,7 @@ def run(context: StepContext) -> Outcome:
         checkpoints = context.staging.work_shards(CHECKPOINTS)
         retries = Retries(context.job.key, checkpoints)
         with session(cpus=local):
+            context.progress.begin()
             while result is None:
                 try:
                     _fit(context, params, shards, checkpoints, committed, cells)
@@ -165,6 +166,7 @@ def _fit(
     task = StageTask(
         row=params.row,
         key=context.job.key,
+        recipe=context.job.recipe,
         config=params.config,
         execution=_execution(context),
         student=params.student,

@@ -111,6 +111,7 @@ class StageTask(Config):
 
     row: str = Field(description="row of the stage table, e.g. 'stage4_lm'")
     key: str = Field(description="the step's key in its plan, for trackers")
+    recipe: str | None = Field(default=None, description="name of the recipe, for metrics")
     config: StageConfig
     execution: Execution
     student: StudentConfig | None = Field(description="stage 1 only: the student's architecture")

@@ -14,6 +14,8 @@ from model.stages import apply_stage
 from pipeline.artifacts.progress import Progress
 from pipeline.artifacts.shards import Seal, Shards
 from pipeline.artifacts.store import ArtifactStore
+from pipeline.compute.metrics import tags_of
+from pipeline.compute.step_gauges import StepGauges
 from pipeline.masks.cells import CellTable
 from pipeline.schemas import MODEL
 from pipeline.training.alignment.stage import prove_stage
@@ -108,6 +110,7 @@ def train(
 def watched(task: StageTask, store: ArtifactStore, trainer: StageTrainer) -> StageWatch:
     """The watch of a stage. Rows that the trainer has already are those of an earlier run."""
     layers = [f"layer_{position}" for position in trainer.model.config.cross_attention_layers]
-    stage = Stage(store, task.artifact, task.row, task.key, tuple(trainer.log.rows))
-    progress = Progress(store, task.artifact, task.unit)
+    stage = Stage(store, task.artifact, task.row, task.key, tuple(trainer.log.rows), task.recipe)
+    gauges = StepGauges(tags_of(task.recipe, task.key, task.artifact), task.unit)
+    progress = Progress(store, task.artifact, task.unit, gauges)
     return StageWatch(stage, stage_facts(trainer), progress, trainer.order.samples, layers, task.execution.trackers)

@@ -1,8 +1,13 @@
 """agevlm up, status, down, env."""
 
+from typing import TYPE_CHECKING
+
 import typer
 
 from flows.cli.terminal import console, progress_lines
+
+if TYPE_CHECKING:
+    from infra.local.stack_file import StackState
 
 
 def up() -> None:
@@ -24,11 +29,28 @@ def up() -> None:
         highlight=False,
         markup=False,
     )
+    print_charts(state)
     console().print('Another shell: eval "$(agevlm env)"     To end it: agevlm down', highlight=False)
 
 
+def print_charts(state: "StackState") -> None:
+    """Print where the metrics are drawn: Grafana's page, or a link to Prometheus' page with all queries filled in."""
+    from pipeline.compute.panels import graph_pages
+
+    if "grafana" in state.ports:
+        pages = {"Grafana": f"{state.url('grafana')}/d/agevlm"}
+    elif "prometheus" in state.ports:
+        pages = graph_pages(state.url("prometheus"))
+    else:
+        console().print("charts   none: Prometheus is not installed (docs/slow.md)", highlight=False, markup=False)
+        return
+    for title, page in pages.items():
+        console().print(f"charts   {title}: {page}", highlight=False, markup=False, soft_wrap=True)
+    console().print("         (user agevlm, password: the same secret)", highlight=False, markup=False)
+
+
 def status() -> None:
-    """Show the stack's processes and addresses. Exit code 1 if any does not work."""
+    """Show the stack's processes and addresses. Exit code 1 if one that runs need does not work."""
     from rich.table import Table
 
     from flows.cli.surroundings import local_stack
@@ -42,11 +64,11 @@ def status() -> None:
         raise typer.Exit(1)
     table = Table("process", "pid", "state", "address", "log", box=None, pad_edge=False)
     for row in rows:
-        colour = "green" if row.state == "ready" else "red"
+        colour = "green" if row.state == "ready" else "red" if row.needed else "yellow"
         table.add_row(row.name, str(row.pid or "-"), f"[{colour}]{row.state}[/]", row.url or "-", row.log or "-")
     console().print(table)
     console().print(f"Ray's page {stack.secret_hint()}", highlight=False, markup=False)
-    if any(row.state != "ready" for row in rows):
+    if any(row.needed and row.state != "ready" for row in rows):
         raise typer.Exit(1)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from infra.local.folders import SOCKET_FOLDER_LENGTH, Folders
 from infra.local.machine import object_store, usable_cpus
 from infra.local.processes import programs, spawn
+from infra.local.roles import grafana, prometheus
 from infra.local.roles.worker import FLOW_RUNS
 from infra.local.secret import make_secret, read_secret
 from infra.local.stack_file import ProcessRecord, StackError, StackState
@@ -39,6 +40,10 @@ LOGS = (
 """Logs of Ray's processes that say why one ended."""
 REASON = re.compile(r"(^|[\s|\[])(\w*Error\b|E |F |FATAL|CRITICAL|ERROR)|Check failed|Exception:")
 REASON_LINES, LINE_LENGTH = 3, 300
+
+REPORT_MILLISECONDS = 5000
+"""Time between two reports of metrics by each process of Ray: as often as Prometheus reads them. A gauge is gone two
+reports after its process ended."""
 
 
 def ray_api(folders: Folders, state: StackState) -> Server:
@@ -128,6 +133,9 @@ def start(folders: Folders, state: StackState) -> ProcessRecord:
         "RAY_ROTATION_BACKUP_COUNT": "3",
         # By default Ray writes no object to a disk that is 95 % full: of a large disk that leaves much unused.
         "RAY_local_fs_capacity_threshold": "0.99",
+        "RAY_metrics_report_interval_ms": str(REPORT_MILLISECONDS),
+        **prometheus.told_to_ray(folders, state),
+        **grafana.told_to_ray(folders, state),
     }
     return spawn(folders, "ray", ray_command(state, folders), state, extra)
 

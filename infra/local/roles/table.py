@@ -1,6 +1,6 @@
 """The table of roles."""
 
-from infra.local.roles import prefect, ray, worker
+from infra.local.roles import grafana, prefect, prometheus, ray, worker
 from infra.local.roles.role import Role
 
 ROLES: dict[str, Role] = {
@@ -31,10 +31,32 @@ ROLES: dict[str, Role] = {
             broken=ray.broken,
             reason=ray.reason,
         ),
+        Role(
+            name="prometheus",
+            title="Prometheus",
+            start=prometheus.start,
+            ready=prometheus.ready,
+            ports=(prometheus.PORT,),
+            page=prometheus.PORT,
+            start_seconds=60.0,
+            wanted=prometheus.wanted,
+            needed=False,
+        ),
+        Role(
+            name="grafana",
+            title="Grafana",
+            start=grafana.start,
+            ready=grafana.ready,
+            ports=(grafana.PORT,),
+            page=grafana.PORT,
+            start_seconds=120.0,
+            wanted=grafana.wanted,
+            needed=False,
+        ),
         Role(name="worker", title="Prefect worker", start=worker.start, ready=worker.ready, grace=15.0),
     )
 }
 """Name -> role, in the order in which they start."""
 
-ENDING = ("worker", "ray", "prefect")
+ENDING = ("worker", "ray", "grafana", "prometheus", "prefect")
 """The order in which they end: a flow reports to the server and stops its Ray jobs."""

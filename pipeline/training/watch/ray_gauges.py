@@ -3,29 +3,21 @@
 from collections.abc import Mapping
 
 from pipeline.compute.gauges import Gauges
+from pipeline.compute.metrics import metrics_of
 
-GAUGES = {
-    "step": "optimiser steps done",
-    "lm_loss": "LM loss per target token",
-    "guidance_loss": "guidance loss (eq. 3)",
-    "attention_in_mask": "attention inside the mask, mean over cross-attention layers, 0..1",
-    "tokens_per_second": "tokens per second, all workers",
-    "data_wait": "share of the time that workers wait for data, 0..1",
-    "mfu": "share of the GPUs' peak bf16 operations, 0..1",
-}
-"""Name -> description, with its unit."""
+NAMES = frozenset(metrics_of("train"))
 
 
 class RayGauges:
-    """Sets Ray's gauges as a `Tracker`; they are tagged by the row of the stage table and the step's key."""
+    """Sets Ray's gauges as a `Tracker`. tags: of all of them."""
 
-    def __init__(self, row: str, key: str) -> None:
-        self._gauges = Gauges("train", GAUGES, {"stage": row, "step_key": key})
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        self._gauges = Gauges("train", tags)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Set each gauge that has a value. Values per layer ('name/layer') count as their mean."""
         found = {**values, "step": float(step)}
-        for name in GAUGES.keys() - found.keys():
+        for name in NAMES - found.keys():
             layers = [value for key, value in values.items() if key.startswith(f"{name}/")]
             if layers:
                 found[name] = sum(layers) / len(layers)

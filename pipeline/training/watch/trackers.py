@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from model.errors import ConfigError
 from pipeline.artifacts.spec import short
 from pipeline.artifacts.store import ArtifactStore
+from pipeline.compute.metrics import tags_of
 from pipeline.training.watch.event_files import EventFiles, event_folder
 from pipeline.training.watch.ray_gauges import RayGauges
 
@@ -37,6 +38,7 @@ class Stage:
     row: str
     key: str
     rows: Sequence[Row] = ()
+    recipe: str | None = None
 
     @property
     def name(self) -> str:
@@ -109,7 +111,7 @@ class WandbRun:
 
 def open_ray(stage: Stage) -> Tracker:
     """Ray's metrics."""
-    return RayGauges(stage.row, stage.key)
+    return RayGauges(tags_of(stage.recipe, stage.key, stage.artifact))
 
 
 TRACKERS: dict[str, tuple[str, Callable[[Stage], Tracker]]] = {

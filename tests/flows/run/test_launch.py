@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,8 +74,9 @@ def test_a_job_reads_its_spec_from_the_store(tmp_path: Path) -> None:
     assert ray.commands[submission].endswith(f" -u -m pipeline run {spec}")
     known = read_job(str(spec))
     assert known.origin == Origin(flow_run_id="run-1", job_page=f"http://ray.test/#/jobs/{submission}")
-    added = {"submission_id": submission, "environment": passed_on, "origin": known.origin}
-    assert known == job.model_copy(update=added)
+    facts = {"submission_id": submission, "environment": passed_on, "recipe": launch.recipe, "origin": known.origin}
+    assert known == job.model_copy(update={**facts, "submitted": known.submitted})
+    assert known.submitted == pytest.approx(time.time(), abs=60)
 
 
 def test_a_job_for_a_remote_store_is_given_a_url(tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ def test_addresses_come_from_the_state(folders: Folders) -> None:
     variables = environment(folders, STATE)
     assert variables["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
     assert variables["AGEVLM_RAY_JOBS_URL"] == variables["RAY_API_SERVER_ADDRESS"] == "http://127.0.0.1:8265"
+    assert "AGEVLM_PROMETHEUS_URL" not in variables
+    known = STATE.model_copy(update={"ports": {**STATE.ports, "prometheus": 9090}})
+    assert environment(folders, known)["AGEVLM_PROMETHEUS_URL"] == "http://127.0.0.1:9090"
 
 
 def test_the_store_is_that_of_the_stack_if_it_has_one(folders: Folders) -> None:

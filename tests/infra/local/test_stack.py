@@ -38,6 +38,7 @@ class FakeServices:
         self.code = dict.fromkeys(ROLES, PARENT)
         self.ready: Callable[[str, StackState], bool] = lambda role, state: True
         self.broken: set[str] = set()
+        self.absent: set[str] = set()
         self.worker_lives: Callable[[], bool] = lambda: False
         self.searched = 0
 
@@ -51,6 +52,9 @@ class FakeServices:
 
     def is_ready(self, role: str, folders: Folders, state: StackState) -> bool:
         return self.ready(role, state)
+
+    def is_wanted(self, role: str) -> bool:
+        return role not in self.absent
 
     def is_broken(self, role: str, state: StackState) -> bool:
         return role in self.broken
@@ -70,6 +74,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServices:
             start=partial(found.start_role, name),
             ready=partial(found.is_ready, name),
             broken=partial(found.is_broken, name),
+            wanted=partial(found.is_wanted, name),
         )
         monkeypatch.setitem(ROLES, name, fake_role)
     monkeypatch.setattr(stack, "make_pool", lambda api: None)
@@ -115,9 +120,9 @@ def test_up_starts_all_and_down_ends_all(local: LocalStack, fake: FakeServices) 
     assert set(state.processes) == set(ROLES)
     assert local.file.load() == state
     assert fake.started[-1] == "worker"  # it gives the addresses of the others to its flows
-    wait_for(lambda: len(family(state)) == 6)  # each with its child
+    wait_for(lambda: len(family(state)) == 2 * len(ROLES))  # each with its child
     assert {row.state for row in local.status()} == {"ready"}
-    assert local.down(silent) == 6
+    assert local.down(silent) == 2 * len(ROLES)
     assert family(state) == []
     assert local.file.load() is None
     assert local.down(silent) == 0
@@ -135,7 +140,10 @@ def test_only_what_died_is_started_again(local: LocalStack, fake: FakeServices, 
     first = local.up(silent)
     killed(first, role)
     assert {row.role: row.state for row in local.status()}[role] == "dead"
-    with pytest.raises(StackError, match="lacks its"):
+    if ROLES[role].needed:
+        with pytest.raises(StackError, match="lacks its"):
+            local.require()
+    else:
         local.require()
     second = local.up(silent)
     assert second.id == first.id
@@ -181,10 +189,10 @@ def test_a_part_that_answers_again_within_seconds_is_ready(local: LocalStack, fa
 
 def test_an_orphan_is_ended_before_its_parent_is_replaced(local: LocalStack) -> None:
     first = local.up(silent)
-    wait_for(lambda: len(family(first)) == 6)
+    wait_for(lambda: len(family(first)) == 2 * len(ROLES))
     killed(first, "ray")
     second = local.up(silent)
-    wait_for(lambda: len(family(second)) == 6)  # not 7: the old child was ended
+    wait_for(lambda: len(family(second)) == 2 * len(ROLES))  # not one more: the old child was ended
 
 
 def test_the_worker_is_started_anew_when_an_address_changes(local: LocalStack) -> None:
@@ -208,7 +216,7 @@ def test_a_worker_that_was_started_anew_is_ended_if_that_fails(
         local.up(silent)
     now = local.file.load()
     assert now is not None
-    assert {role for role in ROLES if process_of_role(now, role)} == {"prefect"}
+    assert {role for role in ROLES if process_of_role(now, role)} == set(ROLES) - {"ray", "worker"}
     assert pids(now)["worker"] != pids(first)["worker"]
 
 
@@ -246,21 +254,21 @@ def test_a_prefect_whose_port_was_taken_meanwhile_gets_another(
 @pytest.mark.parametrize("everything", [True, False])
 def test_down_after_parents_were_killed(local: LocalStack, everything: bool) -> None:
     state = local.up(silent)
-    wait_for(lambda: len(family(state)) == 6)
+    wait_for(lambda: len(family(state)) == 2 * len(ROLES))
     killed(state, *(ROLES if everything else ("ray",)))
-    assert local.down(silent) == (3 if everything else 5)
+    assert local.down(silent) == (len(ROLES) if everything else 2 * len(ROLES) - 1)
     assert family(state) == []
 
 
 def test_a_stack_whose_record_is_lost_is_not_doubled_and_can_be_ended(local: LocalStack) -> None:
     state = local.up(silent)
-    wait_for(lambda: len(family(state)) == 6)
+    wait_for(lambda: len(family(state)) == 2 * len(ROLES))
     local.file.forget()
     for command in (lambda: local.up(silent), local.status):
         with pytest.raises(StackError, match="no file records them; end them with 'agevlm down'"):
             command()
-    assert len(family(state)) == 6
-    assert local.down(silent) == 6
+    assert len(family(state)) == 2 * len(ROLES)
+    assert local.down(silent) == 2 * len(ROLES)
     assert family(state) == []
     assert local.status() == []
 
@@ -270,7 +278,7 @@ def test_a_stack_beside_a_recorded_one_is_ended_too(local: LocalStack) -> None:
     local.file.save(StackState(id="another"))
     with pytest.raises(StackError, match="no file records them"):
         local.up(silent)
-    assert local.down(silent) >= 3
+    assert local.down(silent) >= len(ROLES)
     assert family(first) == []
 
 
@@ -290,7 +298,7 @@ def test_down_works_with_a_damaged_record(content: str, local: LocalStack) -> No
         with pytest.raises(StackError, match=r"is damaged(.|\n)*agevlm down"):
             command()
     said: list[str] = []
-    assert local.down(said.append) >= 3
+    assert local.down(said.append) >= len(ROLES)
     assert "is damaged" in said[0]
     assert family(state) == []
     assert not local.file.path.exists()
@@ -301,7 +309,7 @@ def test_the_record_of_another_version_is_understood(local: LocalStack) -> None:
     local.file.path.write_text(json.dumps({**state.model_dump(mode="json"), "colour": "red"}))
     assert {row.state for row in local.status()} == {"ready"}
     assert local.up(silent) == state
-    assert local.down(silent) >= 3
+    assert local.down(silent) >= len(ROLES)
 
 
 def test_a_living_stack_of_another_project_is_not_used(local: LocalStack) -> None:
@@ -423,3 +431,32 @@ def test_old_ray_sessions_lose_all_but_their_logs(local: LocalStack) -> None:
     left = {str(path.relative_to(folder)) for path in folder.rglob("file")}
     assert left == {f"session_2026-01-0{day}_x/logs/file" for day in (3, 4, 5)}
     assert (folder / "other").is_dir()
+
+
+def test_what_is_not_installed_is_not_started(local: LocalStack, fake: FakeServices) -> None:
+    fake.absent = {"prometheus", "grafana"}
+    state = local.up(silent)
+    assert set(state.processes) == set(ROLES) - fake.absent
+    assert not fake.absent & state.ports.keys()  # so nobody is told of them
+    assert {row.role: row.state for row in local.status() if row.state != "ready"} == {
+        "prometheus": "not installed",
+        "grafana": "not installed",
+    }
+    local.require()
+    fake.absent = set()  # installed meanwhile: the worker's flows are told of it
+    second = local.up(silent)
+    assert set(second.processes) == set(ROLES)
+    assert pids(second)["worker"] != pids(state)["worker"]
+
+
+def test_up_goes_on_without_an_optional_part_that_fails(local: LocalStack, fake: FakeServices) -> None:
+    fake.code["prometheus"] = "print('no space for the data'); raise SystemExit(1)"
+    fake.ready = lambda role, state: role != "prometheus"
+    said: list[str] = []
+    state = local.up(said.append)
+    assert set(state.processes) == set(ROLES) - {"prometheus"}
+    assert "prometheus" not in state.ports
+    assert any("Prometheus does not run" in line and "no space for the data" in line for line in said)
+    (row,) = [row for row in local.status() if row.state != "ready"]
+    assert (row.role, row.state, row.needed) == ("prometheus", "not started", False)
+    local.require()

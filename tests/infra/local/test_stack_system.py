@@ -17,6 +17,7 @@ import pytest
 
 from infra.local.lost_runs import flow_run_of
 from infra.local.processes import family, process_of, programs
+from infra.local.roles.table import ROLES
 from infra.local.stack_file import StackState
 from infra.local.web import Refused, Server, answers, call
 from pipeline.artifacts.paths import PROJECT
@@ -44,7 +45,7 @@ def test_it_is_up_and_up_again_changes_nothing(home: Home) -> None:
     before = home.state
     status = home.agevlm("status")
     assert status.returncode == 0, status.stdout
-    assert status.stdout.count(" ready ") == 3
+    assert status.stdout.count(" ready ") == sum(role.wanted() for role in ROLES.values())
     assert f"cat {home.path / 'secret'}" in status.stdout
     assert home.secret not in status.stdout
     again = home.agevlm("up")

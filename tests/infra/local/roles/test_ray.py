@@ -1,5 +1,6 @@
 """The start of Ray's head: on loopback, with its own ports and the secret."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from infra.local.folders import Folders
 from infra.local.roles import ray
 from infra.local.roles.table import ROLES
+from infra.local.secret import read_secret
 from infra.local.stack_file import StackError, StackState
+from infra.local.web import basic
 from tests.infra.local.fixtures_http_server import serving
 
 
@@ -87,3 +90,26 @@ def test_a_ray_without_one_of_its_children_is_broken(
 ) -> None:
     monkeypatch.setattr(ray, "programs", lambda state, role: running)
     assert ray.broken(StackState(id="x")) == broken
+
+
+def test_ray_is_told_of_prometheus_and_grafana_only_where_they_run(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+
+    def spawn(folders: Folders, role: str, command: list[str], state: StackState, extra: dict[str, str]) -> None:
+        given.clear()
+        given.update(extra)
+
+    monkeypatch.setattr(ray, "spawn", spawn)
+    monkeypatch.setattr(ray, "make_ray_folder", lambda folder: None)
+    names = ("ray_gcs", "ray_dashboard", "ray_client", "ray_dashboard_metrics")
+    ports = {name: 7000 + number for number, name in enumerate(names)}
+    ray.start(folders, StackState(id="x", cpus=2, ports=ports))
+    assert not [name for name in given if "PROMETHEUS" in name or "GRAFANA" in name]
+    ray.start(folders, StackState(id="x", cpus=2, ports={**ports, "prometheus": 9090, "grafana": 3000}))
+    header = {"Authorization": basic(f"agevlm:{read_secret(folders)}")}
+    assert json.loads(given["RAY_PROMETHEUS_HEADERS"]) == header
+    assert given["RAY_PROMETHEUS_HOST"] == "http://127.0.0.1:9090"
+    assert given["RAY_GRAFANA_HOST"] == given["RAY_GRAFANA_IFRAME_HOST"] == "http://127.0.0.1:3000"
+    assert given["RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR"].startswith(str(folders.home))

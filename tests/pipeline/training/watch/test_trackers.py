@@ -10,8 +10,9 @@ import pytest
 from model.errors import ConfigError
 from pipeline.artifacts.progress import Progress, read_progress
 from pipeline.artifacts.store import ArtifactStore
+from pipeline.compute.metrics import tags_of
 from pipeline.training.watch import event_files, stage_watch, trackers
-from pipeline.training.watch.ray_gauges import GAUGES, RayGauges
+from pipeline.training.watch.ray_gauges import NAMES, RayGauges
 from pipeline.training.watch.stage_watch import StageWatch
 from pipeline.training.watch.trackers import MlflowRun, Stage, WandbRun, check_trackers, open_tensorboard, scalars
 from pipeline.training.watch.warnings import StageFacts
@@ -213,12 +214,12 @@ def test_a_tracker_that_cannot_end_does_not_end_the_stage(
 
 def test_ray_gauges_get_the_values() -> None:
     sets: dict[str, tuple[float, Any]] = {}
-    gauges = RayGauges("stage3", "stage3")
-    for name in GAUGES:
+    tags = tags_of("paper", "stage3", ID)
+    gauges = RayGauges(tags)
+    for name in NAMES:
         fake = SimpleNamespace(set=lambda value, tags, name=name: sets.update({name: (value, tags)}))
         gauges._gauges._gauges[name] = fake
     gauges.log(2, scalars(row_of(2), ["layer_2", "layer_7"]))
-    tags = {"stage": "stage3", "step_key": "stage3"}
     assert sets["step"] == (2.0, tags)
     assert sets["attention_in_mask"][0] == pytest.approx((0.002 + 0.2) / 2)
     assert "mfu" not in sets

@@ -1,0 +1,1 @@
+"""Grafana beside Prometheus: its settings, its data source and its dashboards."""
