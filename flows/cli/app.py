@@ -1,10 +1,12 @@
 """The `agevlm` command. `--help` answers at once, because each command imports slow modules only when it runs."""
 
+import os
 import sys
 
 import typer
 
 from flows.cli.commands import artifacts, masks, plan, recipes, run, stack, student
+from infra.local.private import UMASK, read_umask
 from infra.local.stack_file import StackError
 from model.errors import AgevlmError
 
@@ -23,8 +25,12 @@ for group in (stack, run, plan, artifacts, masks, recipes, student):
 
 
 def main() -> None:
-    """Run the command line. Errors that are meant for users are printed as one message, with exit code 1."""
+    """Run the command line. Errors that are meant for users are printed as one message, with exit code 1.
+
+    The files that it makes are for their owner only, as those of the stack, unless `$AGEVLM_UMASK` says otherwise.
+    """
     try:
+        os.umask(read_umask(os.environ.get(UMASK)))
         app(prog_name="agevlm")
     except BrokenPipeError:  # the reader of a pipe ('| head') has closed it
         sys.stderr.close()

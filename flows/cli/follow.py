@@ -50,7 +50,8 @@ def run_demo(recipe: str, until: str | None, limit: int | None, say: Say) -> int
         stack.down(say)
         return code
     print(f"\nPrefect  {flow_runs.page(api, run.id)}")
-    print(f"Ray      {state.url('ray_dashboard')}   ({stack.secret_hint()})")
+    print(f"Ray      {state.url('ray_dashboard')}")
+    print(f"Both {stack.secret_hint()}")
     print("The stack stays up. To end it: agevlm down (or make down)", flush=True)
     return code
 

@@ -1,25 +1,39 @@
 """agevlm up, status, down, env."""
 
+from typing import Annotated
+
 import typer
 
 from flows.cli.terminal import console, progress_lines
 
 
-def up() -> None:
+def up(
+    host: Annotated[
+        str,
+        typer.Option(
+            help="address that the pages of Prefect and Ray listen on, such as 0.0.0.0; they ask for the secret, but "
+            "over plain HTTP: read SECURITY.md first",
+            show_default="loopback",
+        ),
+    ] = "",
+) -> None:
     """Start the local stack: Prefect, Ray and a worker, on loopback.
 
-    Free ports are chosen and recorded. If it runs already, only the parts that are missing are started.
+    Free ports are chosen and recorded. If it runs already, only the parts that are missing are started. The pages ask
+    for a secret, which is printed when it is made.
     """
     from flows.cli.surroundings import local_stack
+    from infra.local.hosts import warning
 
     stack = local_stack()
-    state = stack.up(progress_lines())
+    known = stack.folders.secret.exists()
+    state = stack.up(progress_lines(), host)
     prefect, ray = state.url("prefect"), state.url("ray_dashboard")
-    console().print(
-        f"\nPrefect  {prefect}\nRay      {ray}   ({stack.secret_hint()})\nstore    {state.store}",
-        highlight=False,
-        markup=False,
-    )
+    lines = ["", f"Prefect  {prefect}", f"Ray      {ray}", f"Both     {stack.secret_hint()}"]
+    if not known:
+        lines.append(f"         it is {stack.secret()} (printed this once)")
+    lines += [f"store    {state.store}", *filter(None, [warning(state.host)])]
+    console().print("\n".join(lines), highlight=False, markup=False)
     console().print('Another shell: eval "$(agevlm env)"     To end it: agevlm down', highlight=False)
 
 
@@ -41,7 +55,7 @@ def status() -> None:
         colour = "green" if row.state == "ready" else "red"
         table.add_row(row.name, str(row.pid or "-"), f"[{colour}]{row.state}[/]", row.url or "-", row.log or "-")
     console().print(table)
-    console().print(f"Ray's page {stack.secret_hint()}", highlight=False, markup=False)
+    console().print(f"The pages of Prefect and Ray {stack.secret_hint()}", highlight=False, markup=False)
     if any(row.state != "ready" for row in rows):
         raise typer.Exit(1)
 
