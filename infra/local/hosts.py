@@ -36,7 +36,7 @@ def warning(host: str) -> str:
     if is_loopback(host):
         return ""
     return (
-        f"The pages of Prefect and Ray listen on {host}. They ask for the secret, but over plain HTTP: who can read the "
-        "network's traffic can read it, and who has it runs code as you. Safer is the default with 'ssh -L', or a "
-        "proxy of yours with TLS in front (SECURITY.md)."
+        f"The pages of Prefect and Ray listen on {host}. They ask for the secret, but over plain HTTP: who sees the "
+        "traffic can read it, and who has it runs code as you. Safer: leave --host out and use 'ssh -L', or put a "
+        "proxy with TLS in front (SECURITY.md)."
     )

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-
 LOOPBACK, ANY_ADDRESS = "127.0.0.1", "0.0.0.0"
 PAGES = ("prefect", "ray_dashboard")
 """Names of the ports that listen on the stack's `host`. They ask for the secret. All others listen on loopback."""

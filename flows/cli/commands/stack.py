@@ -26,11 +26,11 @@ def up(
     from infra.local.hosts import warning
 
     stack = local_stack()
-    known = stack.folders.secret.exists()
+    first = not stack.folders.secret.exists() and stack.file.load() is None
     state = stack.up(progress_lines(), host)
     prefect, ray = state.url("prefect"), state.url("ray_dashboard")
     lines = ["", f"Prefect  {prefect}", f"Ray      {ray}", f"Both     {stack.secret_hint()}"]
-    if not known:
+    if first:
         lines.append(f"         it is {stack.secret()} (printed this once)")
     lines += [f"store    {state.store}", *filter(None, [warning(state.host)])]
     console().print("\n".join(lines), highlight=False, markup=False)
