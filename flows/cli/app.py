@@ -6,6 +6,7 @@ import sys
 import typer
 
 from flows.cli.commands import artifacts, masks, plan, recipes, run, stack, student
+from flows.cli.terminal import visible
 from infra.local.private import UMASK, read_umask
 from infra.local.stack_file import StackError
 from model.errors import AgevlmError
@@ -36,5 +37,5 @@ def main() -> None:
         sys.stderr.close()
         raise SystemExit(0) from None
     except (AgevlmError, StackError, OSError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        print(visible(f"{type(error).__name__}: {error}"), file=sys.stderr, flush=True)
         raise SystemExit(1) from None
