@@ -89,6 +89,10 @@ lock: $(READY) ## resolve pyproject.toml into requirements.lock
 	@if grep -nE 'https?://|index-url|find-links' requirements.lock; then \
 	  echo 'requirements.lock names a host; it must not' >&2; exit 1; fi
 
+.PHONY: audit
+audit: $(READY) ## ask for known vulnerabilities of the locked packages, and for abandoned ones; needs the network
+	@$(PYTHON) scripts/audit.py
+
 .PHONY: clean
 clean: ## end the stack, then remove its state, every artifact, all caches and .venv
 	@if [ "$$(cat $(READY) 2>/dev/null)" = "$$(pwd -P)" ]; then env -u AGEVLM_HOME $(AGEVLM) down; \
