@@ -96,6 +96,10 @@ elif [ -e .agevlm/stack.json ]; then \
   echo 'the stack in .agevlm may be running, and only .venv can end it: run make setup, then make $@' >&2; exit 1; fi
 endef
 
+.PHONY: audit
+audit: $(READY) ## ask for known vulnerabilities of the locked packages, and for abandoned ones; needs the network
+	@$(PYTHON) scripts/audit.py
+
 .PHONY: clean
 clean: ## end the stack, then remove its state, all caches and .venv; keep .agevlm's artifacts and Prefect's database
 	@$(end_stack)

@@ -1,10 +1,13 @@
 """The `agevlm` command. `--help` answers at once, because each command imports slow modules only when it runs."""
 
+import os
 import sys
 
 import typer
 
 from flows.cli.commands import artifacts, events, housekeeping, masks, plan, recipes, run, stack, student
+from flows.cli.terminal import visible
+from infra.local.private import UMASK, read_umask
 from infra.local.stack_file import StackError
 from model.errors import AgevlmError
 from pipeline.artifacts.room import explained
@@ -24,15 +27,19 @@ for group in (stack, run, events, plan, artifacts, housekeeping, masks, recipes,
 
 
 def main() -> None:
-    """Run the command line. Errors that are meant for users are printed as one message, with exit code 1."""
+    """Run the command line. Errors that are meant for users are printed as one message, with exit code 1.
+
+    The files that it makes are for their owner only, as those of the stack, unless `$AGEVLM_UMASK` says otherwise.
+    """
     try:
+        os.umask(read_umask(os.environ.get(UMASK)))
         app(prog_name="agevlm")
     except BrokenPipeError:  # the reader of a pipe ('| head') has closed it
         sys.stderr.close()
         raise SystemExit(0) from None
     except (AgevlmError, StackError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        print(visible(f"{type(error).__name__}: {error}"), file=sys.stderr, flush=True)
         raise SystemExit(1) from None
     except OSError as error:
-        print(f"{type(error).__name__}: {explained(error)}", file=sys.stderr, flush=True)
+        print(visible(f"{type(error).__name__}: {explained(error)}"), file=sys.stderr, flush=True)
         raise SystemExit(1) from None

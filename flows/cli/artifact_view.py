@@ -119,7 +119,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def _files(manifest: Manifest) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     for entry in manifest.files[:FILES_SHOWN]:
-        table.add_row(entry.path, size_text(entry.size), f"sha256 {short(entry.sha256)}")
+        table.add_row(Text(entry.path), size_text(entry.size), f"sha256 {short(entry.sha256)}")
     if len(manifest.files) > FILES_SHOWN:
         table.add_row(f"and {len(manifest.files) - FILES_SHOWN} more", "", "")
     return table
@@ -137,7 +137,7 @@ def _rejects(artifact: Artifact, count: int) -> Table:
             break
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
     for row in rows:
-        table.add_row(str(row["id"]), str(row["reason"]), Text(str(row["detail"]), overflow="fold"))
+        table.add_row(Text(str(row["id"])), Text(str(row["reason"])), Text(str(row["detail"]), overflow="fold"))
     return table
 
 

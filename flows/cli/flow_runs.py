@@ -89,4 +89,4 @@ def cancel(api: Server, run_id: str) -> None:
 
 def page(api: Server, run_id: str) -> str:
     """The run's page in Prefect's user interface."""
-    return f"{api.url.removesuffix('/api')}/runs/flow-run/{run_id}"
+    return f"{api.url.removesuffix('/api')}/v2/runs/flow-run/{run_id}"

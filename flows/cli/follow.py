@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flows.cli import flow_runs
 from flows.cli.flow_runs import FlowRun
 from flows.cli.surroundings import local_stack
-from flows.cli.terminal import Say, console
+from flows.cli.terminal import Say, console, visible
 from flows.cli.watch import LineDisplay, RunDisplay, RunSnapshot, Watcher
 from infra.local.web import Server
 from pipeline.artifacts.paths import store_root
@@ -50,7 +50,8 @@ def run_demo(recipe: str, until: str | None, limit: int | None, say: Say) -> int
         stack.down(say)
         return code
     print(f"\nPrefect  {flow_runs.page(api, run.id)}")
-    print(f"Ray      {state.url('ray_dashboard')}   ({stack.secret_hint()})")
+    print(f"Ray      {state.url('ray_dashboard')}")
+    print(f"Both {stack.secret_hint()}")
     print("The stack stays up. To end it: agevlm down (or make down)", flush=True)
     return code
 
@@ -135,10 +136,10 @@ def print_end(last: RunSnapshot, run: FlowRun) -> None:
     out.print(f"\n{run.deployment} '{run.name}': {last.flow.name}", highlight=False)
     if last.flow.type != "COMPLETED":
         if last.flow.message:
-            print(last.flow.message)
+            print(visible(last.flow.message))
         for step in last.steps:
             if step.state == "failed":
-                print(f"\n{step.key} failed (job {step.job or '-'}): {step.message}")
+                print(visible(f"\n{step.key} failed (job {step.job or '-'}): {step.message}"))
         for step in last.steps if last.flow.type == "CRASHED" else ():
             if step.job and step.state in ("running", "crashed"):
                 print(f"{step.key}: its Ray job {step.job} goes on by itself; run the same again to join it")

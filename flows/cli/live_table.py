@@ -85,7 +85,7 @@ def final_table(snapshot: RunSnapshot) -> Table:
             step.key,
             short(step.id),
             Text(step.state, COLOURS[step.state]),
-            outcome_text(step),
+            Text(outcome_text(step)),
             duration(step.seconds),
         )
     return table

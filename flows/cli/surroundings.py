@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 def local_stack() -> "LocalStack":
     """The local stack of this project, in its home folder."""
     from infra.local.folders import Folders
+    from infra.local.private import UMASK, read_umask
     from infra.local.stack import LocalStack
     from infra.local.stack_file import StackFile
     from pipeline.artifacts.atomic import write_text
 
-    folders = Folders(project=PROJECT, home=home_folder(), store=store_root())
+    umask = read_umask(os.environ.get(UMASK))
+    folders = Folders(project=PROJECT, home=home_folder(), store=store_root(), umask=umask)
     return LocalStack(folders, StackFile(folders.state_file, write_text), close_run_file)
 
 

@@ -1,12 +1,14 @@
 """The console of the commands, progress lines with the elapsed time, and numbers formatted for people."""
 
 import time
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
 Say = Callable[[str], None]
 """Prints one line of progress."""
@@ -16,9 +18,26 @@ Say = Callable[[str], None]
 def console() -> "Console":
     """The console on standard output. If that is no terminal, lines are not wrapped."""
     from rich.console import Console
+    from rich.segment import Segment
 
-    found = Console()
-    return found if found.is_terminal else Console(width=200, soft_wrap=True)
+    class PlainText(Console):
+        """A console on which texts, which may come from data, show their control codes and do nothing else."""
+
+        def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> "Iterable[Segment]":
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+    found = PlainText()
+    return found if found.is_terminal else PlainText(width=200, soft_wrap=True)
+
+
+def visible(text: str) -> str:
+    """A text without control codes: data could move the cursor with them, or change what the terminal shows."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c in "\n\t" or not unicodedata.category(c).startswith("C") else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 def progress_lines() -> Say:
@@ -26,7 +45,7 @@ def progress_lines() -> Say:
     started = time.monotonic()
 
     def say(text: str) -> None:
-        print(f"[{time.monotonic() - started:6.1f} s] {text}", flush=True)
+        print(f"[{time.monotonic() - started:6.1f} s] {visible(text)}", flush=True)
 
     return say
 

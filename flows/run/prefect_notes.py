@@ -77,7 +77,7 @@ def _manifest_rows(manifest: Manifest) -> list[tuple[str, str]]:
     return [
         *rows,
         ("seconds", f"{made.seconds:.1f}"),
-        ("made", f"{made.started} on {made.host or 'an unnamed host'} ({made.device})"),
+        ("made", _cell(f"{made.started} on {made.host or 'an unnamed host'} ({made.device})")),
         ("files", f"{len(manifest.files)}, {manifest.bytes / 1e6:.2f} MB"),
     ]
 
@@ -105,7 +105,7 @@ def _statistic(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, int | str):
-        return _cell(str(value))[:200]
+        return _cell(str(value)[:200])
     if isinstance(value, dict) and 0 < len(value) <= 8:
         parts = {name: _statistic(item) for name, item in value.items() if not isinstance(item, dict | list)}
         return ", ".join(f"{_cell(str(name))} {text}" for name, text in parts.items())
@@ -113,7 +113,9 @@ def _statistic(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    """Text for one cell of a table: on one line, with everything escaped that Markdown or HTML would read."""
+    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return " ".join(re.sub(r"([\\`*\[\]|!~])", r"\\\1", plain).split())
 
 
 def steps_table(record: RunRecord) -> list[dict[str, Any]]:

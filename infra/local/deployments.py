@@ -66,6 +66,7 @@ def deploy(folders: Folders, state: StackState) -> list[str]:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 timeout=DEPLOY_SECONDS,
+                umask=folders.umask,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:

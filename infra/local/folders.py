@@ -26,6 +26,8 @@ class Folders:
     """State, logs and databases of the stack. There is one stack per home."""
     store: str
     """Root of the artifact store, a path or an fsspec URL: the flows of the stack work on it."""
+    umask: int = 0o077
+    """Permissions that new files of the stack's processes do not get."""
 
     @property
     def state_file(self) -> Path:
@@ -49,11 +51,14 @@ class Folders:
 
     @property
     def ray(self) -> Path:
-        """Ray's temporary folder: in the home folder, in `$TMPDIR` or in /tmp, the first that is short and plain."""
+        """Ray's temporary folder: in the home folder, in `$TMPDIR` or in /tmp, the first that is short and plain.
+
+        Ray opens this folder to all users, so the folder that it lies in is for its owner only.
+        """
         digest = hashlib.sha256(os.fsencode(self.home)).hexdigest()[:8]  # two homes never share Ray's folder
         name = f"agevlm-ray-{os.getuid()}-{digest}"
-        last = Path("/tmp") / name
-        choices = (self.home / "ray", Path(tempfile.gettempdir()) / name, last)
+        last = Path("/tmp") / name / "ray"
+        choices = (self.home / "ray", Path(tempfile.gettempdir()) / name / "ray", last)
         fits = (f for f in choices if len(os.fsencode(f)) <= SOCKET_FOLDER_LENGTH and PLAIN.fullmatch(str(f)))
         return next(fits, last)
 

@@ -44,6 +44,7 @@ def spawn(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a Ctrl-C in the terminal does not reach it
+            umask=folders.umask,
         )
     created = psutil.Process(process.pid).create_time()
     return ProcessRecord(role=role, pid=process.pid, created=created, log=str(log), command=command)

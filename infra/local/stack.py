@@ -3,7 +3,7 @@
 folders.py      the paths that everything below works with
 stack_file.py   stack.json: the processes and ports that were recorded
 roles/          the table of its processes: start, readiness and ports of each; web.py asks the servers
-secret.py       the secret that the servers ask for
+secret.py       the secret that the servers ask for; private.py keeps files for their owner
 processes.py    starts, recognises and ends processes; environment.py gives them their variables
 deployments.py  deploys prefect.yaml
 lost_runs.py    closes flow runs whose process is gone
@@ -13,7 +13,8 @@ ending.py       ends roles, or everything
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psutil
@@ -22,16 +23,26 @@ from infra.local import environment
 from infra.local.deployments import deploy
 from infra.local.ending import end_everything, end_orphans, end_roles, prune_sessions
 from infra.local.folders import Folders
+from infra.local.hosts import check_host
 from infra.local.lost_runs import CloseRun, crash_lost_runs
 from infra.local.machine import object_store
 from infra.local.places import prepare_places
-from infra.local.processes import family, log_tail, own_niceness, process_of, set_priority, stacks_of_home
+from infra.local.private import mend, new_files, own_folder
+from infra.local.processes import (
+    environment_of,
+    family,
+    log_tail,
+    own_niceness,
+    process_of,
+    set_priority,
+    stacks_of_home,
+)
 from infra.local.proxies import proxy_notes
 from infra.local.roles.prefect import make_pool, prefect_api
 from infra.local.roles.ray import logical_cpus
 from infra.local.roles.table import ROLES
-from infra.local.secret import secret_hint
-from infra.local.stack_file import ProcessRecord, StackError, StackFile, StackState
+from infra.local.secret import make_secret, read_secret, secret_hint
+from infra.local.stack_file import LOOPBACK, ProcessRecord, StackError, StackFile, StackState
 from infra.local.web import Server
 
 Say = Callable[[str], None]
@@ -65,19 +76,31 @@ class LocalStack:
     file: StackFile
     close_run: CloseRun
 
-    def up(self, say: Say) -> StackState:
+    def up(self, say: Say, host: str = "") -> StackState:
         """Start the processes that are not running, and deploy. If everything runs, nothing changes.
 
         If this fails or is interrupted, the processes that it started are ended again. Raises StackError.
+
+        Args:
+            say: prints a line.
+            host: address that the pages of Prefect and Ray listen on; that of the running stack, or else loopback, if
+                not given.
         """
-        notes = [*prepare_places(self.folders), *proxy_notes(os.environ)]
-        with self.file.lock():
+        with new_files(self.folders.umask):
+            notes = [*prepare_places(self.folders), *proxy_notes(os.environ)]
+        with new_files(self.folders.umask), self._private_home(say), self.file.lock():
             before = self.file.load() or StackState(id=secrets.token_hex(16), cpus=logical_cpus())
             self._refuse_unrecorded(before.id)
             wanted = [role for role in ROLES if ROLES[role].wanted()]
             missing = [role for role in wanted if living(before, role) is None]
             fresh = all(living(before, role) is None for role in ROLES)
+            self._require_secret(before, say)
             if not fresh:
+                if host and host != before.host:
+                    raise StackError(
+                        f"the stack is up and listens on {before.host}; to listen on {host}, end it with 'agevlm down' "
+                        "first"
+                    )
                 self._refuse_other_project(before)
                 if before.store != self.folders.store:
                     raise StackError(
@@ -89,6 +112,8 @@ class LocalStack:
                 missing += broken
                 if missing:
                     say(f"not running: {', '.join(ROLES[role].title for role in missing)}")
+            else:
+                before = before.model_copy(update={"host": check_host(host or LOOPBACK)})
             for note in [*notes, object_store().note] if missing else ():
                 if note:
                     say(f"note: {note}")
@@ -164,9 +189,37 @@ class LocalStack:
         """The REST API of its Prefect server."""
         return prefect_api(self.folders, state)
 
+    def secret(self) -> str:
+        """The secret that the servers ask for; '' if there is none yet."""
+        return read_secret(self.folders)
+
     def secret_hint(self) -> str:
         """A few words on how to read the secret that the servers' pages ask for."""
         return secret_hint(self.folders)
+
+    # -- for the owner only
+
+    @contextmanager
+    def _private_home(self, say: Say) -> Iterator[None]:
+        """Keep the home and all that is in it for its owner, before the block and after it.
+
+        An earlier version, or a copy, may have left other modes; and Ray opens its folders to all users when it starts.
+        """
+        remedy = "set AGEVLM_HOME to a folder of your own"
+        own_folder(self.folders.home, remedy)
+        changed = mend(self.folders.home, self.folders.umask)
+        if changed:
+            say(f"{changed} files and folders in {self.folders.home} were open to other users: they are yours only now")
+        yield
+        mend(self.folders.ray.parent, self.folders.umask)
+
+    def _require_secret(self, state: StackState, say: Say) -> None:
+        """Make the secret, or write again the one that living servers ask for. Raises StackError if it is unusable."""
+        name = "PREFECT_API_AUTH_STRING"
+        known = [environment_of(process).get(name, "") for process in family(state)] if state.processes else []
+        secret = next((text for text in known if text), "")
+        if make_secret(self.folders.secret, secret) and secret:
+            say(f"the file {self.folders.secret} was gone: written again, with the secret of the running servers")
 
     # -- refusals
 

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+LOOPBACK, ANY_ADDRESS = "127.0.0.1", "0.0.0.0"
+PAGES = ("prefect", "ray_dashboard")
+"""Names of the ports that listen on the stack's `host`. They ask for the secret. All others listen on loopback."""
+
 
 class StackError(Exception):
     """The local stack cannot do what was asked. The command line prints the message without a traceback."""
@@ -39,14 +43,16 @@ class StackState(Record):
     store: str = Field(default="", description="root of the artifact store that its flows work on")
     cpus: int = Field(default=0, description="logical CPUs given to Ray")
     worker: str = Field(default="", description="name of the Prefect worker")
+    host: str = Field(default=LOOPBACK, description="address that the pages of Prefect and Ray listen on")
 
     def with_process(self, record: ProcessRecord) -> "StackState":
         """The state with this process in its role."""
         return self.model_copy(update={"processes": {**self.processes, record.role: record}})
 
     def url(self, port: str) -> str:
-        """Address of one of the stack's servers."""
-        return f"http://127.0.0.1:{self.ports[port]}"
+        """Address of one of the stack's servers, for this machine."""
+        open_to_others = port in PAGES and self.host != ANY_ADDRESS
+        return f"http://{self.host if open_to_others else LOOPBACK}:{self.ports[port]}"
 
 
 @dataclass(frozen=True)

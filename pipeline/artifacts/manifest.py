@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.artifacts.spec import ArtifactRef, StepSpec, canonical_json, digest, short
+from pipeline.artifacts.spec import ArtifactRef, Name, RelativePath, StepSpec, canonical_json, digest, short
 
 MANIFEST = "manifest.json"
 FORMAT: Final = 2
@@ -28,7 +28,7 @@ class FileEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str = Field(description="path relative to the artifact's data folder")
+    path: RelativePath = Field(description="path relative to the artifact's data folder")
     size: int = Field(ge=0, description="bytes")
     sha256: str = Field(min_length=64, max_length=64)
 
@@ -124,7 +124,7 @@ class Manifest(BaseModel):
     attempt: int = 0
     spec: StepSpec
     parents: dict[str, Parent]
-    data: str = Field(
+    data: Name = Field(
         description="name of the data folder: data-<digest of inputs> if the step commits shards, else data-<uuid>"
     )
     files: list[FileEntry]

@@ -7,12 +7,41 @@ every artifact of a run is known before anything runs.
 
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 ID_LENGTH = 64
 SHORT = 12
+
+
+LONGEST_NAME = 255
+"""Bytes of the longest file name of usual file systems."""
+
+
+def safe_name(name: str) -> str:
+    """The name of one file or folder, unchanged. Raises ValueError if it could lead to another folder."""
+    if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
+        raise ValueError(f"{name!r} is no file name: it must not be empty, '.' or '..', nor have / \\ or control codes")
+    if len(name.encode("utf-8", errors="surrogatepass")) > LONGEST_NAME:
+        raise ValueError(f"'{name[:40]}...' is no file name: it has more than {LONGEST_NAME} bytes")
+    return name
+
+
+def safe_path(path: str) -> str:
+    """A relative path that stays below its folder, unchanged. Raises ValueError if it does not."""
+    for name in path.split("/"):
+        try:
+            safe_name(name)
+        except ValueError as error:
+            raise ValueError(f"the path {path[:200]!r} does not stay in its folder: {error}") from error
+    return path
+
+
+Name = Annotated[str, AfterValidator(safe_name)]
+"""A name that makes one folder or file."""
+RelativePath = Annotated[str, AfterValidator(safe_path)]
+"""A path below a folder, with '/' between its names."""
 
 
 def canonical_json(value: Any) -> str:
@@ -55,9 +84,9 @@ class ArtifactRef(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: str
-    name: str
-    id: str
+    kind: Name
+    name: Name
+    id: Name
 
     @property
     def path(self) -> str:

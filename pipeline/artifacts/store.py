@@ -137,8 +137,11 @@ class ArtifactStore:
         return ArtifactStore, (self.root,)
 
     def join(self, *parts: str) -> str:
-        """A path below the root."""
-        return "/".join((self.base, *parts))
+        """A path below the root. Raises ArtifactError if the parts lead out of it."""
+        path = "/".join(parts)
+        if ".." in path.split("/") or "\0" in path:
+            raise ArtifactError(f"the path {path[:200]!r} leads out of the store {self.root}; give one without '..'")
+        return f"{self.base}/{path}"
 
     # -- artifacts
 

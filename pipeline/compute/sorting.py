@@ -22,6 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
+
 BUCKET_BYTES = 32 << 20  # rows that are sorted in memory at once, and rows that wait to be written to bucket files
 READ_BYTES = 4 << 20  # one piece of a bucket that is dealt once more
 KEY = "sort_key"

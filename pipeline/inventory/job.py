@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from pipeline.artifacts.shards import Shards
 from pipeline.sources.frames import Frame
 from pipeline.sources.images.references import folded

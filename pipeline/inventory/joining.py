@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from pipeline.artifacts.shards import Content, Seal
 from pipeline.inventory.job import InventoryJob, Numbers, Piece, bucket_file
 from pipeline.schemas import INVENTORY_REJECTS, RECORDS, TRUTH, part_name

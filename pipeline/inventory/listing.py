@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from pipeline.artifacts.shards import Seal, folder_content
 from pipeline.inventory.job import InventoryJob, archive_file, buckets_of, deal, file_key, write_parts
 from pipeline.sources.files import stamp_of

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from model.errors import ArtifactError, DataError
 from pipeline.artifacts.spec import ArtifactRef
 from pipeline.artifacts.store import Artifact

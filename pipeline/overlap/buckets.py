@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from pipeline.overlap.digests import leading
 
 BUCKET_ROWS = 1 << 16

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from model.stage_table import STAGE_STEPS, VARIANT_NAMES, VARIANT_ROWS
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.store import Artifact

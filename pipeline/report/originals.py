@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pyarrow.parquet as pq
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from model.errors import DataError
 from pipeline.artifacts.store import Artifact
 from pipeline.report.sample import Row

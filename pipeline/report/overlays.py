@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from model.images import decode_image
 from model.teachers import rle
 from pipeline.artifacts.store import Artifact

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from model.errors import DataError
 from pipeline.sources.coco_file import BadEntry, Findings, ImageTable, entry_name, read_json
 from pipeline.sources.csv_rows import Shape, read_rows, split_line

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from model.errors import ConfigError, DataError
 from pipeline.sources.cambrian import read_record
 from pipeline.sources.config import ParquetSource

@@ -6,6 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
+
 BATCH_ROWS = 4096  # records in one piece, at most
 BATCH_BYTES = 16 << 20  # a piece of long conversations has fewer records
 READ_BUFFER = 1 << 20  # bytes; without it, Arrow reads a column of a whole row group at once

@@ -3,6 +3,7 @@
 Every statement follows from the configuration, the image processor or the manifests; nothing else is claimed.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -99,8 +100,9 @@ def figures(artifact: Artifact) -> dict[str, float]:
 
 
 def cell(text: str) -> str:
-    """Text for one cell of a Markdown table: on one line, with backslashes, bars and '<' escaped."""
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())
+    """Text for one cell of a Markdown table: on one line, and nothing in it is a link, an image or HTML."""
+    plain = text.replace("&", "&amp;").replace("<", "&lt;")
+    return " ".join(re.sub(r"([\\\[\]|])", r"\\\1", plain).split())
 
 
 def number(value: Any) -> str:

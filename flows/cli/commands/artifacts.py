@@ -43,8 +43,8 @@ def artifacts(
     for artifact in found:
         counts, provenance = artifact.manifest.counts, artifact.manifest.provenance
         table.add_row(
-            artifact.ref.kind,
-            artifact.ref.name,
+            escape(artifact.ref.kind),
+            escape(artifact.ref.name),
             short(artifact.ref.id) + (f" (attempt {artifact.manifest.attempt})" if artifact.manifest.attempt else ""),
             f"{counts.rows_out} {plural(counts.unit)}",
             size_text(artifact.manifest.bytes),

@@ -1,6 +1,6 @@
 """agevlm up, status, down, env."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,25 +10,37 @@ if TYPE_CHECKING:
     from infra.local.stack_file import StackState
 
 
-def up() -> None:
+def up(
+    host: Annotated[
+        str,
+        typer.Option(
+            help="address that the pages of Prefect and Ray listen on, such as 0.0.0.0; they ask for the secret, but "
+            "over plain HTTP: read SECURITY.md first",
+            show_default="loopback",
+        ),
+    ] = "",
+) -> None:
     """Start the local stack: Prefect, Ray and a worker, on loopback.
 
-    Free ports are chosen and recorded. If it runs already, only the parts that are missing are started.
+    Free ports are chosen and recorded. If it runs already, only the parts that are missing are started. The pages ask
+    for a secret, which is printed when it is made.
 
     Ray gets the CPUs that this process may use, and an object store of 30 % of the memory above 16 GiB: at least 512
     MiB, at most 200 GB and what /dev/shm has free. The limits of a container count. AGEVLM_CPUS and
     AGEVLM_OBJECT_STORE_GIB give other numbers.
     """
     from flows.cli.surroundings import local_stack
+    from infra.local.hosts import warning
 
     stack = local_stack()
-    state = stack.up(progress_lines())
+    first = not stack.folders.secret.exists() and stack.file.load() is None
+    state = stack.up(progress_lines(), host)
     prefect, ray = state.url("prefect"), state.url("ray_dashboard")
-    console().print(
-        f"\nPrefect  {prefect}\nRay      {ray}   ({stack.secret_hint()})\nstore    {state.store}",
-        highlight=False,
-        markup=False,
-    )
+    lines = ["", f"Prefect  {prefect}", f"Ray      {ray}", f"Both     {stack.secret_hint()}"]
+    if first:
+        lines.append(f"         it is {stack.secret()} (printed this once)")
+    lines += [f"store    {state.store}", *filter(None, [warning(state.host)])]
+    console().print("\n".join(lines), highlight=False, markup=False)
     print_charts(state)
     console().print('Another shell: eval "$(agevlm env)"     To end it: agevlm down', highlight=False)
 
@@ -67,7 +79,7 @@ def status() -> None:
         colour = "green" if row.state == "ready" else "red" if row.needed else "yellow"
         table.add_row(row.name, str(row.pid or "-"), f"[{colour}]{row.state}[/]", row.url or "-", row.log or "-")
     console().print(table)
-    console().print(f"Ray's page {stack.secret_hint()}", highlight=False, markup=False)
+    console().print(f"The pages of Prefect and Ray {stack.secret_hint()}", highlight=False, markup=False)
     if any(row.needed and row.state != "ready" for row in rows):
         raise typer.Exit(1)
 

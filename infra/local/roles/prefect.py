@@ -5,7 +5,7 @@ import sys
 from infra.local.folders import Folders
 from infra.local.processes import spawn
 from infra.local.secret import make_secret, read_secret
-from infra.local.stack_file import ProcessRecord, StackError, StackState
+from infra.local.stack_file import ANY_ADDRESS, LOOPBACK, ProcessRecord, StackError, StackState
 from infra.local.web import Refused, Server, basic
 
 POOL = "local"
@@ -17,20 +17,21 @@ def prefect_api(folders: Folders, state: StackState) -> Server:
 
 
 def start(folders: Folders, state: StackState) -> ProcessRecord:
-    """Start the server on the loopback interface. It asks for the secret."""
+    """Start the server on the stack's host. It asks for the secret."""
     make_secret(folders.secret)
-    folders.prefect.mkdir(parents=True, exist_ok=True)
+    folders.prefect.mkdir(parents=True, exist_ok=True, mode=0o700)
     command = [sys.executable, "-m", "prefect", "server", "start"]
     port = state.ports["prefect"]
     # By default any page in the user's browser may send requests to this server, for example to start a run.
-    origins = ",".join(f"http://{host}:{port}" for host in ("127.0.0.1", "localhost"))
+    hosts = dict.fromkeys((LOOPBACK, "localhost", *([] if state.host == ANY_ADDRESS else [state.host])))
+    origins = ",".join(f"http://{host}:{port}" for host in hosts)
     extra = {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
         "PREFECT_SERVER_API_AUTH_STRING": read_secret(folders),
-        # Else the database grows for ever: flow runs that ended 90 days ago are removed with their logs.
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        # The page asks the server that it came from: also through a tunnel, and from another machine.
+        "PREFECT_SERVER_UI_API_URL": "/api",
     }
-    return spawn(folders, "prefect", [*command, "--host", "127.0.0.1", "--port", str(port)], state, extra)
+    return spawn(folders, "prefect", [*command, "--host", state.host, "--port", str(port)], state, extra)
 
 
 def ready(folders: Folders, state: StackState) -> bool:

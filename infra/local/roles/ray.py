@@ -1,17 +1,17 @@
 """Ray's head node with its dashboard."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from infra.local.folders import SOCKET_FOLDER_LENGTH, Folders
 from infra.local.machine import object_store, usable_cpus
+from infra.local.private import own_folder
 from infra.local.processes import programs, spawn
 from infra.local.roles import grafana, prometheus
 from infra.local.roles.worker import FLOW_RUNS
 from infra.local.secret import make_secret, read_secret
-from infra.local.stack_file import ProcessRecord, StackError, StackState
+from infra.local.stack_file import ProcessRecord, StackState
 from infra.local.web import Server, bearer
 
 MINIMUM_CPUS = FLOW_RUNS + 1
@@ -75,15 +75,14 @@ def reason(folders: Folders) -> str:
 
 
 def make_ray_folder(folder: Path) -> None:
-    """Create Ray's temporary folder, for its owner only. Raises StackError if it belongs to another user."""
+    """Create Ray's temporary folder in a folder that only its owner can enter.
+
+    Ray gives its folder and the folders in it the mode 0777 whenever it starts. Raises StackError if one of the two
+    belongs to another user or is a link.
+    """
     remedy = f"set AGEVLM_HOME to a path of at most {SOCKET_FOLDER_LENGTH - 4} bytes that you own"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        foreign = folder.is_symlink() or folder.stat().st_uid != os.getuid()
-    except OSError as error:
-        raise StackError(f"Ray's temporary folder {folder} cannot be created ({error}); {remedy}") from error
-    if foreign:
-        raise StackError(f"{folder} belongs to another user or is a link; {remedy}")
+    own_folder(folder.parent, remedy)
+    own_folder(folder, remedy)
 
 
 def logical_cpus() -> int:
@@ -92,7 +91,10 @@ def logical_cpus() -> int:
 
 
 def ray_command(state: StackState, folders: Folders) -> list[str]:
-    """The command of Ray's head node: on the loopback interface, with recorded ports or with ports that Ray finds."""
+    """The command of Ray's head node, with recorded ports or with ports that Ray finds.
+
+    Only the dashboard listens on the stack's host. All other servers listen on the loopback interface.
+    """
     ports = state.ports
     return [
         folders.python,
@@ -104,7 +106,7 @@ def ray_command(state: StackState, folders: Folders) -> list[str]:
         "--node-ip-address=127.0.0.1",
         f"--port={ports['ray_gcs']}",
         "--include-dashboard=true",
-        "--dashboard-host=127.0.0.1",
+        f"--dashboard-host={state.host}",
         f"--dashboard-port={ports['ray_dashboard']}",
         "--dashboard-agent-listen-port=0",  # 0: the process finds a free port itself
         f"--ray-client-server-port={ports['ray_client']}",

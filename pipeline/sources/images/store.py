@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from model.errors import ImageError
 from model.images import MAX_BYTES
 from pipeline.sources.files import is_file, open_file, remote

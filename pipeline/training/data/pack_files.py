@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from model.errors import DataError
 from pipeline.artifacts import filesystem
 from pipeline.artifacts.spec import short

@@ -14,7 +14,7 @@ import pytest
 
 from infra.local.web import Refused, Server
 from pipeline.artifacts.paths import PROJECT
-from tests.flows.fixtures_browser import open_page
+from tests.flows.fixtures_browser import log_in_to_prefect, open_page
 from tests.infra.local.test_stack_system import Home
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -213,6 +213,7 @@ def test_a_browser_shows_the_steps_under_their_names_and_their_notes(runs: Runs)
     assert runs.end(again)[0] == "COMPLETED"
     artifact = runs.step(again, "look")["id"]
     with open_page() as page:
+        log_in_to_prefect(page, runs.home.state.url("prefect"), runs.home.secret)
         page.goto(f"{runs.home.state.url('prefect')}/runs/flow-run/{again}")
         page.get_by_text("Task Runs", exact=True).first.click(timeout=60_000)
         for key in steps:
@@ -231,6 +232,7 @@ def test_cancel_in_the_browser_stops_the_job(runs: Runs) -> None:
     run = runs.start({"click": [{"seconds": 200}, []]})
     job = runs.working(run, "click")
     with open_page() as page:
+        log_in_to_prefect(page, runs.home.state.url("prefect"), runs.home.secret)
         page.goto(f"{runs.home.state.url('prefect')}/runs/flow-run/{run}")
         page.get_by_role("button", name="Cancel", exact=True).click(timeout=60_000)
         page.get_by_role("button", name="Confirm", exact=True).click()

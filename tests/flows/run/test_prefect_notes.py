@@ -1,6 +1,7 @@
 """A run's artifacts in the Prefect UI, as text."""
 
 import base64
+import html
 import io
 import re
 from pathlib import Path
@@ -126,3 +127,23 @@ def test_the_contact_sheet_is_a_note_with_its_picture(tmp_path: Path, monkeypatc
     with Image.open(io.BytesIO(base64.b64decode(found[1]))) as picture:
         assert max(picture.size) == NOTE_PIXELS
     assert len(text) < 400_000
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        "[x](javascript:alert(1))",
+        "![x](http://elsewhere.example/x)",
+        "<script>alert(1)</script>",
+        "`a` | *b* \\",
+        "&lt;b",
+    ],
+)
+def test_texts_of_data_are_no_links_pictures_or_html_in_a_note(evil: str, tmp_path: Path) -> None:
+    plan = toy_plan({"a": ({}, ())})
+    note = step_note(plan["a"], StepResult("failed", evil, None, "j-r1"), fake_settings(tmp_path))
+    (line,) = [line for line in note.split("\n") if line.startswith("| what happened")]
+    cell = line.removeprefix("| what happened | ").removesuffix(" |")
+    for mark in "[]<>|`*!":
+        assert mark not in re.sub(r"\\.", "", cell)
+    assert html.unescape(re.sub(r"\\(.)", r"\1", cell)) == evil

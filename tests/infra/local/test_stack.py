@@ -460,3 +460,41 @@ def test_up_goes_on_without_an_optional_part_that_fails(local: LocalStack, fake:
     (row,) = [row for row in local.status() if row.state != "ready"]
     assert (row.role, row.state, row.needed) == ("prometheus", "not started", False)
     local.require()
+
+
+def test_up_makes_the_secret_and_takes_the_home_from_other_users(local: LocalStack) -> None:
+    home = local.folders.home
+    (home / "logs").mkdir(parents=True)
+    (home / "logs" / "old.log").touch()
+    for path, mode in ((home, 0o755), (home / "logs", 0o777), (home / "logs" / "old.log", 0o644)):
+        path.chmod(mode)
+    said: list[str] = []
+    local.up(said.append)
+    assert f"2 files and folders in {home} were open to other users" in said[0]
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert not [path for path in home.rglob("*") if path.lstat().st_mode & 0o077]
+    assert len(local.secret()) == 64
+    assert local.secret() not in "".join(said)
+
+
+def test_a_lost_secret_is_taken_from_the_living_servers(local: LocalStack) -> None:
+    local.up(silent)
+    secret = local.secret()
+    local.folders.secret.unlink()
+    said: list[str] = []
+    local.up(said.append)
+    assert local.secret() == secret
+    assert "written again, with the secret of the running servers" in "".join(said)
+
+
+def test_pages_listen_on_the_host_that_was_asked_for(local: LocalStack, fake: FakeServices) -> None:
+    with pytest.raises(StackError, match="no address of this machine"):
+        local.up(silent, "192.0.2.1")
+    assert fake.started == []
+    state = local.up(silent, "0.0.0.0")
+    assert (state.host, state.url("prefect")) == ("0.0.0.0", f"http://127.0.0.1:{state.ports['prefect']}")
+    assert local.up(silent) == state, "without the option it stays as it is"
+    with pytest.raises(StackError, match=r"listens on 0\.0\.0\.0; to listen on 127\.0\.0\.1, end it"):
+        local.up(silent, "127.0.0.1")
+    local.down(silent)
+    assert local.up(silent).host == "127.0.0.1"

@@ -258,6 +258,11 @@ def test_plain_text_is_left_as_it_is() -> None:
     assert cell("a|b\n<c") == "a\\|b &lt;c"
 
 
+@pytest.mark.parametrize("evil", ["[x](javascript:alert(1))", "![x](http://elsewhere.example/x.png)", "[x][y]"])
+def test_a_text_makes_no_link_and_no_picture(evil: str) -> None:
+    assert not re.search(r"(?<!\\)\[", cell(evil))
+
+
 def test_values_as_text() -> None:
     assert number({"min_area": 0.0005, "beams": 3, "limit": None, "on": True}) == "min area: 0.0005, beams: 3, on: True"
     assert number({"gates": {"min_area": 0.5, "x": None}, "y": {}}) == "gates: (min area: 0.5), y: (-)"

@@ -26,8 +26,12 @@ def test_only_prefects_own_pages_may_send_requests_from_a_browser(
     assert given == {
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1:4200,http://localhost:4200",
         "PREFECT_SERVER_API_AUTH_STRING": read_secret(folders),
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_UI_API_URL": "/api",
     }
+    for host, origins in (("10.0.0.5", ",http://10.0.0.5:4200"), ("0.0.0.0", "")):
+        role.start(folders, StackState(id="x", ports={"prefect": 4200}, host=host))
+        known = "http://127.0.0.1:4200,http://localhost:4200"
+        assert given["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] == known + origins
 
 
 def test_the_pool_is_made_once() -> None:

@@ -25,6 +25,8 @@ def test_every_port_of_ray_is_recorded_or_found_by_ray(tmp_path: Path) -> None:
     assert {"--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port"} <= set(ports)
     assert "--node-ip-address=127.0.0.1" in command
     assert "--dashboard-host=127.0.0.1" in command
+    opened = ray.ray_command(state.model_copy(update={"host": "0.0.0.0"}), tmp_path)
+    assert set(opened) - set(command) == {"--dashboard-host=0.0.0.0"}, "everything else stays on loopback"
 
 
 def test_rays_folder_is_refused_if_it_leads_elsewhere(tmp_path: Path) -> None:
@@ -38,7 +40,7 @@ def test_rays_folder_is_refused_if_it_leads_elsewhere(tmp_path: Path) -> None:
 
 def test_rays_folder_that_cannot_be_made_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    remedy = r"file/ray cannot be created .*; set AGEVLM_HOME to a path .* at most 36 bytes"
+    remedy = r"file cannot be created .*|is a link.*; set AGEVLM_HOME to a path .* at most 36 bytes"
     with pytest.raises(StackError, match=remedy):
         ray.make_ray_folder(tmp_path / "file" / "ray")
 
