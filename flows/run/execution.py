@@ -6,8 +6,11 @@ TerminationSignal: it decides which step starts, and on a cancel it stops the jo
 
 import logging
 import queue
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prefect import task
@@ -19,14 +22,22 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 from prefect.utilities.annotations import allow_failure
 
+from flows.run.event_log import EventLog
 from flows.run.launch import Launch
-from flows.run.prefect_notes import ProgressBar, attempt_note, leave_contact_sheet, leave_step_note, leave_summary
+from flows.run.own_state import CancelRequested, OwnState, wait_at_most
+from flows.run.prefect_notes import (
+    Notes,
+    ProgressBar,
+    attempt_note,
+    leave_contact_sheet,
+    leave_step_note,
+    leave_summary,
+)
 from flows.run.preparation import Prepared
 from flows.run.ray_jobs import JobClient
 from flows.run.run_file import RunFile
 from flows.run.schedule import Schedule, check_feasible
 from flows.run.settings import Totals
-from flows.run.shared_jobs import stop_job
 from flows.run.step_run import Log, ProgressHandler, StepResult, StepRun, Stop, cached
 from model.errors import AgevlmError
 from pipeline.artifacts.store import Artifact
@@ -35,6 +46,9 @@ from pipeline.plan.status import existing, stale_steps, to_check
 
 WAKE_SECONDS = 0.5
 LOG_SECONDS = 5.0
+CANCEL_SECONDS = 10.0
+"""Longest time for stopping the jobs of a cancelled run, also if Ray does not answer. Prefect kills the flow process
+30 s after its signal."""
 Body = Callable[[Log, ProgressHandler], StepResult]
 Future = PrefectFuture[Any]
 
@@ -55,8 +69,13 @@ logging.getLogger("prefect.task_runs").addFilter(NoEmptyTraceback())
 class PlanExecution:
     """The execution of one flow run's plan."""
 
-    def __init__(self, prepared: Prepared, client: JobClient, launch: Launch, run: RunFile) -> None:
+    def __init__(
+        self, prepared: Prepared, client: JobClient, launch: Launch, run: RunFile, events: EventLog | None = None
+    ) -> None:
         self._prepared, self._client, self._launch, self._run = prepared, client, launch, run
+        self._events = events
+        self._own_state = OwnState(launch.flow_run_id)
+        self._notes = Notes()
         self._schedule = Schedule(prepared.plan)
         self._stop = Stop()
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -80,7 +99,12 @@ class PlanExecution:
         except (TerminationSignal, KeyboardInterrupt):
             self._cancel()
             raise
+        except CancelRequested:
+            self._log.warning("the flow run is being cancelled, and its worker did not say so")
+            self._cancel()
+            return Cancelled(message="the flow run was cancelled")
         finally:
+            self._own_state.close()
             self._stop.set()  # ends the threads; without a cancel their jobs go on, and another run can join them
 
     # -- steps whose artifact exists
@@ -136,7 +160,7 @@ class PlanExecution:
             for step in self._schedule.ready(totals):
                 if self._settle_ready(step):
                     continue
-                runner = StepRun(step, self._prepared, self._client, self._launch, self._run, self._stop)
+                runner = StepRun(step, self._prepared, self._client, self._launch, self._run, self._stop, self._events)
                 # The order of these lines matters: a cancel may come between any two of them, and it looks up the
                 # runner of each running step.
                 self._runs[step.key] = runner
@@ -177,16 +201,21 @@ class PlanExecution:
         log = get_run_logger()
         recipe, settings = self._prepared.recipe, self._launch.settings
         bar = ProgressBar(recipe, step.key)
-        result = body(log.info, lambda *news: attempt_note(lambda: bar.show(*news), log.warning))
+
+        def show(done: int, total: int, line: str) -> None:
+            attempt_note(lambda: bar.show(done, total, line), log.warning)
+
+        result = body(log.info, show)
         if result.made:
             log.info(result.message)
-            attempt_note(bar.close, log.warning)
-        attempt_note(lambda: leave_step_note(recipe, step, result, settings), log.warning)
-        attempt_note(lambda: leave_contact_sheet(recipe, step, result), log.warning)
+            self._notes.leave(bar.close, log.warning)
+        self._notes.leave(lambda: leave_step_note(recipe, step, result, settings), log.warning)
+        self._notes.leave(lambda: leave_contact_sheet(recipe, step, result), log.warning)
         return result
 
     def _collect(self, *, block: bool) -> None:
         """Settle the steps that ended; with `block`, wait a moment for one."""
+        self._own_state.check()
         try:
             key = self._ended.get(timeout=WAKE_SECONDS) if block else self._ended.get_nowait()
             while True:
@@ -238,23 +267,31 @@ class PlanExecution:
 
     def _cancel(self) -> None:
         """Stop the jobs of this run, then wake its threads. Jobs that could not be stopped are left to the hook."""
-        self._stop.cancelled = True  # first: a thread that is just submitting its job then stops it itself
-        self._run.update(state="cancelling", message="the flow run is being cancelled")
-        left = []
-        for key in sorted(self._schedule.running):
-            job = self._runs[key].job
-            try:
-                if job is None:  # perhaps it was submitted a moment ago: the cancellation hook looks again
-                    left.append(key)
-                else:
-                    stop_job(self._client, self._prepared.store, job, self._launch.flow_run_id, self._log.info)
-            except AgevlmError as error:  # the other jobs are stopped all the same
-                self._log.warning(str(error))
-                left.append(key)
-            self._run.step(key, state="cancelled", message="the flow run was cancelled")
-        self._stop.set()
-        if not left:
-            self._run.close("cancelled", "the flow run was cancelled and its jobs were stopped")
+        with undisturbed():
+            deadline = time.monotonic() + CANCEL_SECONDS
+            self._stop.cancelled = True  # first: a thread that is just submitting its job then stops it itself
+            self._run.update(state="cancelling", message="the flow run is being cancelled")
+            keys = sorted(self._schedule.running)
+            stoppers = [
+                threading.Thread(target=self._stop_step, args=(self._runs[key],), daemon=True)
+                for key in keys
+                if self._runs[key].job is not None
+            ]
+            for stopper in stoppers:  # at once: a job that Ray is slow to stop does not hold up the others
+                stopper.start()
+            wait_at_most(stoppers, CANCEL_SECONDS)
+            self._stop.set()
+            for key in keys:  # a step that is just submitting its job must stop it before this process ends
+                self._runs[key].over.wait(max(0.0, deadline - time.monotonic()))
+                self._run.step(key, state="cancelled", message="the flow run was cancelled")
+            if all(self._runs[key].nothing_left for key in keys):
+                self._run.close("cancelled", "the flow run was cancelled and its jobs were stopped")
+
+    def _stop_step(self, runner: StepRun) -> None:
+        try:
+            runner.stop_job(self._log.info)
+        except AgevlmError as error:  # the other jobs are stopped all the same
+            self._log.warning(str(error))
 
     def _drain_logs(self) -> None:
         """Give the logs of the jobs, which lag behind them by a second or two, a moment to arrive."""
@@ -275,8 +312,23 @@ class PlanExecution:
         else:
             message = f"{len(record.steps)} steps: {counts['completed']} made, {counts['cached']} cached"
         self._run.update(state="failed" if failed else "completed", message=message)
+        self._notes.leave_again()
         attempt_note(lambda: leave_summary(self._run.record), self._log.warning)
         return Failed(message=message) if failed else Completed(message=message)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore SIGTERM and SIGINT, so that a second cancel does not interrupt the first; no effect in other threads."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _task_state(result: StepResult) -> State[Any]:

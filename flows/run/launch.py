@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.run.ray_jobs import JobClient
 from flows.run.settings import Settings
+from flows.run.turns import turn_of
 from model.errors import StepError
 from pipeline.artifacts.spec import short
 from pipeline.artifacts.store import ArtifactStore
@@ -48,6 +49,7 @@ def join_or_submit(client: JobClient, launch: Launch, job: JobSpec) -> tuple[str
             "step": job.key,
             "kind": job.ref.kind,
             "flow_run_id": launch.flow_run_id,
+            **turn_of(job),
         }
         if client.submit(submission_id, entrypoint(launch, location), metadata):
             return submission_id, False
