@@ -16,6 +16,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.events import emit_event
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
@@ -49,6 +50,8 @@ LOG_SECONDS = 5.0
 CANCEL_SECONDS = 10.0
 """Longest time for stopping the jobs of a cancelled run, also if Ray does not answer. Prefect kills the flow process
 30 s after its signal."""
+REJECT_LIMIT = "max_reject_share"
+"""In the message of a step that rejected too many rows."""
 Body = Callable[[Log, ProgressHandler], StepResult]
 Future = PrefectFuture[Any]
 
@@ -206,12 +209,22 @@ class PlanExecution:
             attempt_note(lambda: bar.show(done, total, line), log.warning)
 
         result = body(log.info, show)
+        if result.ending == "failed" and REJECT_LIMIT in result.message:
+            self._tell_rejects(step, result)
         if result.made:
             log.info(result.message)
             self._notes.leave(bar.close, log.warning)
         self._notes.leave(lambda: leave_step_note(recipe, step, result, settings), log.warning)
         self._notes.leave(lambda: leave_contact_sheet(recipe, step, result), log.warning)
         return result
+
+    def _tell_rejects(self, step: PlannedStep, result: StepResult) -> None:
+        """Tell Prefect's automations and the event log that a step rejected too many rows."""
+        facts = {"step": step.key, "artifact": str(step.ref), "job": result.job, "message": result.message[:2000]}
+        resource = {"prefect.resource.id": f"agevlm.step.{step.key}", "prefect.resource.name": step.key}
+        emit_event("agevlm.step.reject-budget", resource=resource, payload=facts)
+        if self._events is not None:
+            self._events.write("reject-budget", **facts)
 
     def _collect(self, *, block: bool) -> None:
         """Settle the steps that ended; with `block`, wait a moment for one."""
