@@ -106,7 +106,7 @@ def test_a_server_outage_of_two_minutes_loses_nothing(runs: Runs) -> None:
     wait_for(lambda: all(f"toy says {key}" in runs.logs(short) for key in steps), 200)
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.4, 0.8, 1.2, 2.0])
+@pytest.mark.parametrize("pause", [0.0, 0.8, 2.0])
 def test_a_cancel_at_any_moment_of_the_submission_stops_the_job(runs: Runs, pause: float) -> None:
     key = f"submit{round(pause * 10)}"
     run = runs.start({key: [{"seconds": 300}, []]})
