@@ -47,6 +47,8 @@ from pipeline.plan.status import existing, stale_steps, to_check
 
 WAKE_SECONDS = 0.5
 LOG_SECONDS = 5.0
+SERVER_SECONDS = 7200.0
+"""Longest time for which a run whose steps are over waits for a Prefect server that is away, to tell it the end."""
 CANCEL_SECONDS = 10.0
 """Longest time for stopping the jobs of a cancelled run, also if Ray does not answer. Prefect kills the flow process
 30 s after its signal."""
@@ -325,7 +327,12 @@ class PlanExecution:
         else:
             message = f"{len(record.steps)} steps: {counts['completed']} made, {counts['cached']} cached"
         self._run.update(state="failed" if failed else "completed", message=message)
+        # What the server missed is told once it is back: notes are left again, and Prefect's client sends the events of
+        # an outage, the states of task runs among them, before its next one.
+        self._own_state.wait_for_server(SERVER_SECONDS)
         self._notes.leave_again()
+        resource = {"prefect.resource.id": f"agevlm.run.{record.flow_run_id}", "prefect.resource.name": record.recipe}
+        emit_event("agevlm.run.end", resource=resource, payload={"message": message})
         attempt_note(lambda: leave_summary(self._run.record), self._log.warning)
         return Failed(message=message) if failed else Completed(message=message)
 

@@ -28,7 +28,8 @@ class OwnState:
 
     def __init__(self, flow_run_id: str) -> None:
         self._id = UUID(flow_run_id)
-        self._cancelling, self._over = threading.Event(), threading.Event()
+        self._cancelling, self._over, self._answered = threading.Event(), threading.Event(), threading.Event()
+        self._answered.set()  # the run has just been started
         self._thread = threading.Thread(target=self._watch, name=f"state of {flow_run_id}", daemon=True)
         self._thread.start()
 
@@ -39,7 +40,9 @@ class OwnState:
                 try:
                     state = client.read_flow_run(self._id).state
                 except (httpx.HTTPError, PrefectException):
-                    continue  # the server is away; asked again at the next look
+                    self._answered.clear()  # the server is away; asked again at the next look
+                    continue
+                self._answered.set()
                 if state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED):
                     self._over.wait(GRACE_SECONDS)
                     self._cancelling.set()
@@ -49,6 +52,10 @@ class OwnState:
         """Raise CancelRequested if the run is being cancelled."""
         if self._cancelling.is_set():
             raise CancelRequested
+
+    def wait_for_server(self, seconds: float) -> bool:
+        """Wait until the server answers. Returns False if it did not within this time."""
+        return self._answered.wait(seconds)
 
     def close(self) -> None:
         """End the thread."""
