@@ -1,6 +1,5 @@
 """Flow runs on a real stack whose parts are killed: the worker, the Prefect server, the flow process; and cancels."""
 
-import json
 import os
 import signal
 import time
@@ -113,10 +112,10 @@ def test_a_cancel_at_any_moment_of_the_submission_stops_the_job(runs: Runs, paus
     wait_for(lambda: runs.step(run, key)["state"] == "running", 120)
     time.sleep(pause)
     began = cancel(runs, run)
-    assert runs.end(run)[0] == "CANCELLED"
-    wait_stopped(runs, f"toys-{key}-")
+    wait_for(lambda: runs.record(run)["state"] == "cancelled", 60)  # written when its jobs were stopped
     assert time.monotonic() - began < 15
-    assert runs.record(run)["state"] == "cancelled"
+    wait_stopped(runs, f"toys-{key}-")
+    assert runs.end(run)[0] == "CANCELLED"
     time.sleep(1)
     wait_stopped(runs, f"toys-{key}-")  # and none appears later
 
@@ -192,7 +191,7 @@ def test_pools_of_docker_and_kubernetes_take_the_same_deployments(runs: Runs) ->
     local = runs.home.shell(f"cd {PROJECT}; prefect --no-prompt deploy --all")
     assert local.returncode == 0, local.stdout + local.stderr
     deployment = ask(runs.api, "/deployments/name/agevlm/full-recipe")
-    assert (deployment["work_pool_name"], deployment["pull_steps"]) == ("local", deployment["pull_steps"])
+    assert deployment["work_pool_name"] == "local"
     (schedule,) = deployment["schedules"]
     assert schedule["active"] is False
 
@@ -232,4 +231,3 @@ def test_a_run_without_heartbeats_is_marked_as_crashed_and_a_living_one_is_not(r
     done = {"state": {"type": "COMPLETED", "name": "Completed"}}
     assert ask(runs.api, f"/flow_runs/{dead}/set_state", body=done)["status"] == "ACCEPT"
     assert runs.state(dead)[0] == "COMPLETED"
-    assert json.dumps(quick)
