@@ -1,5 +1,6 @@
 """Hooks that Prefect runs in another process when a flow run is cancelled or its process dies."""
 
+import time
 from typing import Any, Literal
 from uuid import UUID
 
@@ -25,6 +26,9 @@ from flows.run.shared_jobs import jobs_of, stop_job
 from model.errors import AgevlmError, ConfigError
 from pipeline.artifacts.store import ArtifactStore
 
+LOOKS, LOOK_SECONDS = 3, 2.0
+"""A job whose submission was under way when the flow process was killed appears a moment later."""
+
 
 def stop_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Cancellation hook: stop every living Ray job of the flow run, even if its process is gone already.
@@ -42,8 +46,10 @@ def stop_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> Non
         if record is not None:
             write_run(store, record.model_copy(update={"state": "cancelling"}))
         client = RayJobs(settings.jobs_url)
-        for job in jobs_of(client, record, flow_run_id):
-            stop_job(client, store, job, flow_run_id, log.info)
+        for look in range(LOOKS):
+            time.sleep(LOOK_SECONDS if look else 0.0)
+            for job in jobs_of(client, record, flow_run_id):
+                stop_job(client, store, job, flow_run_id, log.info)
         if record is not None:
             close_run_file(store, flow_run_id, "cancelled", "the flow run was cancelled")
     except AgevlmError as error:

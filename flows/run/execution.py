@@ -6,13 +6,17 @@ TerminationSignal: it decides which step starts, and on a cancel it stops the jo
 
 import logging
 import queue
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.events import emit_event
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
@@ -20,7 +24,9 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect.utilities.annotations import allow_failure
 
 from flows.run.launch import Launch
+from flows.run.own_state import CancelRequested, OwnState, wait_at_most
 from flows.run.prefect_notes import (
+    Notes,
     ProgressBar,
     attempt_note,
     leave_contact_sheet,
@@ -33,7 +39,6 @@ from flows.run.ray_jobs import JobClient
 from flows.run.run_file import RunFile
 from flows.run.schedule import Schedule, check_feasible
 from flows.run.settings import Totals
-from flows.run.shared_jobs import stop_job
 from flows.run.step_run import Log, ProgressHandler, StepResult, StepRun, Stop, cached
 from model.errors import AgevlmError
 from pipeline.artifacts.store import Artifact
@@ -42,6 +47,13 @@ from pipeline.plan.status import existing, stale_steps, to_check
 
 WAKE_SECONDS = 0.5
 LOG_SECONDS = 5.0
+SERVER_SECONDS = 7200.0
+"""Longest time for which a run whose steps are over waits for a Prefect server that is away, to tell it the end."""
+CANCEL_SECONDS = 10.0
+"""Longest time for stopping the jobs of a cancelled run, also if Ray does not answer. Prefect kills the flow process
+30 s after its signal."""
+REJECT_LIMIT = "max_reject_share"
+"""In the message of a step that rejected too many rows."""
 Body = Callable[[Log, ProgressHandler], StepResult]
 Future = PrefectFuture[Any]
 
@@ -64,6 +76,8 @@ class PlanExecution:
 
     def __init__(self, prepared: Prepared, client: JobClient, launch: Launch, run: RunFile) -> None:
         self._prepared, self._client, self._launch, self._run = prepared, client, launch, run
+        self._own_state = OwnState(launch.flow_run_id)
+        self._notes = Notes()
         self._schedule = Schedule(prepared.plan)
         self._stop = Stop()
         self._ended: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -87,7 +101,12 @@ class PlanExecution:
         except (TerminationSignal, KeyboardInterrupt):
             self._cancel()
             raise
+        except CancelRequested:
+            self._log.warning("the flow run is being cancelled, and its worker did not say so")
+            self._cancel()
+            return Cancelled(message="the flow run was cancelled")
         finally:
+            self._own_state.close()
             self._stop.set()  # ends the threads; without a cancel their jobs go on, and another run can join them
 
     # -- steps whose artifact exists
@@ -184,16 +203,29 @@ class PlanExecution:
         log = get_run_logger()
         recipe, settings = self._prepared.recipe, self._launch.settings
         bar = ProgressBar(recipe, step.key)
-        result = body(log.info, lambda *news: attempt_note(lambda: bar.show(*news), log.warning))
+
+        def show(done: int, total: int, line: str) -> None:
+            attempt_note(lambda: bar.show(done, total, line), log.warning)
+
+        result = body(log.info, show)
+        if result.ending == "failed" and REJECT_LIMIT in result.message:
+            self._tell_rejects(step, result)
         if result.made:
             log.info(result.message)
-            attempt_note(bar.close, log.warning)
-        attempt_note(lambda: leave_step_note(recipe, step, result, settings), log.warning)
-        attempt_note(lambda: leave_contact_sheet(recipe, step, result), log.warning)
+            self._notes.leave(bar.close, log.warning)
+        self._notes.leave(lambda: leave_step_note(recipe, step, result, settings), log.warning)
+        self._notes.leave(lambda: leave_contact_sheet(recipe, step, result), log.warning)
         return result
+
+    def _tell_rejects(self, step: PlannedStep, result: StepResult) -> None:
+        """Tell Prefect's automations that a step rejected too many rows."""
+        facts = {"step": step.key, "artifact": str(step.ref), "job": result.job, "message": result.message[:2000]}
+        resource = {"prefect.resource.id": f"agevlm.step.{step.key}", "prefect.resource.name": step.key}
+        emit_event("agevlm.step.reject-budget", resource=resource, payload=facts)
 
     def _collect(self, *, block: bool) -> None:
         """Settle the steps that ended; with `block`, wait a moment for one."""
+        self._own_state.check()
         try:
             key = self._ended.get(timeout=WAKE_SECONDS) if block else self._ended.get_nowait()
             while True:
@@ -245,23 +277,31 @@ class PlanExecution:
 
     def _cancel(self) -> None:
         """Stop the jobs of this run, then wake its threads. Jobs that could not be stopped are left to the hook."""
-        self._stop.cancelled = True  # first: a thread that is just submitting its job then stops it itself
-        self._run.update(state="cancelling", message="the flow run is being cancelled")
-        left = []
-        for key in sorted(self._schedule.running):
-            job = self._runs[key].job
-            try:
-                if job is None:  # perhaps it was submitted a moment ago: the cancellation hook looks again
-                    left.append(key)
-                else:
-                    stop_job(self._client, self._prepared.store, job, self._launch.flow_run_id, self._log.info)
-            except AgevlmError as error:  # the other jobs are stopped all the same
-                self._log.warning(str(error))
-                left.append(key)
-            self._run.step(key, state="cancelled", message="the flow run was cancelled")
-        self._stop.set()
-        if not left:
-            self._run.close("cancelled", "the flow run was cancelled and its jobs were stopped")
+        with undisturbed():
+            deadline = time.monotonic() + CANCEL_SECONDS
+            self._stop.cancelled = True  # first: a thread that is just submitting its job then stops it itself
+            self._run.update(state="cancelling", message="the flow run is being cancelled")
+            keys = sorted(self._schedule.running)
+            stoppers = [
+                threading.Thread(target=self._stop_step, args=(self._runs[key],), daemon=True)
+                for key in keys
+                if self._runs[key].job is not None
+            ]
+            for stopper in stoppers:  # at once: a job that Ray is slow to stop does not hold up the others
+                stopper.start()
+            wait_at_most(stoppers, CANCEL_SECONDS)
+            self._stop.set()
+            for key in keys:  # a step that is just submitting its job must stop it before this process ends
+                self._runs[key].over.wait(max(0.0, deadline - time.monotonic()))
+                self._run.step(key, state="cancelled", message="the flow run was cancelled")
+            if all(self._runs[key].nothing_left for key in keys):
+                self._run.close("cancelled", "the flow run was cancelled and its jobs were stopped")
+
+    def _stop_step(self, runner: StepRun) -> None:
+        try:
+            runner.stop_job(self._log.info)
+        except AgevlmError as error:  # the other jobs are stopped all the same
+            self._log.warning(str(error))
 
     def _drain_logs(self) -> None:
         """Give the logs of the jobs, which lag behind them by a second or two, a moment to arrive."""
@@ -282,9 +322,29 @@ class PlanExecution:
         else:
             message = f"{len(record.steps)} steps: {counts['completed']} made, {counts['cached']} cached"
         self._run.update(state="failed" if failed else "completed", message=message)
+        # What the server missed is told once it is back: notes are left again, and Prefect's client sends the events of
+        # an outage, the states of task runs among them, before its next one.
+        self._own_state.wait_for_server(SERVER_SECONDS)
+        self._notes.leave_again()
+        resource = {"prefect.resource.id": f"agevlm.run.{record.flow_run_id}", "prefect.resource.name": record.recipe}
+        emit_event("agevlm.run.end", resource=resource, payload={"message": message})
         attempt_note(lambda: leave_summary(self._run.record), self._log.warning)
         attempt_note(lambda: leave_run_note(self._run.record, self._launch.settings), self._log.warning)
         return Failed(message=message) if failed else Completed(message=message)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ignore SIGTERM and SIGINT, so that a second cancel does not interrupt the first; no effect in other threads."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _task_state(result: StepResult) -> State[Any]:

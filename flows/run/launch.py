@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flows.run.ray_jobs import JobClient
 from flows.run.settings import Settings
+from flows.run.turns import turn_of
 from model.errors import StepError
 from pipeline.artifacts.manifest import Origin
 from pipeline.artifacts.spec import short
@@ -54,6 +55,7 @@ def join_or_submit(client: JobClient, launch: Launch, job: JobSpec) -> tuple[str
             "artifact_folder": job.folder,
             "artifact_command": f"agevlm show {short(job.ref.id)}",
             **{name: value for name, value in origin_of(launch, submission_id) if value},
+            **turn_of(job),
         }
         if client.submit(submission_id, entrypoint(launch, location), metadata):
             return submission_id, False

@@ -1,6 +1,7 @@
 """A run's artifacts in the Prefect UI: a note per step, a table of all steps, progress bars of long steps."""
 
 import base64
+import contextvars
 import io
 import re
 import time
@@ -16,6 +17,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.run.event_log import events_folder, events_path
 from flows.run.run_file import RunRecord
@@ -29,14 +31,40 @@ from pipeline.schemas import CONTACT_SHEET
 
 PROGRESS_SECONDS = 5.0
 NOTE_PIXELS = 1200
+NOTE_SECONDS = 10.0
+"""Longest time that the server may take for one note."""
 
 
-def attempt_note(leave: Callable[[], None], log: Log) -> None:
-    """Leave a note; if the Prefect server refuses it, log that: a note must not fail a step."""
+def attempt_note(leave: Callable[[], None], log: Log) -> bool:
+    """Leave a note; if the Prefect server does not take it, log that: a note must neither fail nor delay a step.
+
+    Without this, Prefect's client would try again with pauses that grow to minutes. Returns True if it was left.
+    """
     try:
-        leave()
+        with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: NOTE_SECONDS}):
+            leave()
     except (httpx.HTTPError, PrefectException) as error:
         log(f"a note could not be left in the Prefect UI: {type(error).__name__}: {error}")
+        return False
+    return True
+
+
+class Notes:
+    """The notes of a run's steps: those that the server did not take are left again at the end of the run."""
+
+    def __init__(self) -> None:
+        self._later: list[Callable[[], object]] = []
+
+    def leave(self, note: Callable[[], None], log: Log) -> None:
+        """Leave a note, or keep it for the end of the run."""
+        if not attempt_note(note, log):
+            context = contextvars.copy_context()  # the note belongs to the task run that is the present one now
+            self._later.append(lambda: context.run(attempt_note, note, log))
+
+    def leave_again(self) -> None:
+        """Leave the notes that were kept."""
+        for note in self._later:
+            note()
 
 
 def artifact_key(*parts: str) -> str:

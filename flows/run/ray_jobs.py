@@ -35,6 +35,8 @@ class Job:
     state: JobState
     metadata: dict[str, str] = field(default_factory=dict)
     message: str = ""
+    started: float = 0.0
+    """When Ray was asked for it, in milliseconds since 1970."""
 
     @property
     def alive(self) -> bool:
@@ -42,8 +44,12 @@ class Job:
         return self.state in ALIVE
 
 
+class RayAway(StepError):
+    """Ray did not answer for a while."""
+
+
 class JobClient(Protocol):
-    """The calls to Ray that a flow run makes. Every method raises StepError if Ray cannot be reached."""
+    """The calls to Ray that a flow run makes. Every method raises RayAway if Ray cannot be reached."""
 
     def jobs(self) -> list[Job]:
         """Every submitted job that the cluster remembers."""
@@ -96,7 +102,7 @@ class RayJobs:
                 raise StepError(f"Ray at {self._url} refuses our token: {REMEDY}") from error
             except (ConnectionError, RequestException, TimeoutError) as error:
                 if late:
-                    raise StepError(f"Ray at {self._url} does not answer: {REMEDY}") from error
+                    raise RayAway(f"Ray at {self._url} does not answer: {REMEDY}") from error
             except RuntimeError as error:
                 if late or (_status(error) or 0) < 500:
                     raise
@@ -186,7 +192,8 @@ def own_addresses() -> set[str]:
 
 def _job(details: Any) -> Job:
     state: JobState = details.status.value.lower()
-    return Job(details.submission_id, state, dict(details.metadata or {}), details.message or "")
+    started = float(getattr(details, "start_time", None) or 0)
+    return Job(details.submission_id, state, dict(details.metadata or {}), details.message or "", started)
 
 
 def _status(error: RuntimeError) -> int | None:

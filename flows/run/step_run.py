@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
 
+from flows.run import retries
 from flows.run.launch import Launch, join_or_submit
 from flows.run.preparation import Prepared
-from flows.run.ray_jobs import Job, JobClient
+from flows.run.ray_jobs import Job, JobClient, RayAway
 from flows.run.run_file import RunFile
 from flows.run.shared_jobs import stop_job
+from flows.run.turns import ahead_of
 from model.errors import AgevlmError, StepError
 from pipeline.artifacts.progress import progress_text, read_progress
 from pipeline.artifacts.room import explained
 from pipeline.artifacts.spec import short
 from pipeline.artifacts.store import Artifact
+from pipeline.plan.job import JobSpec
 from pipeline.plan.planner import PlannedStep
 
 POLL_SECONDS, LONG_POLL_SECONDS = 0.3, 1.0
@@ -28,6 +31,8 @@ POLL_SECONDS, LONG_POLL_SECONDS = 0.3, 1.0
 which the job itself could use."""
 LONG_SECONDS = 20.0
 REMOTE_POLL_SECONDS = 2.0
+TURN_SECONDS = 2.0
+"""Between two looks whether another job still has the turn."""
 LOST_SECONDS = 30.0
 TEARDOWN_SECONDS = 120.0
 JOINS = 3
@@ -54,6 +59,10 @@ class StepResult:
     def made(self) -> bool:
         """True if its artifact exists."""
         return self.ending in ("cached", "completed")
+
+
+class JobLostError(StepError):
+    """Ray forgot a job: the cluster was restarted."""
 
 
 class Stop:
@@ -90,33 +99,101 @@ class StepRun:
     ) -> None:
         self._step, self._prepared, self._client = step, prepared, client
         self._launch, self._run, self._stop = launch, run, stop
+        self._tries = 1
         self.job: str | None = None
         """Submission id once the job is known; the main thread stops it on cancel."""
         self.tail: LogTail | None = None
         """Forwards the job's log. It may lag behind the job's end; the next step does not wait for it."""
+        self.over = threading.Event()
+        """Set when `follow` has returned: then this step starts no job any more."""
+        self._stopped: str | None = None
 
     def follow(self, log: Log, progress: ProgressHandler) -> StepResult:
-        """Make the artifact with a Ray job and wait for it. An AgevlmError becomes a failed result."""
+        """Make the artifact with a Ray job and wait for it. An AgevlmError becomes a failed result.
+
+        If the job was lost for a cause that may be gone (`retries`), it is started again after a pause.
+        """
+        try:
+            for pause in (*retries.PAUSES, None):
+                result, cause = self._try(log, progress)
+                if cause is None or pause is None or self._stop.cancelled or self._stop.is_set():
+                    break
+                self._note_retry(log, cause, result, pause)
+                self._stop.wait(pause)
+            return result
+        finally:
+            self.over.set()
+
+    def stop_job(self, log: Log) -> None:
+        """Stop the step's job on a cancel. Raises StepError if Ray does not do it."""
+        job = self.job
+        if job is not None:
+            stop_job(self._client, self._prepared.store, job, self._launch.flow_run_id, log)
+            self._stopped = job
+
+    @property
+    def nothing_left(self) -> bool:
+        """True if the step has no job, or its job was stopped, and it will start no other."""
+        return self.over.is_set() and self.job == self._stopped
+
+    def _note_retry(self, log: Log, cause: str, result: StepResult, pause: float) -> None:
+        self._tries += 1
+        last = len(retries.PAUSES) + 1
+        log(f"{result.message}\nCause: {cause}. Try {self._tries} of {last} starts in {pause:g} s")
+        self._run.step(self._step.key, message=f"try {self._tries} of {last}: {cause}")
+        facts = {"attempt": self._tries, "cause": cause, "job": result.job, "pause_seconds": pause}
+        self._run.event("retry", self._step.key, **facts)
+
+    def _try(self, log: Log, progress: ProgressHandler) -> tuple[StepResult, str | None]:
+        """Follow one job to its end. Returns the result and the cause for which it may be tried again, if any."""
         try:
             for _ in range(JOINS):
-                if self._stop.cancelled or self._stop.is_set():
-                    return StepResult("cancelled", "the flow run was cancelled before this step started")
+                if self._ended:
+                    return StepResult("cancelled", "the flow run was cancelled before this step started"), None
                 job, joined = self._attach(log, progress)
                 if not (joined and job is not None and job.state == "stopped") or self._stop.cancelled:
                     break
                 log(f"Ray job {job.id} was stopped by the flow run that started it; starting anew")
-            return self._result(job)
+            return self._result(job), self._cause(job)
+        except RayAway as error:
+            return self._failed(error), retries.RAY_AWAY
+        except JobLostError as error:
+            return self._failed(error), retries.CLUSTER_LOST
         except AgevlmError as error:
-            return StepResult("failed", f"{type(error).__name__}: {error}", job=self.job)
+            return self._failed(error), None
         except OSError as error:  # the store cannot be written or read
-            return StepResult("failed", f"{type(error).__name__}: {explained(error)}", job=self.job)
+            return self._failed(error, explained(error)), None
+
+    @property
+    def _ended(self) -> bool:
+        return self._stop.cancelled or self._stop.is_set()
+
+    def _failed(self, error: Exception, text: str = "") -> StepResult:
+        if self._stop.cancelled:
+            return StepResult("cancelled", f"the flow run was cancelled; {text or error}", job=self.job)
+        return StepResult("failed", f"{type(error).__name__}: {text or error}", job=self.job)
+
+    def _cause(self, job: Job | None) -> str | None:
+        if job is None or self._prepared.store.get(self._step.ref) is not None:
+            return None
+        return retries.cause_of(job, error_text(job.message))
 
     def _attach(self, log: Log, progress: ProgressHandler) -> tuple[Job | None, bool]:
         """Join or submit the job and wait for it. Returns the job as it ended, and True if another run started it."""
-        self.job, joined = join_or_submit(self._client, self._launch, self._prepared.job(self._step))
-        self._run.step(self._step.key, job=self.job)
-        if self._stop.cancelled:  # the cancel came while the job was being submitted
-            stop_job(self._client, self._prepared.store, self.job, self._launch.flow_run_id, log)
+        spec = self._prepared.job(self._step)
+        while True:
+            self._await_turn(spec, log)
+            if self._ended:
+                return None, False
+            self.job, joined = join_or_submit(self._client, self._launch, spec)
+            # The order matters: a cancel either finds the job here, or is found by the next line.
+            if self._stop.cancelled:  # the cancel came while the job was being submitted
+                self.stop_job(log)
+            self._run.step(self._step.key, job=self.job)
+            if joined or self._stop.cancelled or not ahead_of(self._client, spec, self.job):
+                break
+            log(f"Ray job {self.job} gives way to one that another flow run started at the same moment")
+            self._client.stop(self.job)
         page = self._launch.settings.job_page(self.job)
         log(f"{'joined the living' if joined else 'started'} Ray job {self.job}  {page}")
         self._log_job(page, joined)
@@ -132,6 +209,19 @@ class StepRun:
             facts["started_by"] = known.metadata.get("flow_run_id", "") if known is not None else ""
         self._run.event("join" if joined else "submit", self._step.key, **facts)
 
+    def _await_turn(self, spec: JobSpec, log: Log) -> None:
+        """Wait while another job has this one's turn, or until the run ends."""
+        shown: list[str] = []
+        while not self._ended:
+            ahead = [job.id for job in ahead_of(self._client, spec)]
+            if not ahead:
+                return
+            if ahead != shown:
+                shown = ahead
+                log(f"waiting for Ray job {', '.join(ahead)}: masks of one subset are made by one job at a time")
+                self._run.step(self._step.key, message=f"waits for {ahead[0]}")
+            self._stop.wait(TURN_SECONDS)
+
     def _wait(self, progress: ProgressHandler) -> Job | None:
         """Wait until the job is over or the flow run is cancelled (then None)."""
         assert self.job is not None
@@ -144,7 +234,7 @@ class StepRun:
             if job is None:
                 lost_since = lost_since or now
                 if now - lost_since > LOST_SECONDS:
-                    raise StepError(f"Ray no longer knows job {self.job}; was the cluster restarted? Run again")
+                    raise JobLostError(f"Ray no longer knows job {self.job}; was the cluster restarted? Run again")
             elif not job.alive:
                 return job
             else:
@@ -166,6 +256,8 @@ class StepRun:
         if artifact is not None:
             message = f"{artifact.ref}: {artifact.manifest.counts.summary}"
             return StepResult("completed", message, artifact, self.job)
+        if self.job is None:
+            return StepResult("cancelled", "the flow run was ended before this step started")
         if job is None or (job.state == "stopped" and self._stop.cancelled):
             fate = "was stopped" if self._stop.cancelled else "goes on; run again to join it"
             return StepResult("cancelled", f"the flow run was ended; its Ray job {self.job} {fate}", None, self.job)

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from infra.local.automations import make_automations
 from infra.local.environment import process_environment
 from infra.local.folders import Folders
 from infra.local.processes import log_tail
@@ -41,12 +43,13 @@ def deployed(api: Server) -> list[str]:
 
 
 def deploy(folders: Folders, state: StackState) -> list[str]:
-    """Deploy `prefect.yaml`, unless exactly these sources are deployed already.
+    """Deploy `prefect.yaml`, unless exactly these sources are deployed already, and make the automations.
 
     Returns the deployments' names. Raises StackError with Prefect's output if it refuses.
     """
     note, digest = folders.prefect / "deployed.json", sources_digest(folders.project)
     api = prefect_api(folders, state)
+    make_automations(api, os.environ)
     present = deployed(api)
     try:
         last = json.loads(note.read_text(encoding="utf-8"))

@@ -31,11 +31,19 @@ def test_the_hooks_take_prefects_keywords_and_need_nothing_but_the_environment(
     ray = FakeRay()
     ray.known = {"mine": Job("mine", "running", {"flow_run_id": "run-1"})}
     monkeypatch.setattr(cancellation, "RayJobs", lambda url: ray)
+    looks: list[float] = []
+
+    def wait(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:  # its submission was under way when the process was killed
+            ray.known["late-submission"] = Job("late-submission", "running", {"flow_run_id": "run-1"})
+
+    monkeypatch.setattr(cancellation.time, "sleep", wait)
     monkeypatch.setenv("AGEVLM_STORE", str(tmp_path))
     monkeypatch.setenv("AGEVLM_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("AGEVLM_RAY_JOBS_URL", "http://ray.test")
     cancellation.stop_jobs(flow=None, flow_run=SimpleNamespace(id="run-1"), state=None)  # type: ignore[arg-type]
-    assert ray.stopped == ["mine"]
+    assert ray.stopped == ["mine", "late-submission"]
     record = read_run(store, "run-1")
     assert record is not None
     assert record.state == "cancelled"
@@ -43,4 +51,4 @@ def test_the_hooks_take_prefects_keywords_and_need_nothing_but_the_environment(
     (tmp_path / "runs" / "run-1.json").write_text("")
     ray.known["late"] = Job("late", "running", {"flow_run_id": "run-1"})
     cancellation.stop_jobs(flow=None, flow_run=SimpleNamespace(id="run-1"), state=None)  # type: ignore[arg-type]
-    assert ray.stopped == ["mine", "late"]
+    assert ray.stopped == ["mine", "late-submission", "late"]

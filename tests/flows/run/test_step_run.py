@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.run import retries
 from flows.run.launch import Launch, join_or_submit
 from flows.run.preparation import Prepared
 from flows.run.run_file import RunFile, read_run
@@ -42,6 +43,7 @@ class Stage:
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setitem(runner.STEPS, "toy", STEP)
+    monkeypatch.setattr(retries, "PAUSES", ())
     return Stage(tmp_path, FakeRay())
 
 

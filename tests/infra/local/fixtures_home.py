@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +24,13 @@ class Home:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "RAY_", "AGEVLM_"))}
         return {**kept, "AGEVLM_HOME": str(self.path), "PYTHONPATH": str(PROJECT)}
 
-    def agevlm(self, *arguments: str, timeout: float = 800) -> subprocess.CompletedProcess[str]:
+    def agevlm(
+        self, *arguments: str, timeout: float = 800, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-P", "-m", "flows", *arguments]
+        variables = {**self.environment, **(environment or {})}
         return subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=timeout, cwd="/", check=False
+            command, env=variables, capture_output=True, text=True, timeout=timeout, cwd="/", check=False
         )
 
     def shell(self, script: str) -> subprocess.CompletedProcess[str]:

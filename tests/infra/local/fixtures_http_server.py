@@ -26,7 +26,7 @@ def serving(answer: Answer) -> Iterator[int]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = _respond
+        do_GET = do_POST = do_PUT = do_PATCH = _respond
 
         def log_message(self, format: str, *args: Any) -> None:
             """Say nothing."""

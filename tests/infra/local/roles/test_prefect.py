@@ -40,8 +40,8 @@ def test_the_pool_is_made_once() -> None:
     def prefect(method: str, path: str, body: object, headers: dict[str, str]) -> tuple[int, object]:
         assert method == "POST"
         assert isinstance(body, dict)
-        if made:
-            return 409, {"detail": "Work pool already exists"}
+        if body["name"] in made:
+            return 409, {"detail": "it already exists"}
         made.append(body["name"])
         return 201, body
 
@@ -49,7 +49,7 @@ def test_the_pool_is_made_once() -> None:
         api = Server(f"http://127.0.0.1:{port}/api")
         make_pool(api)
         make_pool(api)
-    assert made == ["local"]
+    assert made == ["local", "masks-pretrain", "masks-instruct"]
 
 
 def test_a_busy_prefect_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_a_busy_prefect_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
         api = Server(f"http://127.0.0.1:{port}/api")
         make_pool(api)
         assert deployed(api) == ["agevlm/full-recipe"]
-    assert len(asked) == 6
+    assert len(asked) == 10
 
 
 def test_what_prefect_refuses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,3 +82,18 @@ def test_what_prefect_refuses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
         for ask in (make_pool, deployed):
             with pytest.raises(StackError, match="locked"):
                 ask(api)
+
+
+def test_the_database_is_kept_for_later_starts_and_for_the_server_only(folders: Folders) -> None:
+    folders.home.mkdir(parents=True)
+    assert role.database(folders, "") == {}
+    url = "postgresql+asyncpg://me:word@localhost/prefect"
+    wanted = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": url}
+    assert role.database(folders, url) == wanted
+    assert role.database(folders, "") == wanted, "a later start from another shell uses the same database"
+    assert (folders.home / "database").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(StackError, match="must begin with") as caught:
+        role.database(folders, "postgres://me:word@localhost/prefect")
+    assert "word" not in str(caught.value)
+    assert role.database(folders, "sqlite") == {}
+    assert role.database(folders, "") == {}
