@@ -47,6 +47,8 @@ def up(
 
 def print_charts(state: "StackState") -> None:
     """Print where the metrics are drawn: Grafana's page, or a link to Prometheus' page with all queries filled in."""
+    from rich.text import Text
+
     from pipeline.compute.panels import graph_pages
 
     if "grafana" in state.ports:
@@ -56,9 +58,16 @@ def print_charts(state: "StackState") -> None:
     else:
         console().print("charts   none: Prometheus is not installed (docs/slow.md)", highlight=False, markup=False)
         return
-    for title, page in pages.items():
-        console().print(f"charts   {title}: {page}", highlight=False, markup=False, soft_wrap=True)
-    console().print("         (user agevlm, password: the same secret)", highlight=False, markup=False)
+    out = console()
+    if out.is_terminal:  # the addresses hold ten queries each: a terminal shows their titles as links
+        line = Text("charts   ")
+        for title, page in pages.items():
+            line.append(title, f"link {page}").append("   ")
+        out.print(line.append(page.split("?")[0], "dim"))
+    else:
+        for title, page in pages.items():
+            out.print(f"charts   {title}: {page}", highlight=False, markup=False, soft_wrap=True)
+    out.print("         (user agevlm, password: the same secret)", highlight=False, markup=False)
 
 
 def status() -> None:
