@@ -20,8 +20,9 @@ def up(
         ),
     ] = "",
 ) -> None:
-    """Start the local stack: Prefect, Ray and a worker, on loopback.
+    """Start the local stack: Prefect, Ray and a worker.
 
+    All listen on loopback, unless --host is given. Prometheus and Grafana are started too, where they are installed.
     Free ports are chosen and recorded. If it runs already, only the parts that are missing are started. The pages ask
     for a secret, which is printed when it is made.
 
@@ -105,10 +106,10 @@ def down() -> None:
 
 
 def env() -> None:
-    """Print the stack's variables for a shell: eval "$(agevlm env)".
+    """Print the stack's variables for a shell.
 
-    After that 'prefect deployment run agevlm/full-recipe' and every other 'prefect' and 'ray job' command of this
-    project's environment talk to the local stack.
+    After eval "$(agevlm env)" 'prefect deployment run agevlm/full-recipe' and every other 'prefect' and 'ray job'
+    command of this project's environment talk to the local stack.
     """
     from flows.cli.surroundings import local_stack
 
