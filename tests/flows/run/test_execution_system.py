@@ -197,7 +197,8 @@ def test_force_makes_a_new_attempt_beside_the_old_one(runs: Runs) -> None:
 def test_the_dashboard_shows_the_step_of_each_job(runs: Runs) -> None:
     assert runs.end(runs.start({"named": [{"tag": "name"}, []]}))[0] == "COMPLETED"
     (job,) = runs.details("toys-named-")
-    assert job["metadata"]["job_name"] == "toys named"
+    name = f"toys named attempt 0 {job['metadata']['artifact'][:12]} try 1"
+    assert job["metadata"]["job_name"] == name
     python = Path(sys.executable).relative_to(PROJECT)
     spec = runs.home.path / "artifacts" / "jobs" / f"{job['submission_id']}.json"
     command = f"{python} -u -m tests.pipeline.plan.fixtures_toy_steps run {spec}"
