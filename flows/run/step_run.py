@@ -106,7 +106,11 @@ class StepRun:
         """Forwards the job's log. It may lag behind the job's end; the next step does not wait for it."""
         self.over = threading.Event()
         """Set when `follow` has returned: then this step starts no job any more."""
+        self.result: StepResult | None = None
+        """The result of `follow`, once it is over."""
         self._stopped: str | None = None
+        self._submitting = False
+        """True while a job is being submitted, and after a submission whose answer was lost: Ray may have the job."""
 
     def follow(self, log: Log, progress: ProgressHandler) -> StepResult:
         """Make the artifact with a Ray job and wait for it. An AgevlmError becomes a failed result.
@@ -120,6 +124,7 @@ class StepRun:
                     break
                 self._note_retry(log, cause, result, pause)
                 self._stop.wait(pause)
+            self.result = result
             return result
         finally:
             self.over.set()
@@ -134,7 +139,7 @@ class StepRun:
     @property
     def nothing_left(self) -> bool:
         """True if the step has no job, or its job was stopped, and it will start no other."""
-        return self.over.is_set() and self.job == self._stopped
+        return self.over.is_set() and not self._submitting and self.job == self._stopped
 
     def _note_retry(self, log: Log, cause: str, result: StepResult, pause: float) -> None:
         self._tries += 1
@@ -185,7 +190,9 @@ class StepRun:
             self._await_turn(spec, log)
             if self._ended:
                 return None, False
+            self._submitting = True
             self.job, joined = join_or_submit(self._client, self._launch, spec)
+            self._submitting = False
             # The order matters: a cancel either finds the job here, or is found by the next line.
             if self._stop.cancelled:  # the cancel came while the job was being submitted
                 self.stop_job(log)

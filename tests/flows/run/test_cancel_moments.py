@@ -10,7 +10,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import State, StateType
 
-from flows.run import execution, own_state
+from flows.run import own_state, stopping
 from flows.run.execution import PlanExecution
 from flows.run.settings import Totals
 from model.errors import StepError
@@ -96,7 +96,7 @@ def test_a_submission_that_ends_while_another_job_is_being_stopped(
 def test_a_ray_that_never_answers_does_not_hold_up_the_cancel(
     surroundings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "CANCEL_SECONDS", 1.0)
+    monkeypatch.setattr(stopping, "CANCEL_SECONDS", 1.0)
     ray, hang = SlowRay(), threading.Event()
     jobs = {"a": [{}, []], "b": [{}, []], "c": [{}, []]}
 
@@ -148,7 +148,7 @@ def test_a_cancel_between_two_steps(surroundings: Path, monkeypatch: pytest.Monk
     started: list[str] = []
     monkeypatch.setattr(PlanExecution, "_launch_task", lambda self, step, body: started.append(step.key))
     interrupt_when(lambda self: True, monkeypatch)
-    monkeypatch.setattr(execution, "CANCEL_SECONDS", 0.5)
+    monkeypatch.setattr(stopping, "CANCEL_SECONDS", 0.5)
     cancelled_run({"a": [{}, []], "b": [{}, ["a"]]}, ray)
     assert ray.known == {}
     assert [step.state for step in record_of(SEEN[-1]).steps] == ["cancelled", "pending"]

@@ -1,6 +1,5 @@
 """Which failures of a job are tried again, and what a new try keeps."""
 
-import json
 import threading
 import time
 from pathlib import Path
@@ -8,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from flows.run import retries
-from flows.run.event_log import EventLog, events_path
+from flows.run.event_log import read_events
 from flows.run.ray_jobs import Job, RayAway
 from flows.run.retries import cause_of
-from flows.run.step_run import StepRun, error_text
+from flows.run.step_run import error_text
 from model.errors import StepError
 from pipeline.plan.job import JobSpec
 from pipeline.steps import runner
@@ -60,20 +59,12 @@ def test_a_job_that_did_not_fail_is_not_tried_again(state: str) -> None:
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setitem(runner.STEPS, "toy", STEP)
     monkeypatch.setattr(retries, "PAUSES", (0.05, 0.05, 0.05))
-    return stage_with_events(tmp_path, FakeRay())
-
-
-def stage_with_events(root: Path, ray: FakeRay) -> Stage:
-    found = Stage(root, ray)
-    old = found.runner
-    events = EventLog(found.store, "run-1")
-    found.runner = StepRun(old._step, old._prepared, ray, old._launch, found.run_file, found.stop, events)
-    return found
+    return Stage(tmp_path, FakeRay())
 
 
 def events_of(stage: Stage) -> list[dict[str, object]]:
-    path = Path(stage.store.join(events_path("run-1")))
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The events of tries that were made again."""
+    return [event for event in read_events(stage.store, "run-1") if event["event"] == "retry"]
 
 
 def killed_times(stage: Stage, times: int) -> None:
