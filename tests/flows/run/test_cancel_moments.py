@@ -10,11 +10,14 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import State, StateType
 
-from flows.run import own_state, stopping
+from flows.run import execution, own_state, stopping
+from flows.run.event_log import read_events
 from flows.run.execution import PlanExecution
+from flows.run.own_state import OwnState
 from flows.run.settings import Totals
 from model.errors import StepError
-from tests.flows.fixtures_fake_ray import FakeRay
+from pipeline.artifacts.store import ArtifactStore
+from tests.flows.fixtures_fake_ray import FakeRay, publish_plainly
 from tests.flows.run.test_execution import SEEN, record_of, run
 
 
@@ -168,3 +171,49 @@ def test_a_cancel_is_seen_at_the_server_without_any_signal(surroundings: Path, m
     assert state.type is StateType.CANCELLED
     assert ray.alive == []
     assert record.state == "cancelled"
+
+
+def test_a_cancel_of_a_run_that_waits_for_the_server_at_its_end_changes_nothing(
+    surroundings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: PlanExecution) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlanExecution, "_wait_for_server", interrupted)
+    ray = SlowRay()
+    ray.on_submit = publish_plainly(ray)
+    cancelled_run({"a": [{}, []]}, ray)
+    record = record_of(SEEN[-1])
+    assert (record.state, record.message) == ("completed", "1 steps: 1 made, 0 cached")
+    store = ArtifactStore(str(surroundings))
+    assert [e["event"] for e in read_events(store, SEEN[-1])].count("run_end") == 1
+
+
+def test_a_run_tells_its_end_before_it_waits_for_a_server_that_is_away(
+    surroundings: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits: list[tuple[float, str]] = []
+
+    def away(self: OwnState, seconds: float) -> bool:
+        waits.append((seconds, record_of(SEEN[-1]).state))
+        return False
+
+    monkeypatch.setattr(OwnState, "wait_for_server", away)
+    ray = SlowRay()
+    ray.on_submit = publish_plainly(ray)
+    state, _ = run({"a": [{}, []]}, ray)
+    assert state.type is StateType.COMPLETED
+    assert waits == [(0.0, "completed"), (execution.SERVER_SECONDS, "completed")]
+    assert execution.SERVER_SECONDS <= 1800
+    assert "the run is completed, and the Prefect server does not answer" in caplog.text
+
+
+def test_a_step_that_was_just_over_when_the_cancel_came_counts_as_made(
+    surroundings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = SlowRay()
+    ray.on_submit = publish_plainly(ray)
+    interrupt_when(lambda self: any(runner.over.is_set() for runner in self._runs.values()), monkeypatch)
+    cancelled_run({"a": [{}, []], "b": [{}, ["a"]]}, ray)
+    record = record_of(SEEN[-1])
+    assert (record.state, [step.state for step in record.steps]) == ("cancelled", ["completed", "pending"])
