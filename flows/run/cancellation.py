@@ -2,7 +2,6 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any, Literal
 from uuid import UUID
 
@@ -26,7 +25,7 @@ from flows.run.ray_jobs import RayJobs
 from flows.run.run_file import OPEN, RunRecord, begin_cancel, close_run, read_run
 from flows.run.settings import read_settings
 from flows.run.shared_jobs import jobs_of, stop_job
-from model.errors import AgevlmError, ConfigError, StepError
+from model.errors import AgevlmError, StepError
 from pipeline.artifacts.store import ArtifactStore
 
 LOOKS, LOOK_SECONDS = 3, 2.0
@@ -48,8 +47,7 @@ def stop_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> Non
         record = _record(store, flow_run_id, log)
         if record is not None and record.state not in OPEN:
             return  # the flow's own process stopped its jobs, or the run is over
-        with suppress(AgevlmError, OSError):  # a store that cannot be written must not keep the jobs alive
-            within(STORE_SECONDS, lambda: begin_cancel(store, flow_run_id))
+        _mark(store, flow_run_id, log)
         client, refusals = RayJobs(settings.jobs_url), list[str]()
 
         def stop(job: str) -> str:
@@ -68,7 +66,7 @@ def stop_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> Non
             raise StepError("; ".join(refusals))
         if record is not None:
             close_run_file(store, flow_run_id, "cancelled", "the flow run was cancelled")
-    except (AgevlmError, OSError) as error:
+    except Exception as error:  # the library of an object store raises errors of many types
         log.error("flow run %s: its jobs could not be stopped, or its end not be written: %s", flow_run_id, error)
 
 
@@ -76,9 +74,17 @@ def _record(store: ArtifactStore, flow_run_id: str, log: Any) -> RunRecord | Non
     """The run's record; None if it has none or it cannot be read: the jobs' metadata in Ray still names their run."""
     try:
         return within(STORE_SECONDS, lambda: read_run(store, flow_run_id))
-    except (ConfigError, OSError) as error:
-        log.warning("%s", error)
+    except Exception as error:  # damaged, or the store is away
+        log.warning("the run file of %s cannot be read: %s", flow_run_id, error)
         return None
+
+
+def _mark(store: ArtifactStore, flow_run_id: str, log: Any) -> None:
+    """Mark the run as being cancelled. A store that cannot be written must not keep the jobs alive."""
+    try:
+        within(STORE_SECONDS, lambda: begin_cancel(store, flow_run_id))
+    except Exception as error:
+        log.warning("the cancel of %s was not written: %s", flow_run_id, error)
 
 
 def note_crash(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:

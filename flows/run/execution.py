@@ -15,6 +15,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
 
+from flows.run.job_log import Log
 from flows.run.launch import Launch
 from flows.run.own_state import CancelRequested, OwnState
 from flows.run.prefect_notes import (
@@ -31,7 +32,7 @@ from flows.run.ray_jobs import JobClient
 from flows.run.run_file import OPEN, RunFile
 from flows.run.schedule import Schedule, check_feasible
 from flows.run.settings import Totals
-from flows.run.step_run import Log, ProgressHandler, StepResult, StepRun, Stop, cached
+from flows.run.step_run import ProgressHandler, StepResult, StepRun, Stop, cached
 from flows.run.step_task import Future, state_of, submit_step
 from flows.run.stopping import attempt, stop_steps, undisturbed
 from pipeline.artifacts.store import Artifact

@@ -1,5 +1,6 @@
 """Which failures of a job are tried again, and what a new try keeps."""
 
+import shlex
 import threading
 import time
 from pathlib import Path
@@ -8,12 +9,13 @@ import pytest
 
 from flows.run import retries
 from flows.run.event_log import read_events
+from flows.run.job_log import error_text
 from flows.run.ray_jobs import Job, RayAway
 from flows.run.retries import cause_of
-from flows.run.step_run import error_text
 from model.errors import StepError
-from pipeline.plan.job import JobSpec
+from pipeline.plan.job import JobSpec, read_job
 from pipeline.steps import runner
+from pipeline.steps.runner import run_job
 from tests.flows.fixtures_fake_ray import FakeRay, publish_plainly
 from tests.flows.run.test_step_run import Stage
 from tests.pipeline.plan.fixtures_toy_steps import STEP
@@ -31,6 +33,10 @@ EXIT = "Job entrypoint command failed with exit code {}, last available logs (tr
         ("Job supervisor actor died: The actor died unexpectedly before finishing this task.", True),
         ("Unexpected error occurred: failed to get job supervisor.", True),
         ("Job supervisor actor failed to start within 900 seconds.", True),
+        ("Job supervisor actor could not be scheduled: no node has the label", True),
+        ("Failed to start supervisor actor tiny-one-r1: 'the GCS is away'. Full traceback:\nTraceback", True),
+        ("Unexpected error occurred: The actor x is unavailable: RPC error", True),
+        (EXIT.format(1, "ray.exceptions.ActorDiedError: in its creation task, x\n  File y\nValueError: bad\n"), False),
         (EXIT.format(1, "TransientError: a loader process died: 77\n"), True),
         (EXIT.format(1, "Traceback:\n  x\nray.exceptions.NodeDiedError: a node died\n"), True),
         (EXIT.format(1, "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low\n"), True),
@@ -158,3 +164,49 @@ def test_a_job_that_was_killed_because_of_the_cancel_is_not_tried_again(stage: S
     stage.ray.on_submit = work
     stage.follow()
     assert len(stage.ray.known) == 1
+
+
+def test_a_job_that_ray_calls_failed_is_stopped_before_the_next_one(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ray says 'failed' when it loses sight of the job's supervisor, whose process may live on.
+    calls: list[str] = []
+    submit = stage.ray.submit
+
+    def noted(submission_id: str, entrypoint: str, metadata: dict[str, str]) -> bool:
+        calls.append(f"submit {submission_id[-2:]}")
+        return submit(submission_id, entrypoint, metadata)
+
+    monkeypatch.setattr(stage.ray, "submit", noted)
+    monkeypatch.setattr(stage.ray, "stop", lambda job: calls.append(f"stop {job[-2:]}"))
+    killed_times(stage, 1)
+    assert stage.follow().made
+    assert calls == ["submit r1", "stop r1", "submit r2"]
+
+
+def test_a_job_that_lives_while_ray_was_away_is_joined_and_not_stopped(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, job, calls = publish_plainly(stage.ray), stage.ray.job, []
+
+    def away_once(submission_id: str) -> Job | None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RayAway("Ray does not answer")
+        if len(calls) == 3:
+            publish(submission_id, read_job(shlex.split(stage.ray.commands[submission_id])[-1]))
+        return job(submission_id)
+
+    monkeypatch.setattr(stage.ray, "job", away_once)
+    assert stage.follow().made
+    assert (len(stage.ray.known), stage.ray.stopped) == (1, [])
+
+
+def test_a_job_that_published_and_was_killed_is_not_tried_again(stage: Stage) -> None:
+    def work(job: str, spec: JobSpec) -> None:
+        run_job(spec)
+        stage.ray.end(job, "failed", EXIT.format(-9, ""))
+
+    stage.ray.on_submit = work
+    assert stage.follow().made
+    assert (len(stage.ray.known), events_of(stage)) == (1, [])

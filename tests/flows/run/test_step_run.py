@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from flows.run import retries
+from flows.run.job_log import LogTail
 from flows.run.launch import Launch, join_or_submit
 from flows.run.preparation import Prepared
 from flows.run.run_file import RunFile, read_run
-from flows.run.step_run import LogTail, StepResult, StepRun, Stop
+from flows.run.step_run import StepResult, StepRun, Stop
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.plan.job import JobSpec
 from pipeline.steps import runner

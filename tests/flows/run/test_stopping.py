@@ -76,7 +76,7 @@ def stage(tmp_path: Path, ray: HeldRay, monkeypatch: pytest.MonkeyPatch) -> Stag
 def follow(stage: Stage) -> tuple[threading.Thread, list[StepResult]]:
     """Follow the step in a thread."""
     results: list[StepResult] = []
-    thread = threading.Thread(target=lambda: results.append(stage.follow()))
+    thread = threading.Thread(target=lambda: results.append(stage.follow()), daemon=True)
     thread.start()
     return thread, results
 
