@@ -36,11 +36,7 @@ def stop_steps(runners: Mapping[str, StepRun], run: RunFile, stop: Stop, log: Lo
     deadline = time.monotonic() + CANCEL_SECONDS
     stop.cancelled = True
     attempt(run.cancel, "the cancel was not written", log)
-    stoppers = [
-        threading.Thread(target=_stop_step, args=(runner, log), daemon=True)
-        for runner in runners.values()
-        if runner.job is not None
-    ]
+    stoppers = [threading.Thread(target=_stop_step, args=(runner, log), daemon=True) for runner in runners.values()]
     for stopper in stoppers:  # at once: a job that Ray is slow to stop does not hold up the others
         stopper.start()
     wait_at_most(stoppers, deadline - time.monotonic())
