@@ -149,8 +149,6 @@ class StepRun:
         """Follow one job to its end. Returns the result and the cause for which it may be tried again, if any."""
         try:
             for _ in range(JOINS):
-                if self._ended:
-                    return StepResult("cancelled", "the flow run was cancelled before this step started"), None
                 job, joined = self._attach(log, progress)
                 if not (joined and job is not None and job.state == "stopped") or self._stop.cancelled:
                     break

@@ -143,6 +143,7 @@ def test_a_cancelled_run_starts_nothing_in_place_of_the_job_that_it_joined(stage
     threading.Timer(0.3, cancel).start()
     result = stage.follow()
     assert (result.ending, list(stage.ray.known)) == ("cancelled", [job])
+    assert not any("starting anew" in line for line in stage.log)
 
 
 def test_a_flow_that_ends_leaves_its_job_alive(stage: Stage) -> None:

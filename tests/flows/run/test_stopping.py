@@ -283,3 +283,11 @@ def test_all_jobs_are_stopped_at_once(tmp_path: Path, stage: Stage, ray: HeldRay
     for thread in threads:
         thread.join(20)
     assert ray.alive == []
+
+
+def test_a_step_whose_thread_has_not_ended_may_still_start_a_job(stage: Stage) -> None:
+    assert stage.runner.job is None
+    assert not stage.runner.nothing_left
+    stage.stop.set()
+    stage.follow()
+    assert stage.runner.nothing_left
