@@ -164,6 +164,7 @@ def test_a_job_that_was_killed_because_of_the_cancel_is_not_tried_again(stage: S
     stage.ray.on_submit = work
     stage.follow()
     assert len(stage.ray.known) == 1
+    assert events_of(stage) == []
 
 
 def test_a_job_that_ray_calls_failed_is_stopped_before_the_next_one(
