@@ -116,7 +116,7 @@ class StepRun:
         try:
             for pause in (*retries.PAUSES, None):
                 result, cause = self._try(log, progress)
-                if cause is None or pause is None or self._stop.cancelled or self._stop.is_set():
+                if cause is None or pause is None or self._ended:
                     break
                 self._note_retry(log, cause, result, pause)
                 self._stop.wait(pause)

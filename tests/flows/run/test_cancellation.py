@@ -121,16 +121,18 @@ def test_a_job_that_ray_refuses_to_stop_keeps_the_run_open_and_no_other_job_aliv
     ray, stop = hook
     store, _ = begin_run(tmp_path)
     job_of_run(ray, "stubborn", "mine")
-    stop_one = ray.stop
+    stop_one, refused = ray.stop, list[str]()
 
     def refuse(job: str) -> None:
         if job == "stubborn":
+            refused.append(job)
             raise StepError("Ray did not stop job stubborn")
         stop_one(job)
 
     monkeypatch.setattr(ray, "stop", refuse)
     stop()
     assert ray.stopped == ["mine"]
+    assert len(refused) == cancellation.LOOKS, "it is asked again at each look"
     record = read_run(store, "run-1")
     assert record is not None
     assert record.state == "cancelling"

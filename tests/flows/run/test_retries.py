@@ -211,3 +211,18 @@ def test_a_job_that_published_and_was_killed_is_not_tried_again(stage: Stage) ->
     stage.ray.on_submit = work
     assert stage.follow().made
     assert (len(stage.ray.known), events_of(stage)) == (1, [])
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_run_that_ends_just_when_its_job_failed_tells_of_no_other_try(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    def end(job: str) -> None:  # after the cause is known
+        stage.stop.cancelled = cancelled
+        if not cancelled:
+            stage.stop.set()
+
+    monkeypatch.setattr(stage.ray, "stop", end)
+    killed_times(stage, 1)
+    stage.follow()
+    assert (len(stage.ray.known), events_of(stage)) == (1, [])
