@@ -213,7 +213,11 @@ def test_a_step_that_was_just_over_when_the_cancel_came_counts_as_made(
 ) -> None:
     ray = SlowRay()
     ray.on_submit = publish_plainly(ray)
-    interrupt_when(lambda self: any(runner.over.is_set() for runner in self._runs.values()), monkeypatch)
+
+    def interrupted(self: PlanExecution, key: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlanExecution, "_settle", interrupted)
     cancelled_run({"a": [{}, []], "b": [{}, ["a"]]}, ray)
     record = record_of(SEEN[-1])
     assert (record.state, [step.state for step in record.steps]) == ("cancelled", ["completed", "pending"])
