@@ -1,6 +1,7 @@
 """Hooks that Prefect runs in another process when a flow run is cancelled or its process dies."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 from uuid import UUID
 
@@ -19,15 +20,18 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_logger
 from prefect.states import Crashed
 
+from flows.run.bounded import within
 from flows.run.ray_jobs import RayJobs
-from flows.run.run_file import OPEN, RunRecord, close_run, read_run, write_run
+from flows.run.run_file import OPEN, RunRecord, begin_cancel, close_run, read_run
 from flows.run.settings import read_settings
 from flows.run.shared_jobs import jobs_of, stop_job
-from model.errors import AgevlmError, ConfigError
+from model.errors import AgevlmError, StepError
 from pipeline.artifacts.store import ArtifactStore
 
 LOOKS, LOOK_SECONDS = 3, 2.0
 """A job whose submission was under way when the flow process was killed appears a moment later."""
+STORE_SECONDS = 5.0
+"""Longest time for asking the store for the run's file, before Ray alone tells which jobs it has."""
 
 
 def stop_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -43,26 +47,44 @@ def stop_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> Non
         record = _record(store, flow_run_id, log)
         if record is not None and record.state not in OPEN:
             return  # the flow's own process stopped its jobs, or the run is over
-        if record is not None:
-            write_run(store, record.model_copy(update={"state": "cancelling"}))
-        client = RayJobs(settings.jobs_url)
+        _mark(store, flow_run_id, log)
+        client, refusals = RayJobs(settings.jobs_url), list[str]()
+
+        def stop(job: str) -> str:
+            try:
+                stop_job(client, store, job, flow_run_id, log.info)
+            except AgevlmError as error:  # the other jobs are stopped all the same
+                return str(error)
+            return ""
+
         for look in range(LOOKS):
             time.sleep(LOOK_SECONDS if look else 0.0)
-            for job in jobs_of(client, record, flow_run_id):
-                stop_job(client, store, job, flow_run_id, log.info)
+            jobs = jobs_of(client, record, flow_run_id)
+            with ThreadPoolExecutor(max(1, len(jobs))) as pool:  # at once: each may take seconds to end
+                refusals = [refusal for refusal in pool.map(stop, jobs) if refusal]
+        if refusals:
+            raise StepError("; ".join(refusals))
         if record is not None:
             close_run_file(store, flow_run_id, "cancelled", "the flow run was cancelled")
-    except AgevlmError as error:
-        log.error("the jobs of flow run %s could not be stopped: %s", flow_run_id, error)
+    except Exception as error:  # the library of an object store raises errors of many types
+        log.error("flow run %s: its jobs could not be stopped, or its end not be written: %s", flow_run_id, error)
 
 
 def _record(store: ArtifactStore, flow_run_id: str, log: Any) -> RunRecord | None:
-    """The run's record; None if it has none or a damaged one: the jobs' metadata in Ray still names their run."""
+    """The run's record; None if it has none or it cannot be read: the jobs' metadata in Ray still names their run."""
     try:
-        return read_run(store, flow_run_id)
-    except ConfigError as error:
-        log.warning("%s", error)
+        return within(STORE_SECONDS, lambda: read_run(store, flow_run_id))
+    except Exception as error:  # damaged, or the store is away
+        log.warning("the run file of %s cannot be read: %s", flow_run_id, error)
         return None
+
+
+def _mark(store: ArtifactStore, flow_run_id: str, log: Any) -> None:
+    """Mark the run as being cancelled. A store that cannot be written must not keep the jobs alive."""
+    try:
+        within(STORE_SECONDS, lambda: begin_cancel(store, flow_run_id))
+    except Exception as error:
+        log.warning("the cancel of %s was not written: %s", flow_run_id, error)
 
 
 def note_crash(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
@@ -71,7 +93,7 @@ def note_crash(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> No
     message = state.message or "the flow process died"
     try:
         close_run_file(ArtifactStore(read_settings().store), str(flow_run.id), "crashed", message)
-    except AgevlmError as error:
+    except (AgevlmError, OSError) as error:
         log.error("the run file of %s could not be closed: %s", flow_run.id, error)
     try:
         close_task_runs(flow_run.id, message)

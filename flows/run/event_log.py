@@ -5,6 +5,7 @@ write at once, so each event is one write to a file that is open for appending. 
 writers of one object would lose lines; there each event is an object `runs/<flow run id>.events/<time>-<random>.json`.
 """
 
+import errno
 import json
 import logging
 import os
@@ -45,7 +46,6 @@ class EventLog:
     def __init__(self, store: ArtifactStore, flow_run_id: str) -> None:
         self._store, self._flow_run_id = store, flow_run_id
         self._lock = threading.Lock()
-        self._begun = False
 
     def write(self, event: str, step: str | None = None, **facts: Any) -> None:
         """Append one event. If the store refuses it, that is logged: an event must not fail a step.
@@ -61,7 +61,7 @@ class EventLog:
         try:
             with self._lock:
                 self._append(content)
-        except OSError as error:
+        except Exception as error:  # the library of an object store raises errors of many types
             logging.getLogger("agevlm.events").warning("the event '%s' was not written: %s", event, error)
 
     def _append(self, content: bytes) -> None:
@@ -71,13 +71,14 @@ class EventLog:
             return
         path = Path(self._store.join(events_path(self._flow_run_id)))
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._begun:
-            self._begun = True
-            if _is_torn(path):  # a writer was killed within its line: the next one must not be joined to it
-                content = b"\n" + content
+        if _is_torn(
+            path
+        ):  # a writer was killed within its line, or the disk was full: this line must not be joined to it
+            content = b"\n" + content
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(descriptor, content)  # one call: lines of several processes are never mixed
+            if os.write(descriptor, content) < len(content):  # one call: lines of several processes are never mixed
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         finally:
             os.close(descriptor)
 

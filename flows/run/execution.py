@@ -4,27 +4,20 @@ The tasks run in threads and only wait. The flow's main thread is the only one t
 TerminationSignal: it decides which step starts, and on a cancel it stops the jobs and wakes the threads.
 """
 
-import logging
 import queue
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
 from prefect.exceptions import TerminationSignal
-from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed, Failed
-from prefect.utilities.annotations import allow_failure
 
+from flows.run.job_log import Log
 from flows.run.launch import Launch
-from flows.run.own_state import CancelRequested, OwnState, wait_at_most
+from flows.run.own_state import CancelRequested, OwnState
 from flows.run.prefect_notes import (
     Notes,
     ProgressBar,
@@ -36,39 +29,23 @@ from flows.run.prefect_notes import (
 )
 from flows.run.preparation import Prepared
 from flows.run.ray_jobs import JobClient
-from flows.run.run_file import RunFile
+from flows.run.run_file import OPEN, RunFile
 from flows.run.schedule import Schedule, check_feasible
 from flows.run.settings import Totals
-from flows.run.step_run import Log, ProgressHandler, StepResult, StepRun, Stop, cached
-from model.errors import AgevlmError
+from flows.run.step_run import ProgressHandler, StepResult, StepRun, Stop, cached
+from flows.run.step_task import Future, state_of, submit_step
+from flows.run.stopping import attempt, stop_steps, undisturbed
 from pipeline.artifacts.store import Artifact
 from pipeline.plan.planner import PlannedStep
 from pipeline.plan.status import existing, stale_steps, to_check
 
 WAKE_SECONDS = 0.5
 LOG_SECONDS = 5.0
-SERVER_SECONDS = 7200.0
+SERVER_SECONDS = 900.0
 """Longest time for which a run whose steps are over waits for a Prefect server that is away, to tell it the end."""
-CANCEL_SECONDS = 10.0
-"""Longest time for stopping the jobs of a cancelled run, also if Ray does not answer. Prefect kills the flow process
-30 s after its signal."""
 REJECT_LIMIT = "max_reject_share"
 """In the message of a step that rejected too many rows."""
 Body = Callable[[Log, ProgressHandler], StepResult]
-Future = PrefectFuture[Any]
-
-
-class NoEmptyTraceback(logging.Filter):
-    """Removes the traceback 'NoneType: None', which Prefect logs for a task that returned its failure."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Let every record pass, without an empty traceback."""
-        if record.exc_info and record.exc_info[0] is None:
-            record.exc_info = None
-        return True
-
-
-logging.getLogger("prefect.task_runs").addFilter(NoEmptyTraceback())
 
 
 class PlanExecution:
@@ -175,26 +152,15 @@ class PlanExecution:
         def make() -> State[Any]:
             result = self._body(step, body)
             self._results[step.key] = result
-            return _task_state(result)
+            return state_of(result)
 
         self._submit(step, make).add_done_callback(lambda _: self._ended.put(step.key))
 
     def _submit(self, step: PlannedStep, make: Callable[[], State[Any]]) -> Future:
         """Submit the task of a step, with the step's name and the plan's edges in the UI."""
 
-        def run(key: str, artifact: str) -> State[Any]:
-            return make()
-
-        run_step = task(
-            name=step.step.name,
-            description=step.step.summary,
-            task_run_name=step.key,
-            cache_policy=NO_CACHE,
-            persist_result=False,
-        )(run)
         known = [key for key in step.inputs.values() if key in self._futures and key not in self._skipped]
-        inputs = [allow_failure(self._futures[key]) for key in known]  # a skipped one would hold this task back
-        future = run_step.submit(key=step.key, artifact=str(step.ref), wait_for=inputs, return_state=False)
+        future = submit_step(step, make, [self._futures[key] for key in known])  # a skipped one would hold it back
         self._futures[step.key] = future
         return future
 
@@ -278,30 +244,20 @@ class PlanExecution:
     def _cancel(self) -> None:
         """Stop the jobs of this run, then wake its threads. Jobs that could not be stopped are left to the hook."""
         with undisturbed():
-            deadline = time.monotonic() + CANCEL_SECONDS
-            self._stop.cancelled = True  # first: a thread that is just submitting its job then stops it itself
-            self._run.update(state="cancelling", message="the flow run is being cancelled")
-            keys = sorted(self._schedule.running)
-            stoppers = [
-                threading.Thread(target=self._stop_step, args=(self._runs[key],), daemon=True)
-                for key in keys
-                if self._runs[key].job is not None
-            ]
-            for stopper in stoppers:  # at once: a job that Ray is slow to stop does not hold up the others
-                stopper.start()
-            wait_at_most(stoppers, CANCEL_SECONDS)
-            self._stop.set()
-            for key in keys:  # a step that is just submitting its job must stop it before this process ends
-                self._runs[key].over.wait(max(0.0, deadline - time.monotonic()))
-                self._run.step(key, state="cancelled", message="the flow run was cancelled")
-            if all(self._runs[key].nothing_left for key in keys):
-                self._run.close("cancelled", "the flow run was cancelled and its jobs were stopped")
+            if self._run.record.state not in OPEN:  # its end is written, and only Prefect does not know it yet
+                return
+            running = {key: self._runs[key] for key in sorted(self._schedule.running)}
+            done = stop_steps(running, self._run, self._stop, self._log)
+            attempt(lambda: self._record_cancel(running, done), "the end of the run was not written", self._log)
 
-    def _stop_step(self, runner: StepRun) -> None:
-        try:
-            runner.stop_job(self._log.info)
-        except AgevlmError as error:  # the other jobs are stopped all the same
-            self._log.warning(str(error))
+    def _record_cancel(self, running: dict[str, StepRun], done: bool) -> None:
+        for key, runner in running.items():
+            if runner.result is not None and runner.result.made:  # its job was just over
+                self._record(key, runner.result)
+            else:
+                self._run.step(key, state="cancelled", message="the flow run was cancelled")
+        if done:
+            self._run.close("cancelled", "the flow run was cancelled and its jobs were stopped")
 
     def _drain_logs(self) -> None:
         """Give the logs of the jobs, which lag behind them by a second or two, a moment to arrive."""
@@ -309,6 +265,15 @@ class PlanExecution:
         for runner in self._runs.values():
             if runner.tail is not None:
                 runner.tail.close(max(0.0, deadline - time.monotonic()))
+
+    def _wait_for_server(self) -> None:
+        if self._own_state.wait_for_server(0.0):
+            return
+        self._log.warning(
+            f"the run is {self._run.record.state}, and the Prefect server does not answer: waiting for it "
+            f"{SERVER_SECONDS / 60:.0f} minutes at most, to tell it"
+        )
+        self._own_state.wait_for_server(SERVER_SECONDS)
 
     def _finish(self) -> State[Any]:
         self._drain_logs()
@@ -324,34 +289,10 @@ class PlanExecution:
         self._run.update(state="failed" if failed else "completed", message=message)
         # What the server missed is told once it is back: notes are left again, and Prefect's client sends the events of
         # an outage, the states of task runs among them, before its next one.
-        self._own_state.wait_for_server(SERVER_SECONDS)
+        self._wait_for_server()
         self._notes.leave_again()
         resource = {"prefect.resource.id": f"agevlm.run.{record.flow_run_id}", "prefect.resource.name": record.recipe}
         emit_event("agevlm.run.end", resource=resource, payload={"message": message})
         attempt_note(lambda: leave_summary(self._run.record), self._log.warning)
         attempt_note(lambda: leave_run_note(self._run.record, self._launch.settings), self._log.warning)
         return Failed(message=message) if failed else Completed(message=message)
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ignore SIGTERM and SIGINT, so that a second cancel does not interrupt the first; no effect in other threads."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _task_state(result: StepResult) -> State[Any]:
-    if result.ending == "cached":
-        return Completed(name="Cached", message=result.message)
-    if result.ending == "completed":
-        return Completed(message=result.message)
-    if result.ending == "cancelled":
-        return Cancelled(message=result.message)
-    return Failed(message=result.message)

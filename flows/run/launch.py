@@ -39,11 +39,13 @@ def join_or_submit(client: JobClient, launch: Launch, job: JobSpec) -> tuple[str
     """
     prefix = submission_prefix(launch.recipe, job)
     identity = {"artifact": job.ref.id, "store": job.locations.root}
+    asked: set[str] = set()
     for _ in range(TRIES):
         known = client.jobs()
         for other in known:
             if other.alive and identity.items() <= other.metadata.items():
-                return other.id, True
+                ours = other.id in asked and other.metadata.get("flow_run_id") == launch.flow_run_id
+                return other.id, not ours  # ours: Ray took the submission, and its answer was lost
         tries = [int(other.id[len(prefix) :]) for other in known if _is_try(other.id, prefix)]
         submission_id = f"{prefix}{max(tries, default=0) + 1}"
         location = write_spec(launch, job, submission_id)
@@ -57,6 +59,7 @@ def join_or_submit(client: JobClient, launch: Launch, job: JobSpec) -> tuple[str
             **{name: value for name, value in origin_of(launch, submission_id) if value},
             **turn_of(job),
         }
+        asked.add(submission_id)
         if client.submit(submission_id, entrypoint(launch, location), metadata):
             return submission_id, False
     raise StepError(f"{job.key}: other flow runs keep starting jobs named {prefix}*; run again when they are over")

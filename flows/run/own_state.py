@@ -5,16 +5,16 @@ outage of the server: its observer of cancellations gives up after a few errors 
 """
 
 import threading
-import time
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
-from prefect.exceptions import PrefectException
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 WATCH_SECONDS = 3.0
+REQUEST_SECONDS = 10.0
 GRACE_SECONDS = 2.0
 """Time for Prefect's own signal to arrive first: then the run ends as Prefect intends."""
 
@@ -35,12 +35,18 @@ class OwnState:
 
     def _watch(self) -> None:
         # Without retries of the client, whose pauses grow to minutes during an outage: the next look is the retry.
-        with temporary_settings(updates={PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+        settings = {PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS}
+        with temporary_settings(updates=settings), get_client(sync_client=True) as client:
             while not self._over.wait(WATCH_SECONDS):
                 try:
                     state = client.read_flow_run(self._id).state
-                except (httpx.HTTPError, PrefectException):
-                    self._answered.clear()  # the server is away; asked again at the next look
+                except (
+                    httpx.HTTPError,
+                    PrefectException,
+                    OSError,
+                    ValueError,
+                ) as error:  # asked again at the next look
+                    (self._answered.set if is_answer(error) else self._answered.clear)()
                     continue
                 self._answered.set()
                 if state is not None and state.type in (StateType.CANCELLING, StateType.CANCELLED):
@@ -62,8 +68,8 @@ class OwnState:
         self._over.set()
 
 
-def wait_at_most(threads: list[threading.Thread], seconds: float) -> None:
-    """Wait until all threads have ended, or for so many seconds."""
-    deadline = time.monotonic() + seconds
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+def is_answer(error: Exception) -> bool:
+    """True if the server is there and refuses: the run was deleted, or our secret is wrong. Waiting would not help."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code < 500
+    return isinstance(error, ObjectNotFound)

@@ -20,9 +20,10 @@ from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from flows.run.event_log import events_folder, events_path
+from flows.run.job_log import Log
 from flows.run.run_file import RunRecord
 from flows.run.settings import Settings
-from flows.run.step_run import Log, StepResult
+from flows.run.step_run import StepResult
 from pipeline.artifacts.manifest import Manifest, plural
 from pipeline.artifacts.paths import is_url
 from pipeline.artifacts.spec import short
@@ -53,7 +54,7 @@ class Notes:
     """The notes of a run's steps: those that the server did not take are left again at the end of the run."""
 
     def __init__(self) -> None:
-        self._later: list[Callable[[], object]] = []
+        self._later: list[Callable[[], bool]] = []
 
     def leave(self, note: Callable[[], None], log: Log) -> None:
         """Leave a note, or keep it for the end of the run."""
@@ -62,9 +63,8 @@ class Notes:
             self._later.append(lambda: context.run(attempt_note, note, log))
 
     def leave_again(self) -> None:
-        """Leave the notes that were kept."""
-        for note in self._later:
-            note()
+        """Leave the notes that were kept; ends with the first that the server does not take: each may take seconds."""
+        all(note() for note in self._later)
 
 
 def artifact_key(*parts: str) -> str:

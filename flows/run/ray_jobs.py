@@ -23,6 +23,9 @@ PATIENCE = 60.0
 """Seconds for which an unreachable Ray is asked again before a step fails."""
 STOP_PATIENCE = 8.0
 """The same for stopping a job: Prefect kills a cancelled flow process after 30 s."""
+STOP_PAUSE = 0.5
+REQUEST_SECONDS = 30.0
+"""Longest time for one request. Ray's own client waits forever for a server that hangs or whose machine is gone."""
 STATUS = re.compile(r"\bstatus code (\d{3})\b")
 Value = TypeVar("Value")
 
@@ -61,7 +64,7 @@ class JobClient(Protocol):
         """Start a job; False if a job of that id exists already."""
 
     def stop(self, submission_id: str) -> None:
-        """Ask a job to stop; nothing happens if it is over."""
+        """Stop a job and wait a few seconds for its end; nothing happens if it is over."""
 
     def tail(self, submission_id: str) -> Iterator[str]:
         """The job's output from its beginning, in pieces, until it ends."""
@@ -82,20 +85,25 @@ class RayJobs:
             from ray.job_submission import JobSubmissionClient
 
             logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it logs the end of each log
-            self._connected = JobSubmissionClient(self._url)
+
+            class Client(JobSubmissionClient):  # type: ignore[misc,unused-ignore]
+                def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+                    return super()._do_request(method, endpoint, timeout=REQUEST_SECONDS, **options)
+
+            self._connected = Client(self._url)
         return self._connected
 
-    def _ask(self, question: Callable[[Any], Value], patience: float = PATIENCE) -> Value:
-        """Ask Ray; ask again for `patience` seconds while it does not answer or answers with a server error (5xx).
+    def _ask(self, question: Callable[[Any], Value], patience: float | None = None) -> Value:
+        """Ask Ray; ask again while it does not answer or answers with a server error (5xx).
 
-        Any other RuntimeError of Ray's client goes to the caller.
+        Raises RayAway after `patience` seconds (None: PATIENCE). Other RuntimeErrors of Ray's client go to the caller.
         """
         from ray.exceptions import AuthenticationError
         from requests.exceptions import RequestException
 
-        started, pause = time.monotonic(), 0.2
+        started, pause, limit = time.monotonic(), 0.2, PATIENCE if patience is None else patience
         while True:
-            late = time.monotonic() - started > patience
+            late = time.monotonic() - started > limit
             try:
                 return question(self._client())
             except AuthenticationError as error:
@@ -104,8 +112,10 @@ class RayJobs:
                 if late:
                     raise RayAway(f"Ray at {self._url} does not answer: {REMEDY}") from error
             except RuntimeError as error:
-                if late or (_status(error) or 0) < 500:
+                if (_status(error) or 0) < 500:
                     raise
+                if late:
+                    raise RayAway(f"Ray at {self._url} answers with an error: {_reason(error)}") from error
             time.sleep(pause)
             pause = min(2 * pause, 3.0)
 
@@ -115,8 +125,11 @@ class RayJobs:
 
     def job(self, submission_id: str) -> Job | None:
         """One job, or None if the cluster does not know it."""
+        return self._job(submission_id, None)
+
+    def _job(self, submission_id: str, patience: float | None) -> Job | None:
         try:
-            return _job(self._ask(lambda client: client.get_job_info(submission_id)))
+            return _job(self._ask(lambda client: client.get_job_info(submission_id), patience))
         except RuntimeError as error:
             if _status(error) == 404:
                 return None
@@ -140,13 +153,26 @@ class RayJobs:
             raise StepError(f"Ray refused job {submission_id}: {_first_line(error)}") from error
 
     def stop(self, submission_id: str) -> None:
-        """Ask a job to stop; nothing happens if it is over."""
-        try:
-            self._ask(lambda client: client.stop_job(submission_id), STOP_PATIENCE)
-        except RuntimeError as error:
-            job = self.job(submission_id)
-            if job is not None and job.alive:
-                raise StepError(f"Ray did not stop job {submission_id}: {_first_line(error)}") from error
+        """Stop a job and wait until it is over, or until Ray has had STOP_PATIENCE for it.
+
+        Ray ignores the call for a job whose supervisor it is just creating, and does not say so as an error: it is
+        asked again. Raises StepError if it never took the call.
+        """
+        deadline = time.monotonic() + STOP_PATIENCE
+        while True:
+            refusal = "it does not find the job's supervisor"
+            try:
+                taken = self._ask(lambda client: client.stop_job(submission_id), STOP_PATIENCE)
+            except RuntimeError as error:  # 404: it does not know the job
+                taken, refusal = False, _reason(error)
+            job = self._job(submission_id, STOP_PATIENCE)
+            if job is None or not job.alive:
+                return
+            if time.monotonic() > deadline:
+                if not taken:
+                    raise StepError(f"Ray did not stop job {submission_id}: {refusal}")
+                return  # the job may take longer to end: RAY_JOB_STOP_WAIT_TIME_S
+            time.sleep(STOP_PAUSE)
 
     def tail(self, submission_id: str) -> Iterator[str]:
         """The job's output from its beginning, in pieces, until it ends."""
@@ -200,6 +226,11 @@ def _status(error: RuntimeError) -> int | None:
     """The HTTP status in the text of an error of Ray's client; None if there is none."""
     found = STATUS.search(str(error))
     return int(found[1]) if found else None
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of an error: Ray's server errors are tracebacks, whose last line is the reason."""
+    return str(error).strip().rstrip(".").strip().split("\n")[-1][:300]
 
 
 def _first_line(error: BaseException) -> str:

@@ -37,7 +37,9 @@ CAUSES = (
     ),
     Cause(
         "the job did not start in time",
-        re.compile(r"^Job supervisor actor (?:failed to start within|could not be scheduled)"),
+        re.compile(
+            r"^(?:Job supervisor actor (?:failed to start within|could not be scheduled)|Failed to start superv)"
+        ),
     ),
 )
 """By the first line of the message. Ray writes it; the lines after it are the end of the job's log."""

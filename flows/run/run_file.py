@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from flows.run.cancel_mark import SUFFIX, is_marked, mark_cancel, unmark
 from flows.run.event_log import EventLog
 from flows.run.events import Facts, split_error
 from model.errors import ConfigError
@@ -25,7 +26,8 @@ from pipeline.steps.reject_limit import read_reject_limit
 StepState = Literal["pending", "running", "cached", "completed", "failed", "cancelled", "crashed", "skipped"]
 RunStateName = Literal["running", "cancelling", "completed", "failed", "cancelled", "crashed"]
 OPEN: frozenset[str] = frozenset({"running", "cancelling"})
-"""States of a run that is not over; 'cancelling' is left to the cancellation hook."""
+"""States of a run that is not over; 'cancelling' is left to the cancellation hook. It comes from the mark of a cancel
+(`cancel_mark`), which a reader lays over 'running'."""
 
 
 class StepRecord(Config):
@@ -83,6 +85,17 @@ def write_run(store: ArtifactStore, record: RunRecord) -> None:
     store.write_json(run_path(record.flow_run_id), record.model_dump(mode="json"))
 
 
+def begin_cancel(store: ArtifactStore, flow_run_id: str) -> None:
+    """Mark a flow run as being cancelled, and log that once; the flow's own process may be alive and write its file."""
+    if mark_cancel(store, flow_run_id):
+        EventLog(store, flow_run_id).write("cancelling", message="the flow run is being cancelled")
+
+
+def _with_mark(record: RunRecord, marked: bool) -> RunRecord:
+    """The record as its mark makes it: a run that is being cancelled is not just running."""
+    return record.model_copy(update={"state": "cancelling"}) if marked and record.state == "running" else record
+
+
 def close_run(
     store: ArtifactStore, record: RunRecord, state: Literal["cancelled", "crashed"], message: str
 ) -> RunRecord:
@@ -96,15 +109,17 @@ def close_run(
 def run_records(store: ArtifactStore) -> list[RunRecord]:
     """The records of all flow runs, the newest last. Files that are damaged or of another version are left out."""
     try:
-        paths = [path for path in map(str, store.fs.ls(store.join("runs"), detail=False)) if path.endswith(".json")]
+        listed = [str(path) for path in store.fs.ls(store.join("runs"), detail=False)]
     except FileNotFoundError:
         return []
+    marked = {path.rpartition("/")[2].removesuffix(SUFFIX) for path in listed if path.endswith(SUFFIX)}
     found = []
-    for content in read_each(store.fs, paths).values():
+    for content in read_each(store.fs, [path for path in listed if path.endswith(".json")]).values():
         try:
-            found.append(RunRecord.model_validate_json(content))
+            record = RunRecord.model_validate_json(content)
         except ValueError:
             continue
+        found.append(_with_mark(record, record.flow_run_id in marked))
     return sorted(found, key=lambda record: record.started)
 
 
@@ -135,7 +150,10 @@ def read_run(store: ArtifactStore, flow_run_id: str) -> RunRecord | None:
         value = store.read_json(run_path(flow_run_id))
     except ValueError as error:  # empty or cut off, as a power cut leaves it
         raise ConfigError(f"the run file of {flow_run_id} is damaged: {error}") from error
-    return None if value is None else validate(RunRecord, value, f"run file of {flow_run_id}")
+    if value is None:
+        return None
+    record = validate(RunRecord, value, f"run file of {flow_run_id}")
+    return _with_mark(record, record.state == "running" and is_marked(store, flow_run_id))
 
 
 class RunFile:
@@ -144,6 +162,7 @@ class RunFile:
     def __init__(self, store: ArtifactStore, record: RunRecord) -> None:
         self._store, self._record, self._lock = store, record, threading.RLock()
         self._events = EventLog(store, record.flow_run_id)
+        self._cancelled = False
 
     @classmethod
     def begin(
@@ -162,6 +181,7 @@ class RunFile:
         about: dict[str, Any] = {"flow_run_id": flow_run_id, "flow_run": flow_run, "page": page}
         about |= {"deployment": deployment, "recipe": recipe}
         run = cls(store, RunRecord(**about, started=datetime.now(UTC).isoformat(), forced=forced))
+        unmark(store, flow_run_id)
         run.update()
         run.event("run_start", **about, parameters=parameters or {})
         return run
@@ -172,14 +192,18 @@ class RunFile:
 
     @property
     def record(self) -> RunRecord:
-        """The present record."""
-        with self._lock:
-            return self._record
+        """The present record. Never waits: a cancel needs it while a thread hangs in a write to the store."""
+        return _with_mark(self._record, self._cancelled)
 
     def update(self, **changes: Any) -> None:
         """Change fields of the run and write it."""
         with self._lock:
             self._replace(self._record.model_copy(update=changes))
+
+    def cancel(self) -> None:
+        """Note that the run is being cancelled; later changes keep that. Raises OSError if the store refuses it."""
+        self._cancelled = True
+        begin_cancel(self._store, self._record.flow_run_id)
 
     def close(self, state: Literal["cancelled", "crashed"], message: str) -> None:
         """End the record of a run that ends before its plan does."""
@@ -204,7 +228,7 @@ class RunFile:
 
     def _replace(self, record: RunRecord) -> None:
         before, self._record = self._record, record
-        write_run(self._store, record)
+        write_run(self._store, self.record)
         _log(self._events, before, record)
 
 
@@ -221,9 +245,7 @@ def _changes(before: RunRecord, after: RunRecord) -> Iterator[tuple[str, Facts]]
             yield from _step_events(step)
     if after.state == before.state:
         return
-    if after.state == "cancelling":
-        yield "cancelling", {"message": after.message}
-    elif after.state not in OPEN:
+    if after.state not in OPEN:
         yield "run_end", {"state": after.state, "message": after.message, "report": after.report}
 
 

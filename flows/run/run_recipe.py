@@ -1,7 +1,7 @@
 """The body that all flows share: settings, recipe, plan, execution; and the record of each ending."""
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from prefect import State, runtime
@@ -20,6 +20,7 @@ from flows.run.preparation import Planner, planner, prepare
 from flows.run.ray_jobs import RayJobs
 from flows.run.run_file import RunFile
 from flows.run.settings import read_settings
+from flows.run.stopping import attempt
 from model.errors import AgevlmError
 from pipeline.artifacts.manifest import Origin
 from pipeline.artifacts.room import explained
@@ -56,13 +57,14 @@ def run_recipe(load: Callable[[], Recipe], *, until: str | None = None, force: I
         message = f"{type(error).__name__}: {explained(error) if isinstance(error, OSError) else error}"
         log.error(message)
         if run is not None:
-            with suppress(OSError):  # the same disk that failed just now
-                run.update(state="failed", message=message)
+            failed = partial(run.update, state="failed", message=message)
+            attempt(failed, "the end of the run was not written", log)  # perhaps the same disk that failed just now
         return Failed(message=message)
     except BaseException as error:
         if run is not None and run.record.state == "running":
             cancelled = isinstance(error, TerminationSignal | KeyboardInterrupt)
-            run.close("cancelled" if cancelled else "crashed", f"{type(error).__name__}: {error}")
+            close = partial(run.close, "cancelled" if cancelled else "crashed", f"{type(error).__name__}: {error}")
+            attempt(close, "the end of the run was not written", log)  # the error itself must go on
         raise
 
 

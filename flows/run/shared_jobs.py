@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
+from flows.run.bounded import within
 from flows.run.ray_jobs import JobClient
-from flows.run.run_file import RunRecord, read_run
-from model.errors import ConfigError
+from flows.run.run_file import RunRecord, run_records
 from pipeline.artifacts.store import ArtifactStore
+
+STORE_SECONDS = 4.0
+"""Longest time for asking the store who else waits for a job: a cancel is not held up by a store that is away."""
 
 
 def jobs_of(client: JobClient, record: RunRecord | None, flow_run_id: str) -> list[str]:
@@ -21,10 +24,14 @@ def jobs_of(client: JobClient, record: RunRecord | None, flow_run_id: str) -> li
 def stop_job(client: JobClient, store: ArtifactStore, job: str, flow_run_id: str, log: Callable[[str], None]) -> None:
     """Stop a job unless another flow run joined it. Raises StepError if Ray does not do it.
 
-    The run's own file must say 'cancelling' before this call: if two runs are cancelled at once, the later one then
-    sees that no other run waits for the job.
+    The run itself must be marked as cancelled before this call: if two runs are cancelled at once, the later one then
+    sees that no other run waits for the job. If the store does not answer, the job is stopped.
     """
-    others = followed_by_others(store, job, flow_run_id)
+    try:
+        others = within(STORE_SECONDS, lambda: followed_by_others(store, job, flow_run_id))
+    except Exception as error:  # the library of an object store raises errors of many types
+        log(f"the store does not tell whether another flow run waits for Ray job {job}: {error}")
+        others = []
     if others:
         log(f"Ray job {job} goes on: flow run {others[0]} waits for it too")
     else:
@@ -37,16 +44,10 @@ def followed_by_others(store: ArtifactStore, job: str, flow_run_id: str) -> list
 
     A run whose file cannot be read, or is of another version, waits for nothing.
     """
-    found = []
-    for path in store.fs.ls(store.join("runs"), detail=False):
-        if not str(path).endswith(".json"):  # an event log
-            continue
-        try:
-            other = read_run(store, str(path).split("/")[-1].removesuffix(".json"))
-        except ConfigError:
-            continue
-        if other is None or other.flow_run_id == flow_run_id or other.state != "running":
-            continue
-        if any(step.job == job and step.state == "running" for step in other.steps):
-            found.append(other.flow_run_id)
-    return found
+    return [
+        other.flow_run_id
+        for other in run_records(store)
+        if other.flow_run_id != flow_run_id
+        and other.state == "running"
+        and any(step.job == job and step.state == "running" for step in other.steps)
+    ]

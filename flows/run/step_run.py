@@ -3,15 +3,14 @@
 Nothing here uses Prefect: the log and the progress handler are arguments, so that tests need no server.
 """
 
-import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Literal
 
 from flows.run import retries
+from flows.run.job_log import Log, LogTail, error_text
 from flows.run.launch import Launch, join_or_submit
 from flows.run.preparation import Prepared
 from flows.run.ray_jobs import Job, JobClient, RayAway
@@ -19,6 +18,7 @@ from flows.run.run_file import RunFile
 from flows.run.shared_jobs import stop_job
 from flows.run.turns import ahead_of
 from model.errors import AgevlmError, StepError
+from pipeline.artifacts.manifest import MANIFEST
 from pipeline.artifacts.progress import progress_text, read_progress
 from pipeline.artifacts.room import explained
 from pipeline.artifacts.spec import short
@@ -37,11 +37,7 @@ LOST_SECONDS = 30.0
 TEARDOWN_SECONDS = 120.0
 JOINS = 3
 """Jobs of one step, at most, if each was started and then stopped by another flow run."""
-ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-ERROR_LINE = re.compile(r"^(?:[\w.]*\.)?\w*(?:Error|Exception|Killed)\b:? ?")
-
 Ending = Literal["cached", "completed", "failed", "cancelled"]
-Log = Callable[[str], None]
 ProgressHandler = Callable[[int, int, str], None]
 """Called with done, total and a line of text."""
 
@@ -106,7 +102,11 @@ class StepRun:
         """Forwards the job's log. It may lag behind the job's end; the next step does not wait for it."""
         self.over = threading.Event()
         """Set when `follow` has returned: then this step starts no job any more."""
+        self.result: StepResult | None = None
+        """The result of `follow`, once it is over."""
         self._stopped: str | None = None
+        self._submitting = False
+        """True while a job is being submitted, and after a submission whose answer was lost: Ray may have the job."""
 
     def follow(self, log: Log, progress: ProgressHandler) -> StepResult:
         """Make the artifact with a Ray job and wait for it. An AgevlmError becomes a failed result.
@@ -116,10 +116,11 @@ class StepRun:
         try:
             for pause in (*retries.PAUSES, None):
                 result, cause = self._try(log, progress)
-                if cause is None or pause is None or self._stop.cancelled or self._stop.is_set():
+                if cause is None or pause is None or self._ended:
                     break
                 self._note_retry(log, cause, result, pause)
                 self._stop.wait(pause)
+            self.result = result
             return result
         finally:
             self.over.set()
@@ -134,7 +135,7 @@ class StepRun:
     @property
     def nothing_left(self) -> bool:
         """True if the step has no job, or its job was stopped, and it will start no other."""
-        return self.over.is_set() and self.job == self._stopped
+        return self.over.is_set() and not self._submitting and self.job == self._stopped
 
     def _note_retry(self, log: Log, cause: str, result: StepResult, pause: float) -> None:
         self._tries += 1
@@ -148,13 +149,14 @@ class StepRun:
         """Follow one job to its end. Returns the result and the cause for which it may be tried again, if any."""
         try:
             for _ in range(JOINS):
-                if self._ended:
-                    return StepResult("cancelled", "the flow run was cancelled before this step started"), None
                 job, joined = self._attach(log, progress)
                 if not (joined and job is not None and job.state == "stopped") or self._stop.cancelled:
                     break
                 log(f"Ray job {job.id} was stopped by the flow run that started it; starting anew")
-            return self._result(job), self._cause(job)
+            result, cause = self._result(job), self._cause(job)
+            if cause is not None and self.job is not None:
+                self._client.stop(self.job)  # Ray may call a job failed whose supervisor, and so its process, lives on
+            return result, cause
         except RayAway as error:
             return self._failed(error), retries.RAY_AWAY
         except JobLostError as error:
@@ -185,12 +187,14 @@ class StepRun:
             self._await_turn(spec, log)
             if self._ended:
                 return None, False
+            self._submitting = True
             self.job, joined = join_or_submit(self._client, self._launch, spec)
+            self._submitting = False
             # The order matters: a cancel either finds the job here, or is found by the next line.
             if self._stop.cancelled:  # the cancel came while the job was being submitted
                 self.stop_job(log)
             self._run.step(self._step.key, job=self.job)
-            if joined or self._stop.cancelled or not ahead_of(self._client, spec, self.job):
+            if joined or self._stop.cancelled or not self._ahead_of(spec, self.job):
                 break
             log(f"Ray job {self.job} gives way to one that another flow run started at the same moment")
             self._client.stop(self.job)
@@ -209,12 +213,20 @@ class StepRun:
             facts["started_by"] = known.metadata.get("flow_run_id", "") if known is not None else ""
         self._run.event("join" if joined else "submit", self._step.key, **facts)
 
+    def _ahead_of(self, spec: JobSpec, submission_id: str | None = None) -> list[Job]:
+        """The jobs that have the turn. One whose artifact is published has made what it waited for: it only ends."""
+        exists = self._prepared.store.fs.exists
+        ahead = ahead_of(self._client, spec, submission_id)
+        return [job for job in ahead if not exists(f"{job.metadata.get('artifact_folder')}/{MANIFEST}")]
+
     def _await_turn(self, spec: JobSpec, log: Log) -> None:
         """Wait while another job has this one's turn, or until the run ends."""
         shown: list[str] = []
         while not self._ended:
-            ahead = [job.id for job in ahead_of(self._client, spec)]
+            ahead = [job.id for job in self._ahead_of(spec)]
             if not ahead:
+                if shown:
+                    self._run.step(self._step.key, message="")
                 return
             if ahead != shown:
                 shown = ahead
@@ -269,54 +281,6 @@ class StepRun:
         else:
             what = error_text(job.message) or " ".join(job.message.split())[:300] or "its Ray job failed"
         return StepResult("failed", f"{what}  (log: {page})", None, self.job)
-
-
-class LogTail:
-    """Forwards a job's output to the step's log in batches, in a background thread."""
-
-    def __init__(self, client: JobClient, job: str, log: Log) -> None:
-        self._client, self._job, self._log = client, job, log
-        self._thread = threading.Thread(target=self._pump, name=f"log of {job}", daemon=True)
-        self._thread.start()
-
-    def _pump(self) -> None:
-        forwarded = 0
-        for attempt in range(5):  # a dropped connection costs no line: the next one skips what was forwarded
-            seen = 0
-            try:
-                for piece in self._client.tail(self._job):
-                    fresh = piece[max(0, forwarded - seen) :]
-                    seen += len(piece)
-                    if fresh:
-                        forwarded += len(fresh)
-                        self._forward(fresh)
-                return
-            except Exception as error:  # of many types; a lost log must not fail the step
-                if attempt == 4:
-                    self._log(f"the log of {self._job} can no longer be followed ({error}); see its page")
-                time.sleep(1.0)
-
-    def _forward(self, text: str) -> None:
-        clean = ANSI.sub("", text).rstrip("\n")
-        if clean.strip():
-            self._log(clean)
-
-    def close(self, seconds: float) -> None:
-        """Wait a little for the last lines."""
-        self._thread.join(seconds)
-
-
-def error_text(message: str) -> str:
-    """The last error in the message of a failed job, with its indented lines; '' if there is none.
-
-    Ray's message ends with the last lines of the job's log.
-    """
-    lines = ANSI.sub("", message).split("\n")
-    for number in range(len(lines) - 1, -1, -1):
-        if ERROR_LINE.match(lines[number]):
-            rest = list(takewhile(lambda line: line[:1].isspace(), lines[number + 1 :]))
-            return "\n".join([lines[number].strip(), *rest])[:2000]
-    return ""
 
 
 def cached(artifact: Artifact) -> StepResult:

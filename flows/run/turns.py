@@ -1,8 +1,8 @@
 """Turns: of the jobs that make masks of one subset, one works at a time, whichever flow runs started them.
 
-A job holds its turn as long as Ray lists it as alive. So a turn needs no lock that somebody has to free: it outlives a
-killed flow process, whose job goes on, and it is over with a killed job. A job waits for nothing while it has a turn,
-so turns cannot deadlock.
+A job holds its turn as long as Ray lists it as alive and its artifact is not published. So a turn needs no lock that
+somebody has to free: it outlives a killed flow process, whose job goes on, and it is over with a killed job. A job
+waits for nothing while it has a turn, so turns cannot deadlock.
 """
 
 from flows.run.ray_jobs import Job, JobClient

@@ -60,7 +60,7 @@ def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",  # without an address: an error, not a second server
-        "PREFECT_CLIENT_MAX_RETRIES": "12",  # the default of 5 is over before a server has restarted
+        "PREFECT_CLIENT_MAX_RETRIES": "8",  # the default of 5 ends after a minute, 8 after nine: each pause doubles
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds; see infra/prefect/automations.yaml
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # a run starts within seconds
         "DO_NOT_TRACK": "1",

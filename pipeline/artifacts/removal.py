@@ -97,7 +97,7 @@ def remove_all(
         renew()
         trouble = _came_back(store, thing)
         if not trouble:
-            _remove(store, thing)
+            _remove(store, thing, renew)
         yield thing, trouble
 
 
@@ -112,17 +112,22 @@ def _came_back(store: ArtifactStore, thing: Thing) -> str:
     return "" if same or not now else "it changed meanwhile"
 
 
-def _remove(store: ArtifactStore, thing: Thing) -> None:
-    """Remove what a thing is made of. An artifact's manifest goes first: from then on the artifact does not exist."""
+def _remove(store: ArtifactStore, thing: Thing, renew: Callable[[], None]) -> None:
+    """Remove what a thing is made of. An artifact's manifest goes first: from then on the artifact does not exist.
+
+    The files of an object store go one by one, which may take longer than a lock holds: it is renewed in between.
+    """
     if Path(thing.path).is_absolute():
         alone = Path(thing.path)
         shutil.rmtree(alone) if alone.is_dir() and not alone.is_symlink() else alone.unlink(missing_ok=True)
         return
     if thing.what == "artifact" and thing.ref is not None:
         filesystem.remove(store.fs, store.manifest_path(thing.ref))
-    for path in thing.paths:
-        filesystem.remove(store.fs, path)
-    if not thing.paths:
+    if thing.paths or not store.is_local:
+        for path in thing.paths or store.fs.find(store.join(thing.path)):
+            renew()
+            filesystem.remove(store.fs, path)
+    else:
         filesystem.remove_tree(store.fs, store.join(thing.path))
     if store.is_local:
         _tidy(store, thing)

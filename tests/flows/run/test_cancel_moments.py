@@ -1,5 +1,7 @@
 """A cancel at every moment of a run: no job of the run is alive afterwards, and nothing waits for long."""
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -10,11 +12,14 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import State, StateType
 
-from flows.run import execution, own_state
+from flows.run import execution, own_state, stopping
+from flows.run.event_log import read_events
 from flows.run.execution import PlanExecution
+from flows.run.own_state import OwnState
 from flows.run.settings import Totals
 from model.errors import StepError
-from tests.flows.fixtures_fake_ray import FakeRay
+from pipeline.artifacts.store import ArtifactStore
+from tests.flows.fixtures_fake_ray import FakeRay, publish_plainly
 from tests.flows.run.test_execution import SEEN, record_of, run
 
 
@@ -96,7 +101,7 @@ def test_a_submission_that_ends_while_another_job_is_being_stopped(
 def test_a_ray_that_never_answers_does_not_hold_up_the_cancel(
     surroundings: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "CANCEL_SECONDS", 1.0)
+    monkeypatch.setattr(stopping, "CANCEL_SECONDS", 1.0)
     ray, hang = SlowRay(), threading.Event()
     jobs = {"a": [{}, []], "b": [{}, []], "c": [{}, []]}
 
@@ -125,10 +130,7 @@ def test_a_ray_that_never_answers_does_not_hold_up_the_cancel(
 
 
 def test_a_second_cancel_does_not_interrupt_the_first(surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-    import signal
-
-    ray = SlowRay()
+    ray, before = SlowRay(), signal.signal(signal.SIGINT, signal.default_int_handler)  # a job of a shell ignores it
 
     def on_stop(job: str) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -136,10 +138,13 @@ def test_a_second_cancel_does_not_interrupt_the_first(surroundings: Path, monkey
 
     ray.on_stop = on_stop
     interrupt_when(lambda self: any(r.job for r in self._runs.values()), monkeypatch)
-    cancelled_run({"a": [{}, []]}, ray)
+    try:
+        cancelled_run({"a": [{}, []]}, ray)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ray.alive == []
     assert record_of(SEEN[-1]).state == "cancelled"
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_cancel_between_two_steps(surroundings: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +153,7 @@ def test_a_cancel_between_two_steps(surroundings: Path, monkeypatch: pytest.Monk
     started: list[str] = []
     monkeypatch.setattr(PlanExecution, "_launch_task", lambda self, step, body: started.append(step.key))
     interrupt_when(lambda self: True, monkeypatch)
-    monkeypatch.setattr(execution, "CANCEL_SECONDS", 0.5)
+    monkeypatch.setattr(stopping, "CANCEL_SECONDS", 0.5)
     cancelled_run({"a": [{}, []], "b": [{}, ["a"]]}, ray)
     assert ray.known == {}
     assert [step.state for step in record_of(SEEN[-1]).steps] == ["cancelled", "pending"]
@@ -168,3 +173,53 @@ def test_a_cancel_is_seen_at_the_server_without_any_signal(surroundings: Path, m
     assert state.type is StateType.CANCELLED
     assert ray.alive == []
     assert record.state == "cancelled"
+
+
+def test_a_cancel_of_a_run_that_waits_for_the_server_at_its_end_changes_nothing(
+    surroundings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(self: PlanExecution) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlanExecution, "_wait_for_server", interrupted)
+    ray = SlowRay()
+    ray.on_submit = publish_plainly(ray)
+    cancelled_run({"a": [{}, []]}, ray)
+    record = record_of(SEEN[-1])
+    assert (record.state, record.message) == ("completed", "1 steps: 1 made, 0 cached")
+    store = ArtifactStore(str(surroundings))
+    assert [e["event"] for e in read_events(store, SEEN[-1])][-2:] == ["publish", "run_end"]
+
+
+def test_a_run_tells_its_end_before_it_waits_for_a_server_that_is_away(
+    surroundings: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits: list[tuple[float, str]] = []
+
+    def away(self: OwnState, seconds: float) -> bool:
+        waits.append((seconds, record_of(SEEN[-1]).state))
+        return False
+
+    monkeypatch.setattr(OwnState, "wait_for_server", away)
+    ray = SlowRay()
+    ray.on_submit = publish_plainly(ray)
+    state, _ = run({"a": [{}, []]}, ray)
+    assert state.type is StateType.COMPLETED
+    assert waits == [(0.0, "completed"), (execution.SERVER_SECONDS, "completed")]
+    assert execution.SERVER_SECONDS <= 1800
+    assert "the run is completed, and the Prefect server does not answer" in caplog.text
+
+
+def test_a_step_that_was_just_over_when_the_cancel_came_counts_as_made(
+    surroundings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray = SlowRay()
+    ray.on_submit = publish_plainly(ray)
+
+    def interrupted(self: PlanExecution, key: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PlanExecution, "_settle", interrupted)
+    cancelled_run({"a": [{}, []], "b": [{}, ["a"]]}, ray)
+    record = record_of(SEEN[-1])
+    assert (record.state, [step.state for step in record.steps]) == ("cancelled", ["completed", "pending"])

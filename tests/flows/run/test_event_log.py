@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import threading
 import time
 from pathlib import Path
@@ -55,6 +56,41 @@ def test_a_torn_line_costs_itself_only(tmp_path: Path) -> None:
     later.write("crashed", "a", message="the flow process died")
     later.write("run_end", state="crashed")
     assert [event["event"] for event in read_events(store, "run-1")] == ["run_start", "crashed", "run_end"]
+
+
+def test_a_line_that_another_process_tore_later_costs_itself_only(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    log = EventLog(store, "run-1")
+    log.write("run_start")
+    with open(store.join(events_path("run-1")), "ab") as stream:
+        stream.write(b'{"time": "2026')
+    log.write("plan", steps=[])  # the same writer as before
+    assert [event["event"] for event in read_events(store, "run-1")] == ["run_start", "plan"]
+
+
+def test_a_full_disk_tears_a_line_and_the_next_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, write = ArtifactStore(str(tmp_path)), os.write
+    log = EventLog(store, "run-1")
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.run.event_log.os.write", lambda descriptor, content: write(descriptor, content[:20]))
+        log.write("run_start")
+    assert "the event 'run_start' was not written" in caplog.text
+    log.write("plan", steps=[])
+    assert [event["event"] for event in read_events(store, "run-1")] == ["plan"]
+
+
+@pytest.mark.parametrize("error", [OSError("no"), RuntimeError("an object store's library"), ConnectionError()])
+def test_no_error_of_a_store_reaches_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(EventLog, "_append", fail)
+    EventLog(ArtifactStore(str(tmp_path)), "run-1").write("run_start")
+    assert "was not written" in caplog.text
 
 
 def test_a_follower_sees_each_event_once_and_ends_with_the_run(tmp_path: Path) -> None:

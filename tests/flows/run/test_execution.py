@@ -20,7 +20,7 @@ from prefect.client.schemas.filters import (
 
 from flows.full_recipe import full_recipe
 from flows.mask_generation import mask_generation
-from flows.run import run_recipe
+from flows.run import run_recipe, stopping
 from flows.run.event_log import read_events
 from flows.run.events import faults
 from flows.run.execution import PlanExecution
@@ -225,6 +225,7 @@ def test_a_cancel_between_two_lines_leaves_the_rest_to_the_hook(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(RunFile, "step", interrupted)
+    monkeypatch.setattr(stopping, "CANCEL_SECONDS", 0.3)
     with pytest.raises(KeyboardInterrupt):
         run({"a": [{}, []]}, ray)
     record = record_of(SEEN[-1])

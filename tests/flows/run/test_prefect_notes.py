@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -13,6 +14,7 @@ from PIL import Image
 from flows.run import prefect_notes
 from flows.run.prefect_notes import (
     NOTE_PIXELS,
+    Notes,
     artifact_key,
     attempt_note,
     leave_contact_sheet,
@@ -147,3 +149,22 @@ def test_texts_of_data_are_no_links_pictures_or_html_in_a_note(evil: str, tmp_pa
     for mark in "[]<>|`*!":
         assert mark not in re.sub(r"\\.", "", cell)
     assert html.unescape(re.sub(r"\\(.)", r"\1", cell)) == evil
+
+
+def test_notes_that_are_left_again_end_with_the_first_that_fails() -> None:
+    # At a server that hangs each note takes seconds, and a run may have kept many.
+    asked: list[str] = []
+
+    def note(name: str) -> Callable[[], None]:
+        def leave() -> None:
+            asked.append(name)
+            raise httpx.ConnectError("away")
+
+        return leave
+
+    notes = Notes()
+    for name in "abc":
+        notes.leave(note(name), lambda line: None)
+    assert asked == ["a", "b", "c"]
+    notes.leave_again()
+    assert asked == ["a", "b", "c", "a"]

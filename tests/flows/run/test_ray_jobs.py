@@ -1,5 +1,7 @@
 """Errors of Ray's Jobs API: which requests are repeated, and which answers are final."""
 
+import socket
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 
 from flows.run import ray_jobs
-from flows.run.ray_jobs import RayJobs
+from flows.run.ray_jobs import RayAway, RayJobs
 from model.errors import StepError
 
 
@@ -23,7 +25,7 @@ class Server:
             raise answer
         return answer
 
-    get_job_info = submit_job = stop_job = _next
+    get_job_info = submit_job = stop_job = list_jobs = _next
 
 
 def failure(status: int, text: str = "") -> RuntimeError:
@@ -38,7 +40,6 @@ def details(state: str = "RUNNING") -> SimpleNamespace:
 
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[RayJobs, Server]]:
-    monkeypatch.setattr(ray_jobs, "PATIENCE", 0.0)
     monkeypatch.setattr(ray_jobs.time, "sleep", lambda seconds: None)
 
     def make(*answers: Any) -> tuple[RayJobs, Server]:
@@ -80,3 +81,53 @@ def test_a_refused_submission_says_why(connect: Callable[..., tuple[RayJobs, Ser
     client, _ = connect(failure(400, "no entrypoint"), failure(404))
     with pytest.raises(StepError, match=r"refused job tiny-one-r1.*no entrypoint"):
         client.submit("tiny-one-r1", "", {})
+
+
+def test_a_server_error_that_stays_counts_as_a_ray_that_is_away(
+    connect: Callable[..., tuple[RayJobs, Server]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_jobs, "PATIENCE", -1.0)
+    for call in (lambda c: c.jobs(), lambda c: c.job("j"), lambda c: c.submit("j", "true", {})):
+        client, _ = connect(*[failure(500, "Traceback:\n  x\nTimeoutError: No agent is there.")] * 2)
+        with pytest.raises(RayAway, match=r"TimeoutError: No agent is there"):
+            call(client)
+
+
+def test_a_stop_that_ray_ignores_is_asked_again(connect: Callable[..., tuple[RayJobs, Server]]) -> None:
+    # Ray answers False, and no error, while it creates the job's supervisor.
+    client, server = connect(False, details("PENDING"), True, details("RUNNING"), True, details("STOPPED"))
+    client.stop("tiny-one-404-r1")
+    assert server.answers == []
+
+
+def test_a_job_that_ray_never_stops_is_told_of(
+    connect: Callable[..., tuple[RayJobs, Server]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_jobs, "STOP_PATIENCE", -1.0)
+    client, _ = connect(False, details("PENDING"))
+    with pytest.raises(StepError, match="did not stop job tiny-one-404-r1: it does not find the job's supervisor"):
+        client.stop("tiny-one-404-r1")
+    client, _ = connect(failure(400, "Can only stop submission type jobs"), details())
+    with pytest.raises(StepError, match="Can only stop submission type jobs"):
+        client.stop("tiny-one-404-r1")
+    client, server = connect(True, details())  # Ray took the call, and lets the job end in its own time
+    client.stop("tiny-one-404-r1")
+    assert server.answers == []
+
+
+def test_a_job_that_is_over_or_unknown_needs_no_stop(connect: Callable[..., tuple[RayJobs, Server]]) -> None:
+    client, server = connect(failure(404), failure(404), False, details("SUCCEEDED"))
+    client.stop("tiny-one-404-r1")
+    client.stop("tiny-one-404-r1")
+    assert server.answers == []
+
+
+def test_a_server_that_takes_a_request_and_never_answers_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_jobs, "PATIENCE", -1.0)
+    monkeypatch.setattr(ray_jobs, "REQUEST_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = RayJobs(f"http://127.0.0.1:{server.getsockname()[1]}")
+        started = time.monotonic()
+        with pytest.raises(RayAway, match="does not answer"):
+            client.jobs()
+    assert time.monotonic() - started < 30

@@ -1,6 +1,6 @@
 """Which failures of a job are tried again, and what a new try keeps."""
 
-import json
+import shlex
 import threading
 import time
 from pathlib import Path
@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from flows.run import retries
-from flows.run.event_log import EventLog, events_path
+from flows.run.event_log import read_events
+from flows.run.job_log import error_text
 from flows.run.ray_jobs import Job, RayAway
 from flows.run.retries import cause_of
-from flows.run.step_run import StepRun, error_text
 from model.errors import StepError
-from pipeline.plan.job import JobSpec
+from pipeline.plan.job import JobSpec, read_job
 from pipeline.steps import runner
+from pipeline.steps.runner import run_job
 from tests.flows.fixtures_fake_ray import FakeRay, publish_plainly
 from tests.flows.run.test_step_run import Stage
 from tests.pipeline.plan.fixtures_toy_steps import STEP
@@ -32,6 +33,10 @@ EXIT = "Job entrypoint command failed with exit code {}, last available logs (tr
         ("Job supervisor actor died: The actor died unexpectedly before finishing this task.", True),
         ("Unexpected error occurred: failed to get job supervisor.", True),
         ("Job supervisor actor failed to start within 900 seconds.", True),
+        ("Job supervisor actor could not be scheduled: no node has the label", True),
+        ("Failed to start supervisor actor tiny-one-r1: 'the GCS is away'. Full traceback:\nTraceback", True),
+        ("Unexpected error occurred: The actor x is unavailable: RPC error", True),
+        (EXIT.format(1, "ray.exceptions.ActorDiedError: in its creation task, x\n  File y\nValueError: bad\n"), False),
         (EXIT.format(1, "TransientError: a loader process died: 77\n"), True),
         (EXIT.format(1, "Traceback:\n  x\nray.exceptions.NodeDiedError: a node died\n"), True),
         (EXIT.format(1, "ray.exceptions.OutOfMemoryError: Task was killed due to the node running low\n"), True),
@@ -60,20 +65,12 @@ def test_a_job_that_did_not_fail_is_not_tried_again(state: str) -> None:
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setitem(runner.STEPS, "toy", STEP)
     monkeypatch.setattr(retries, "PAUSES", (0.05, 0.05, 0.05))
-    return stage_with_events(tmp_path, FakeRay())
-
-
-def stage_with_events(root: Path, ray: FakeRay) -> Stage:
-    found = Stage(root, ray)
-    old = found.runner
-    events = EventLog(found.store, "run-1")
-    found.runner = StepRun(old._step, old._prepared, ray, old._launch, found.run_file, found.stop, events)
-    return found
+    return Stage(tmp_path, FakeRay())
 
 
 def events_of(stage: Stage) -> list[dict[str, object]]:
-    path = Path(stage.store.join(events_path("run-1")))
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The events of tries that were made again."""
+    return [event for event in read_events(stage.store, "run-1") if event["event"] == "retry"]
 
 
 def killed_times(stage: Stage, times: int) -> None:
@@ -167,3 +164,65 @@ def test_a_job_that_was_killed_because_of_the_cancel_is_not_tried_again(stage: S
     stage.ray.on_submit = work
     stage.follow()
     assert len(stage.ray.known) == 1
+    assert events_of(stage) == []
+
+
+def test_a_job_that_ray_calls_failed_is_stopped_before_the_next_one(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ray says 'failed' when it loses sight of the job's supervisor, whose process may live on.
+    calls: list[str] = []
+    submit = stage.ray.submit
+
+    def noted(submission_id: str, entrypoint: str, metadata: dict[str, str]) -> bool:
+        calls.append(f"submit {submission_id[-2:]}")
+        return submit(submission_id, entrypoint, metadata)
+
+    monkeypatch.setattr(stage.ray, "submit", noted)
+    monkeypatch.setattr(stage.ray, "stop", lambda job: calls.append(f"stop {job[-2:]}"))
+    killed_times(stage, 1)
+    assert stage.follow().made
+    assert calls == ["submit r1", "stop r1", "submit r2"]
+
+
+def test_a_job_that_lives_while_ray_was_away_is_joined_and_not_stopped(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, job, calls = publish_plainly(stage.ray), stage.ray.job, []
+
+    def away_once(submission_id: str) -> Job | None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RayAway("Ray does not answer")
+        if len(calls) == 3:
+            publish(submission_id, read_job(shlex.split(stage.ray.commands[submission_id])[-1]))
+        return job(submission_id)
+
+    monkeypatch.setattr(stage.ray, "job", away_once)
+    assert stage.follow().made
+    assert (len(stage.ray.known), stage.ray.stopped) == (1, [])
+
+
+def test_a_job_that_published_and_was_killed_is_not_tried_again(stage: Stage) -> None:
+    def work(job: str, spec: JobSpec) -> None:
+        run_job(spec)
+        stage.ray.end(job, "failed", EXIT.format(-9, ""))
+
+    stage.ray.on_submit = work
+    assert stage.follow().made
+    assert (len(stage.ray.known), events_of(stage)) == (1, [])
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_a_run_that_ends_just_when_its_job_failed_tells_of_no_other_try(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
+    def end(job: str) -> None:  # after the cause is known
+        stage.stop.cancelled = cancelled
+        if not cancelled:
+            stage.stop.set()
+
+    monkeypatch.setattr(stage.ray, "stop", end)
+    killed_times(stage, 1)
+    stage.follow()
+    assert (len(stage.ray.known), events_of(stage)) == (1, [])

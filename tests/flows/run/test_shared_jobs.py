@@ -69,3 +69,41 @@ def test_a_crashed_run_waits_for_nothing(tmp_path: Path) -> None:
     ray.known = {"shared": Job("shared", "running", {})}
     stop_job(ray, store, "shared", "run-1", lambda line: None)
     assert ray.stopped == ["shared"]
+
+
+def test_a_run_whose_cancel_could_not_be_written_does_not_wait_for_itself(tmp_path: Path) -> None:
+    store, run = begin_run(tmp_path)
+    run.step("b", state="running", job="mine")  # a full disk: the run is not marked
+    ray = FakeRay()
+    ray.known = {"mine": Job("mine", "running", {})}
+    stop_job(ray, store, "mine", "run-1", lambda line: None)
+    assert ray.stopped == ["mine"]
+
+
+@pytest.mark.parametrize("state", ["completed", "cancelled", "failed"])
+def test_a_run_whose_step_is_over_does_not_wait_for_its_job(tmp_path: Path, state: str) -> None:
+    store, _ = begin_run(tmp_path)
+    _, other = begin_run(tmp_path, "run-2")
+    other.step("b", state=state, job="shared")
+    ray = FakeRay()
+    ray.known = {"shared": Job("shared", "running", {})}
+    stop_job(ray, store, "shared", "run-1", lambda line: None)
+    assert ray.stopped == ["shared"]
+
+
+def test_a_run_that_follows_another_job_does_not_wait_for_this_one(tmp_path: Path) -> None:
+    store, _ = begin_run(tmp_path)
+    _, other = begin_run(tmp_path, "run-2")
+    other.step("b", state="running", job="another")
+    ray = FakeRay()
+    ray.known = {"mine": Job("mine", "running", {})}
+    stop_job(ray, store, "mine", "run-1", lambda line: None)
+    assert ray.stopped == ["mine"]
+
+
+def test_a_joined_job_that_the_flows_own_process_could_not_stop_is_still_a_job_of_the_run(tmp_path: Path) -> None:
+    store, run = begin_run(tmp_path)
+    run.step("b", state="cancelled", job="joined")
+    ray = FakeRay()
+    ray.known = {"joined": Job("joined", "running", {"flow_run_id": "run-0"})}
+    assert jobs_of(ray, read_run(store, "run-1"), "run-1") == ["joined"]

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from flows.run import retries
+from flows.run.job_log import LogTail
 from flows.run.launch import Launch, join_or_submit
 from flows.run.preparation import Prepared
 from flows.run.run_file import RunFile, read_run
-from flows.run.step_run import LogTail, StepResult, StepRun, Stop
+from flows.run.step_run import StepResult, StepRun, Stop
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.plan.job import JobSpec
 from pipeline.steps import runner
@@ -142,6 +143,7 @@ def test_a_cancelled_run_starts_nothing_in_place_of_the_job_that_it_joined(stage
     threading.Timer(0.3, cancel).start()
     result = stage.follow()
     assert (result.ending, list(stage.ray.known)) == ("cancelled", [job])
+    assert not any("starting anew" in line for line in stage.log)
 
 
 def test_a_flow_that_ends_leaves_its_job_alive(stage: Stage) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from model.errors import ConfigError
 from pipeline.artifacts import removal
-from pipeline.artifacts.removal import RemovalLock, lock_holder, wait_for_removal
+from pipeline.artifacts.contents import Thing
+from pipeline.artifacts.removal import RemovalLock, lock_holder, remove_all, wait_for_removal
 from pipeline.artifacts.store import ArtifactStore
 
 
@@ -46,3 +47,16 @@ def test_a_run_does_not_wait_for_ever_and_a_killed_gc_blocks_nobody(
         monkeypatch.setattr(removal, "RENEW_SECONDS", 0.0)
         with pytest.raises(ConfigError, match="lost its lock"):
             killed.renew()
+
+
+def test_the_lock_is_renewed_between_the_files_of_one_thing(any_store: ArtifactStore) -> None:
+    # A folder of an object store may have so many files that its removal takes longer than the lock holds.
+    for number in range(3):
+        any_store.write_json(f"work/one/{number}.json", number)
+    paths = tuple(sorted(map(str, any_store.fs.find(any_store.join("work/one")))))
+    assert len(paths) == 3
+    renewals: list[int] = []
+    thing = Thing("work files", "work/one", 3, 3, 0.0, paths=paths)
+    assert [trouble for _, trouble in remove_all(any_store, [thing], lambda: renewals.append(1))] == [""]
+    assert len(renewals) == 1 + len(paths)
+    assert any_store.fs.find(any_store.join("work/one")) == []
