@@ -5,121 +5,27 @@ cannot harm each other: the second verifies the first's files and adopts them. N
 `agevlm gc` does (`gc.py` has its rules, `removal.py` removes).
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from model.errors import ArtifactError
 from pipeline.artifacts import filesystem
+from pipeline.artifacts.artifact import CHUNK, Artifact, Problem, sha256_of
 from pipeline.artifacts.atomic import partial_path, sync_file, sync_folders, write_whole
 from pipeline.artifacts.attempts import REFS, Attempts
 from pipeline.artifacts.manifest import MANIFEST, FileEntry, Manifest
 from pipeline.artifacts.patience import patiently
 from pipeline.artifacts.resolve import resolve
-from pipeline.artifacts.spec import ArtifactRef, StepSpec, short
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, parsed
 from pipeline.artifacts.tags import LATEST, TAGS, Tags
 
-CHUNK = 1 << 20
+__all__ = ["CHUNK", "INTERNAL", "WORK", "Artifact", "ArtifactStore", "Problem", "sha256_of"]
 WORK = "work"
 INTERNAL = frozenset({REFS, TAGS, "gc", "progress", "runs", "jobs", "tensorboard", WORK})
 """Folders below the root that hold no artifacts."""
-
-
-def sha256_of(stream: IO[bytes]) -> tuple[str, int]:
-    """SHA-256 and length in bytes of a stream, read in pieces."""
-    hasher, size = hashlib.sha256(), 0
-    while block := stream.read(CHUNK):
-        hasher.update(block)
-        size += len(block)
-    return hasher.hexdigest(), size
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One damaged or missing file that `verify` found."""
-
-    ref: ArtifactRef
-    file: str
-    what: str
-
-
-class Artifact:
-    """An existing artifact, open for reading."""
-
-    def __init__(self, store: "ArtifactStore", manifest: Manifest) -> None:
-        self.store = store
-        self.manifest = manifest
-
-    @property
-    def ref(self) -> ArtifactRef:
-        """Kind, name and id."""
-        return self.manifest.ref
-
-    @property
-    def files(self) -> list[str]:
-        """Paths of the data files, relative to the data folder, sorted."""
-        return [entry.path for entry in self.manifest.files]
-
-    def path(self, file: str = "") -> str:
-        """Full path of a data file (or of the data folder) in the store's file system."""
-        base = self.store.join(self.ref.path, self.manifest.data)
-        return f"{base}/{file}" if file else base
-
-    def location(self, file: str = "") -> str:
-        """As `path`, for people: on an object store it is the URL."""
-        path = self.path(file)
-        return path if self.store.is_local else str(self.store.fs.unstrip_protocol(path))
-
-    def open(self, file: str) -> IO[bytes]:
-        """Open a data file for reading."""
-        if file not in self.files:
-            raise ArtifactError(f"{self.ref} has no file '{file}'; it has: {', '.join(self.files) or 'none'}")
-        return self.store.fs.open(self.path(file), "rb")  # type: ignore[no-any-return]
-
-    def local(self, cache: Path | None = None, prefix: str = "") -> Path:
-        """The data folder as a local path; the files of a remote store are downloaded into `cache` first.
-
-        `prefix`: download only files whose paths start with this.
-        """
-        if self.store.is_local:
-            return Path(self.path())
-        if cache is None:
-            raise ArtifactError(f"{self.ref} is on {self.store.root}: give a cache folder to read it locally")
-        # The content digest is part of the name: an artifact that was made again with other bytes is fetched again.
-        target = cache / self.ref.id / short(self.manifest.content_sha256)
-        for entry in self.manifest.files:
-            file = target / entry.path
-            if entry.path.startswith(prefix) and not (file.exists() and file.stat().st_size == entry.size):
-                with write_whole(file) as stream:
-                    self.store.fs.get_file(self.path(entry.path), stream.name)
-        return target
-
-    def matching(self, prefix: str = "", suffix: str = "") -> list[str]:
-        """Data files with this prefix and suffix, sorted: e.g. the shards of a table."""
-        return [file for file in self.files if file.startswith(prefix) and file.endswith(suffix)]
-
-    def verify(self) -> list[Problem]:
-        """Hash every file again. Returns an empty list if all files match the manifest."""
-        problems = []
-        for entry in self.manifest.files:
-            try:
-                with self.store.fs.open(self.path(entry.path), "rb") as stream:
-                    found, size = sha256_of(stream)
-            except FileNotFoundError:
-                problems.append(Problem(self.ref, entry.path, "is missing"))
-                continue
-            except OSError as error:  # a folder in its place, no permission, a bad disk
-                problems.append(Problem(self.ref, entry.path, f"cannot be read ({error.strerror or error})"))
-                continue
-            if size != entry.size:
-                problems.append(Problem(self.ref, entry.path, f"has {size} bytes, not {entry.size}"))
-            elif found != entry.sha256:
-                problems.append(Problem(self.ref, entry.path, f"has sha256 {short(found)}, not {short(entry.sha256)}"))
-        return problems
 
 
 class ArtifactStore:
@@ -192,11 +98,7 @@ class ArtifactStore:
         return [found for found in self._folders(self.join(kind, name)) if found != LATEST]
 
     def _folders(self, folder: str) -> list[str]:
-        try:
-            found = self.fs.ls(folder, detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(str(one["name"]).rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory")
+        return filesystem.folders(self.fs, folder)
 
     def exists(self, ref: ArtifactRef) -> bool:
         """True if an artifact has a manifest. It is not read."""
@@ -206,7 +108,7 @@ class ArtifactStore:
         """The refs of all artifacts, or of those of a kind, sorted by kind, name and id. Opens no manifest."""
         for found in self.kinds() if kind is None else [kind]:
             # Not `fs.glob`: it takes * ? [ in the root for a pattern.
-            for path in sorted(str(p) for p in self.fs.find(self.join(found), maxdepth=3)):
+            for path in sorted(filesystem.files(self.fs, self.join(found), maxdepth=3)):
                 name, *rest = path[len(self.join(found)) + 1 :].split("/")
                 if len(rest) == 2 and rest[-1] == MANIFEST and rest[0] != LATEST:
                     yield ArtifactRef(kind=found, name=name, id=rest[0])
@@ -295,9 +197,9 @@ class ArtifactStore:
             self.fs.pipe_file(full, content)
 
     def read_json(self, path: str) -> Any | None:
-        """A small JSON file below the root, or None if absent."""
+        """A small JSON file below the root, or None if absent. Raises ValueError if it is no JSON."""
         try:
-            return json.loads(self.fs.cat_file(self.join(path)))
+            return parsed(self.fs.cat_file(self.join(path)))
         except FileNotFoundError:
             return None
 
