@@ -156,7 +156,9 @@ class Manifest(BaseModel):
         if body.pop(SELF, None) != digest(body):
             raise ValueError("it was changed after it was written: its own digest does not match")
         try:
-            return cls.model_validate(body)
+            found = cls.model_validate(body)
+            found.model_dump(include={"statistics"})  # raises ValueError if they are nested too deep to be written
+            return found
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
