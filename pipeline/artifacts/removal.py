@@ -16,16 +16,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from model.errors import ConfigError
+from model.errors import ConfigError, StepError
 from pipeline.artifacts import filesystem
+from pipeline.artifacts.atomic import write_whole
 from pipeline.artifacts.contents import Thing, artifact_folder
 from pipeline.artifacts.numbered import Numbered
+from pipeline.artifacts.room import disk_fault
 from pipeline.artifacts.spec import ArtifactRef
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.artifacts.tags import LATEST
 
 LOCK = "gc"
 CLOCK = f"{LOCK}/clock.json"
+RESERVE = f"{LOCK}/reserve"
+RESERVE_BYTES = 1 << 16
 FAILED = "cannot be removed"
 """How the reason begins why a thing was left, if its removal failed."""
 VALID_SECONDS = 300.0
@@ -43,6 +47,14 @@ class RemovalLock:
         self._store, self._number, self._renewed = store, 0, 0.0
 
     def __enter__(self) -> "RemovalLock":
+        try:
+            return self._take()
+        except (OSError, StepError) as error:
+            if disk_fault(error) is None or not give_up_reserve(self._store):
+                raise
+        return self._take()
+
+    def _take(self) -> "RemovalLock":
         holder = lock_holder(self._store)
         number = self._objects.current() + 1
         if holder or not self._objects.create(number, self._value()):
@@ -53,6 +65,7 @@ class RemovalLock:
 
     def __exit__(self, *_: object) -> None:
         self._store.write_json(f"{LOCK}/{self._number}.json", {"until": 0.0, "by": ""})
+        keep_reserve(self._store)
 
     def renew(self) -> None:
         """Hold on to the lock; call it often. Raises ConfigError if another process took it meanwhile."""
@@ -66,6 +79,25 @@ class RemovalLock:
     def _value(self) -> dict[str, Any]:
         by = f"{getpass.getuser()}@{platform.node()}, process {os.getpid()}"
         return {"until": store_time(self._store) + VALID_SECONDS, "by": by}
+
+
+def keep_reserve(store: ArtifactStore) -> None:
+    """Keep a file on the store's disk that `gc` gives up for its lock when the disk is full. An aid: it may fail."""
+    reserve = Path(store.join(RESERVE))
+    if store.is_local and not reserve.exists():
+        with suppress(OSError), write_whole(reserve) as stream:
+            stream.write(os.urandom(RESERVE_BYTES))  # bytes that no file system compresses
+
+
+def give_up_reserve(store: ArtifactStore) -> bool:
+    """Remove the reserve. Returns False if there is none."""
+    if not store.is_local:
+        return False
+    try:
+        Path(store.join(RESERVE)).unlink()
+    except OSError:
+        return False
+    return True
 
 
 def store_time(store: ArtifactStore) -> float:
@@ -84,6 +116,7 @@ def lock_holder(store: ArtifactStore) -> str:
 
 def wait_for_removal(store: ArtifactStore, say: Callable[[str], None], seconds: float = WAIT_SECONDS) -> None:
     """Return once no process is removing things from a store. Raises ConfigError if that takes too long."""
+    keep_reserve(store)
     deadline, told = time.monotonic() + seconds, False
     while holder := lock_holder(store):
         if time.monotonic() > deadline:

@@ -16,6 +16,7 @@ from pipeline.artifacts.atomic import new_folder
 from pipeline.artifacts.export_target import cannot_write, refuse_target
 from pipeline.artifacts.lineage import lineage
 from pipeline.artifacts.manifest import ASIDE, FileEntry
+from pipeline.artifacts.room import room_text, size_words
 from pipeline.artifacts.store import CHUNK, Artifact
 from pipeline.dataset.card import configs, write_card
 from pipeline.dataset.kinds import KINDS, Kind
@@ -127,8 +128,7 @@ def _refuse_full_disk(target: Path, size: int) -> None:
     existing = next(
         (folder for folder in [target.absolute(), *target.absolute().parents] if os.path.isdir(folder)), Path("/")
     )
-    free = shutil.disk_usage(existing).free
-    if free < size + SPARE:
+    if shutil.disk_usage(existing).free < size + SPARE:
         raise ConfigError(
-            f"'{target}' needs {size / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB; free some or give another one"
+            f"'{target}' needs {size_words(size + SPARE)}, but {room_text(str(target))}; free some, or give another one"
         )
