@@ -16,7 +16,7 @@ from pydantic import Field
 from flows.run.event_log import EventLog
 from flows.run.events import Facts, split_error
 from model.errors import ConfigError
-from pipeline.artifacts.filesystem import read_each
+from pipeline.artifacts.filesystem import files, read_each
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.config import Config, validate
 from pipeline.plan.planner import Plan
@@ -95,10 +95,7 @@ def close_run(
 
 def run_records(store: ArtifactStore) -> list[RunRecord]:
     """The records of all flow runs, the newest last. Files that are damaged or of another version are left out."""
-    try:
-        paths = [path for path in map(str, store.fs.ls(store.join("runs"), detail=False)) if path.endswith(".json")]
-    except FileNotFoundError:
-        return []
+    paths = [path for path in files(store.fs, store.join("runs"), maxdepth=1) if path.endswith(".json")]
     found = []
     for content in read_each(store.fs, paths).values():
         try:

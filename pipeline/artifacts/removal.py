@@ -35,6 +35,7 @@ FAILED = "cannot be removed"
 VALID_SECONDS = 300.0
 """Time for which a lock holds after it was taken or renewed."""
 RENEW_SECONDS = 20.0
+POLL_SECONDS = 1.0
 WAIT_SECONDS = 1800.0
 """Longest time that a flow run waits for `gc`."""
 
@@ -126,7 +127,7 @@ def wait_for_removal(store: ArtifactStore, say: Callable[[str], None], seconds: 
         if not told:
             say(f"waiting until 'agevlm gc' ({holder}) is over")
             told = True
-        time.sleep(1.0)
+        time.sleep(POLL_SECONDS)
 
 
 def remove_all(
