@@ -19,9 +19,9 @@ from pipeline.artifacts.attempts import REFS
 from pipeline.artifacts.contents import contents, scratch_files
 from pipeline.artifacts.gc import DAY, Judge, Needs, Rules, in_order
 from pipeline.artifacts.lineage import lineage
-from pipeline.artifacts.manifest import Counts
+from pipeline.artifacts.manifest import SELF, Counts
 from pipeline.artifacts.removal import FAILED, RemovalLock, lock_holder, remove_all
-from pipeline.artifacts.spec import ArtifactRef, StepSpec
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, canonical_json, digest
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
 
@@ -290,3 +290,14 @@ def test_whatever_a_store_has_and_wherever_gc_is_killed_the_needed_verifies(
 def _killed_after(count: int) -> Iterator[None]:
     yield from [None] * count
     raise KeyboardInterrupt
+
+
+def test_statistics_that_are_nested_too_deep_are_a_damaged_manifest(store: ArtifactStore) -> None:
+    """The manifest's own digest is right: whoever can write to the store can make one."""
+    artifact = publish(store, "masks", "x")
+    body = artifact.manifest.model_dump(mode="json")
+    for _ in range(400):
+        body["statistics"] = {"a": body["statistics"]}
+    Path(store.manifest_path(artifact.ref)).write_text(canonical_json({**body, SELF: digest(body)}))
+    with pytest.raises(ArtifactError, match="is damaged"):
+        store.get(artifact.ref)
