@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from model.errors import ArtifactError
 from pipeline.artifacts.manifest import ASIDE
 from pipeline.artifacts.spec import parsed, short
