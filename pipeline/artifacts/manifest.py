@@ -157,7 +157,9 @@ class Manifest(BaseModel):
             raise ValueError("it was changed after it was written: its own digest does not match")
         try:
             found = cls.model_validate(body)
-            found.model_dump(mode="json", include={"statistics"})  # raises ValueError if they are nested too deep to be written
+            found.model_dump(
+                mode="json", include={"statistics"}
+            )  # raises ValueError if they are nested too deep to be written
             return found
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error

@@ -9,23 +9,83 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from model.errors import ArtifactError
 from pipeline.artifacts import filesystem
-from pipeline.artifacts.artifact import CHUNK, Artifact, Problem, sha256_of
 from pipeline.artifacts.atomic import partial_path, sync_file, sync_folders, write_whole
 from pipeline.artifacts.attempts import REFS, Attempts
 from pipeline.artifacts.manifest import MANIFEST, FileEntry, Manifest
 from pipeline.artifacts.patience import patiently
 from pipeline.artifacts.resolve import resolve
-from pipeline.artifacts.spec import ArtifactRef, StepSpec, parsed
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, parsed, short
 from pipeline.artifacts.tags import LATEST, TAGS, Tags
+from pipeline.artifacts.verification import CHUNK, Problem, check_files, sha256_of
 
 __all__ = ["CHUNK", "INTERNAL", "WORK", "Artifact", "ArtifactStore", "Problem", "sha256_of"]
 WORK = "work"
 INTERNAL = frozenset({REFS, TAGS, "gc", "progress", "runs", "jobs", "tensorboard", WORK})
 """Folders below the root that hold no artifacts."""
+
+
+class Artifact:
+    """An existing artifact, open for reading."""
+
+    def __init__(self, store: "ArtifactStore", manifest: Manifest) -> None:
+        self.store = store
+        self.manifest = manifest
+
+    @property
+    def ref(self) -> ArtifactRef:
+        """Kind, name and id."""
+        return self.manifest.ref
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of the data files, relative to the data folder, sorted."""
+        return [entry.path for entry in self.manifest.files]
+
+    def path(self, file: str = "") -> str:
+        """Full path of a data file (or of the data folder) in the store's file system."""
+        base = self.store.join(self.ref.path, self.manifest.data)
+        return f"{base}/{file}" if file else base
+
+    def location(self, file: str = "") -> str:
+        """As `path`, for people: on an object store it is the URL."""
+        path = self.path(file)
+        return path if self.store.is_local else str(self.store.fs.unstrip_protocol(path))
+
+    def open(self, file: str) -> IO[bytes]:
+        """Open a data file for reading."""
+        if file not in self.files:
+            raise ArtifactError(f"{self.ref} has no file '{file}'; it has: {', '.join(self.files) or 'none'}")
+        return self.store.fs.open(self.path(file), "rb")  # type: ignore[no-any-return]
+
+    def local(self, cache: Path | None = None, prefix: str = "") -> Path:
+        """The data folder as a local path; the files of a remote store are downloaded into `cache` first.
+
+        `prefix`: download only files whose paths start with this.
+        """
+        if self.store.is_local:
+            return Path(self.path())
+        if cache is None:
+            raise ArtifactError(f"{self.ref} is on {self.store.root}: give a cache folder to read it locally")
+        # The content digest is part of the name: an artifact that was made again with other bytes is fetched again.
+        target = cache / self.ref.id / short(self.manifest.content_sha256)
+        for entry in self.manifest.files:
+            file = target / entry.path
+            if entry.path.startswith(prefix) and not (file.exists() and file.stat().st_size == entry.size):
+                with write_whole(file) as stream:
+                    self.store.fs.get_file(self.path(entry.path), stream.name)
+        return target
+
+    def matching(self, prefix: str = "", suffix: str = "") -> list[str]:
+        """Data files with this prefix and suffix, sorted: e.g. the shards of a table."""
+        return [file for file in self.files if file.startswith(prefix) and file.endswith(suffix)]
+
+    def verify(self) -> list[Problem]:
+        """Hash every file again. Returns an empty list if all files match the manifest."""
+        return check_files(self.store.fs, self.path(), self.manifest)
 
 
 class ArtifactStore:

@@ -173,6 +173,16 @@ def test_the_removal_goes_on_after_a_failure_and_keeps_the_inputs_of_what_is_lef
     assert masks.verify() == segments.verify() == []
 
 
+def test_what_was_made_from_another_goes_first(store: ArtifactStore) -> None:
+    """Whatever their names: the masks' kind comes before that of the segments, and here they are the input."""
+    masks = publish(store, "masks", "old")
+    segments = publish(store, "segments", "old", masks=masks)
+    last = publish(store, "masks", "last", segments=segments)
+    for kind in ("masks", "segments"):
+        publish(store, kind, "new", later=1)
+    assert garbage_of(store) == [last.ref.path, segments.ref.path, masks.ref.path]
+
+
 def test_a_link_to_another_disk_is_left(store: ArtifactStore, tmp_path: Path) -> None:
     """Kinds and names may lie on another disk; what lies there counts. A linked data folder is left alone."""
     segments = publish(store, "segments", "old")
