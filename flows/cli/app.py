@@ -6,6 +6,7 @@ import sys
 import typer
 
 from flows.cli.commands import artifacts, events, housekeeping, masks, plan, recipes, run, stack, student
+from flows.cli.groups import WIDTH, GroupedCommands
 from flows.cli.terminal import visible
 from infra.local.private import UMASK, read_umask
 from infra.local.stack_file import StackError
@@ -14,6 +15,8 @@ from pipeline.artifacts.room import explained
 
 app = typer.Typer(
     name="agevlm",
+    cls=GroupedCommands,
+    context_settings={"max_content_width": WIDTH},
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from flows.cli import flow_runs
 from flows.cli.flow_runs import FlowRun, FlowState
 from flows.cli.terminal import Say, duration, rejects_text
-from flows.run.run_file import RunRecord, StepRecord, read_run
+from flows.run.run_file import OPEN, RunRecord, StepRecord, read_run
 from infra.local.stack_file import StackError
 from infra.local.web import Server
 from pipeline.artifacts.manifest import plural
@@ -65,7 +65,9 @@ class Watcher:
     def read_snapshot(self) -> RunSnapshot:
         """The run as it is now. Raises StackError if its server has not answered for LOST_SECONDS."""
         now = time.monotonic()
-        if now - self._asked >= STATE_SECONDS:
+        record = read_run(self._store, self._run.id)
+        ending = record is not None and record.state not in OPEN
+        if ending or now - self._asked >= STATE_SECONDS:  # a run whose file is closed is over in a moment
             self._asked = now
             try:
                 self._flow = flow_runs.flow_state(self._api, self._run.id)
@@ -76,7 +78,6 @@ class Watcher:
                         f"Prefect has not answered for {LOST_SECONDS:.0f} s ({error}); the run {self._run.id} may go "
                         "on: look at 'agevlm status'"
                     ) from error
-        record = read_run(self._store, self._run.id)
         running = [step for step in record.steps if step.state == "running"] if record else []
         progress = {step.key: found for step in running if (found := read_progress(self._store, step.id))}
         for step in running:

@@ -13,12 +13,13 @@ DOCUMENTS = [
     *(PROJECT / "docs" / f"{name}.md" for name in ("quickstart", "rerun-masks", "your-data", "operate")),
     PROJECT / "README.md",
     PROJECT / "CONTRIBUTING.md",
+    PROJECT / "SECURITY.md",
 ]
 """In the order in which a reader meets them; all other documents follow."""
 PROGRAMS = re.compile(
     r"(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?"
     r"(?:agevlm|make|prefect|python|ray|hf|tensorboard|source|eval|export|cp|git|curl|pip|uv|docker|kubectl|psql"
-    r"|promtool|pre-commit)(?=\s|$)"
+    r"|promtool|pre-commit|sed|ssh|cat|sudo|apt-get|wc)(?=\s|$)"
 )
 Where = Literal["here", "stack", "parsed"]
 
@@ -51,17 +52,24 @@ class Rule:
 
 LONG = "it takes minutes to hours; the same deployment runs in the other commands"
 RULES = [
+    # -- settings of `agevlm up`: they need another server, so they come before `agevlm up`
+    Rule(r"AGEVLM_PREFECT_DATABASE_URL=\S+ agevlm up", "parsed", "it needs PostgreSQL: test_postgres_system.py"),
+    Rule(r"AGEVLM_WEBHOOK_URL=\S+ agevlm up", "parsed", "it needs a server that is called: test_automations.py"),
     # -- run in this process, without a stack
     Rule(r"agevlm plan (RECIPE|my-paper\.yaml)", "parsed", "it stands for a recipe of the reader's"),
     Rule(r"agevlm (plan|recipes)\b", "here"),
     Rule(r"cp flows/recipes/\w+\.yaml \S+", "here"),
+    Rule(r"sed '\S+' prefect.yaml > /tmp/\w+\.yaml", "here"),
     # -- run on one stack, in this order
     Rule(r"agevlm demo --until inventory --limit 8", "stack"),
     Rule(r"agevlm (status|artifacts|events|env|show|lineage|verify|down)\b", "stack"),
     Rule(r"agevlm up", "stack"),
     Rule(r'eval "\$\(agevlm env\)"', "stack"),
     Rule(r"agevlm run mask-generation/pretrain -p limit=16 -p kind=truth( -p min_area=\S+)? --watch", "stack"),
-    Rule(r"agevlm (compare|gates) MASKS", "stack"),
+    Rule(r"agevlm (compare|gates|diff) MASKS", "stack"),
+    Rule(r"agevlm tag masks/latest good-masks", "stack"),
+    Rule(r"agevlm export good-masks FOLDER", "stack"),
+    Rule(r"agevlm gc$", "stack"),
     Rule(
         r"agevlm run agevlm/full-recipe (-p recipe=my-recipe.yaml )?-p until=inventory(-pretrain)? -p limit=8", "stack"
     ),
@@ -76,13 +84,17 @@ RULES = [
         "parsed",
         "a trained student; tests/flows/cli run them on a tiny one",
     ),
+    Rule(r"agevlm (tag|diff) ID ", "parsed", "the same commands run with artifacts of docs/artifacts.md"),
     Rule(r"agevlm stages", "parsed", "it imports torch; tests/flows/cli run it"),
     Rule(r"agevlm calibrate ", "parsed", "it measures this machine for a minute; tests/pipeline/plan/costs run it"),
     Rule(r"make [a-z-]+", "parsed", "the tests are started by one of them"),
     Rule(r"python -m ", "parsed", "benchmarks and notes about the sources, which have tests of their own"),
     Rule(r"hf ", "parsed", "it downloads terabytes from the model hub"),
     Rule(r"tensorboard --logdir ", "parsed", "it serves until it is ended"),
-    Rule(r"prefect (work-pool|--no-prompt|worker) ", "parsed", "agevlm up does the same on its stack"),
+    Rule(r"prefect (work-pool|work-queue|--no-prompt|worker) ", "parsed", "flows/run/test_outages_system.py runs such"),
+    Rule(r"pip install prefect-\w+", "parsed", "it downloads a package that runs here do not need"),
+    Rule(r"(sudo|apt-get) ", "parsed", "it changes the machine; test_postgres_system.py makes such a database"),
+    Rule(r"(ssh|wc) ", "parsed", "it needs another machine, or the data sets"),
     Rule(r"source \.venv/bin/activate", "parsed", "it changes the reader's shell"),
     Rule(r"export [A-Z_]+=", "parsed", "it changes the reader's shell"),
 ]

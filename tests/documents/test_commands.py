@@ -4,6 +4,7 @@ import inspect
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,8 @@ from tests.flows.cli.fixtures_command_line import agevlm
 
 COMMANDS = all_commands()
 BUILT_IN = ("eval", "export", "source")
+FROM_THE_SYSTEM = ("pip", "sudo", "apt-get", "ssh", "wc")
+"""Programs that need not be here: uv made the environment, and a reader's machine is another one."""
 
 
 def of(where: str) -> list[Command]:
@@ -59,6 +62,13 @@ def test_commands_that_need_no_stack_run(tmp_path: Path, monkeypatch: pytest.Mon
         if program == "cp":
             shutil.copy(PROJECT / arguments[0], tmp_path / arguments[1])
             continue
+        if program == "sed":  # the deployments, with another pool
+            script, target = arguments[0], tmp_path / Path(arguments[-1]).name
+            with target.open("wb") as out:
+                subprocess.run([program, script, str(PROJECT / arguments[1])], stdout=out, check=True)
+            pools = [entry["work_pool"]["name"] for entry in yaml.safe_load(target.read_text())["deployments"]]
+            assert set(pools) == {target.stem}
+            continue
         result = agevlm(*arguments)
         assert result.code == 0, f"{command.document}: {command.text}\n{result.output}{result.error}"
         assert result.output.strip()
@@ -80,7 +90,7 @@ def test_commands_parse(command: Command) -> None:
         if arguments[1] == "tests.bench" and arguments[2].islower():
             assert (PROJECT / "tests" / "bench" / f"{arguments[2]}.py").is_file()
     else:
-        assert program in BUILT_IN or (Path(sys.executable).parent / program).exists()
+        assert program in (*BUILT_IN, *FROM_THE_SYSTEM) or (Path(sys.executable).parent / program).exists()
 
 
 def parse_agevlm(arguments: list[str]) -> None:

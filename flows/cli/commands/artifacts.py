@@ -7,12 +7,8 @@ import typer
 from flows.cli.terminal import console, duration, size_text
 from pipeline.artifacts.manifest import plural
 
-Id = Annotated[
-    str,
-    typer.Argument(
-        metavar="ID", help="an artifact's id or its first digits, a tag, KIND/NAME, a step such as stage4_lm, or latest"
-    ),
-]
+ANY_ID = "an artifact's id or its first digits, a tag, KIND/NAME, a step such as stage4_lm, or latest"
+Id = Annotated[str, typer.Argument(metavar="ID", help=ANY_ID)]
 
 BAD_REMEDY = """
 To repair a bad artifact, move its folder out of the store and run its recipe again: it is made again under the same id.
@@ -105,7 +101,7 @@ def lineage(id: Id) -> None:
 
 
 def verify(
-    id: Annotated[str | None, typer.Argument(metavar="[ID]", help="an artifact's id or name; or use --all")] = None,
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="an artifact's id or name; or use --all")] = None,
     all: Annotated[bool, typer.Option("--all", help="every artifact of the store")] = False,
 ) -> None:
     """Hash every file again and list the files that changed.
@@ -155,8 +151,8 @@ def verify(
 
 
 def diff(
-    before: Id,
-    after: Id,
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help=ANY_ID)],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="another one, named in the same ways")],
     json: Annotated[bool, typer.Option("--json", help="print JSON, and nothing else")] = False,
 ) -> None:
     """Say what differs between two artifacts.

@@ -7,14 +7,15 @@ import typer
 
 def events(
     run: Annotated[
-        str, typer.Argument(metavar="[RUN]", help="a run's name or id in Prefect, or 'latest': the newest of the store")
+        str, typer.Argument(metavar="RUN", help="a run's name or id in Prefect, or 'latest': the newest of the store")
     ] = "latest",
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until the run is over")] = False,
     json: Annotated[bool, typer.Option("--json", help="one JSON object per line, as in the event log")] = False,
 ) -> None:
-    """Print the events of a run: its plan, and each step's start, job, retry and end.
+    """Print the events of a run.
 
-    docs/operate.md lists the events and their fields. Exit code 1 if --follow saw the run end without completing.
+    They are its plan, and each step's start, job, retry and end. docs/operate.md lists the events and their fields.
+    Exit code 1 if --follow saw the run end without completing.
     """
     from json import dumps
 

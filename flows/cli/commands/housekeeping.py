@@ -28,7 +28,8 @@ def gc(
     recipe: Annotated[
         list[str] | None,
         typer.Option(
-            help="keep what this recipe's plan has (name or file; default: all shipped ones); may be repeated"
+            metavar="RECIPE",
+            help="keep what this recipe's plan has (name or file; default: all shipped ones); may be repeated",
         ),
     ] = None,
     results: Annotated[
@@ -37,12 +38,12 @@ def gc(
     all: Annotated[bool, typer.Option("--all", help="list every thing that is kept")] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON, and nothing else")] = False,
 ) -> None:
-    """Show what of the store and of the scratch folder is not needed any more; with --delete, remove it.
+    """Show what is not needed any more; --delete removes it.
 
-    Kept are tagged artifacts, those of recipes, of open runs and of living jobs, reports and checkpoints, the newest of
-    each kind and name, and young ones; and all that they were made from. Also found: what killed writers left, and
-    old records of runs. docs/artifacts.md has the rules. A run that begins while this removes waits. Exit code 1 if
-    something could not be removed.
+    It looks through the store and the scratch folder. Kept are tagged artifacts, those of recipes, of open runs and of
+    living jobs, reports and checkpoints, the newest of each kind and name, and young ones; and all that they were made
+    from. Also found: what killed writers left, and old records of runs. docs/artifacts.md has the rules. A run that
+    begins while this removes waits. Exit code 1 if something could not be removed.
     """
     from time import time
 
@@ -131,7 +132,7 @@ def _dumps(value: Any) -> str:
 
 def tag(
     id: Id,
-    name: Annotated[str, typer.Argument(help="the name: letters, digits, . _ - and not only digits 0-9 a-f")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="letters, digits, . _ - and not only digits 0-9 a-f")],
     move: Annotated[bool, typer.Option("--move", help="take the name from another artifact")] = False,
 ) -> None:
     """Give an artifact a name. It can be used wherever an id can, and 'agevlm gc' keeps the artifact."""
@@ -202,7 +203,7 @@ def tags(json: Annotated[bool, typer.Option("--json", help="print JSON, and noth
     console().print(f"\n{len(found)} tags   (store: {store.root})", highlight=False, markup=False)
 
 
-def untag(name: Annotated[str, typer.Argument(help="the name")]) -> None:
+def untag(name: Annotated[str, typer.Argument(metavar="NAME", help="the name, as 'agevlm tags' lists it")]) -> None:
     """Take a name away. The artifact stays."""
     from flows.cli.surroundings import open_store
 

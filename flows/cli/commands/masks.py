@@ -22,10 +22,10 @@ def compare(
         Path | None, typer.Option(metavar="OUT.html", help="the page to write (default: compare-BEFORE-AFTER.html)")
     ] = None,
 ) -> None:
-    """Say what a rerun of mask generation changed: masks that were lost, gained or changed.
+    """Say what a rerun of mask generation changed.
 
-    Rows are counted by the reason why their mask was lost or gained; masks of both are compared by their IoU. The page
-    shows the 50 pictures that differ most. No model runs.
+    Masks may be lost, gained or changed. Rows are counted by the reason why their mask was lost or gained; masks of
+    both are compared by their IoU. The page shows the 50 pictures that differ most. No model runs.
     """
     from flows.cli.surroundings import open_store
     from pipeline.artifacts.spec import short
@@ -51,10 +51,11 @@ def gates(
     precision: Annotated[float, typer.Option(min=0.01, max=1, help="wanted share of good masks")] = 0.9,
     iou: Annotated[float, typer.Option(min=0.01, max=1, help="IoU with the truth from which a mask is good")] = 0.7,
 ) -> None:
-    """Find gates that accept good masks: "at least 90 % of the masks with IoU 0.7 or more".
+    """Find gates that accept good masks.
 
-    Needs a data set with a truth, such as the miniature world or COCO. The gates are fitted on half of its images and
-    checked on the other half. A mask of an object that is not in the image is a bad one. No model runs.
+    For example at least 90 % masks with an IoU of 0.7 or more. Needs a data set with a truth, such as the miniature
+    world or COCO. The gates are fitted on half of its images and checked on the other half. A mask of an object that is
+    not in the image is a bad one. No model runs.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -143,4 +144,4 @@ def _yaml(values: Any) -> str:
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     for command in (compare, gates):
-        app.command(rich_help_panel="Artifacts")(command)
+        app.command(rich_help_panel="Masks")(command)

@@ -25,18 +25,26 @@ COLOURS = {"cached": "blue", "to check": "cyan", "to run": "green", "stale": "ye
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="a recipe's name or file ('agevlm recipes')")] = "miniature",
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="a recipe's name or file ('agevlm recipes')")
+    ] = "miniature",
     variants: Annotated[
-        list[str] | None, typer.Option("--variant", help="ca_baseline, age_vlm or age_vlm_lm; may be repeated")
+        list[str] | None,
+        typer.Option("--variant", metavar="VARIANT", help="ca_baseline, age_vlm or age_vlm_lm; may be repeated"),
     ] = None,
-    until: Annotated[str | None, typer.Option(help="only what this step needs: a key or a step's name")] = None,
-    limit: Annotated[int | None, typer.Option(help="only the first N records of each data set")] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STEP", help="only what this step needs: a key or a step's name")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="only the first N records of each data set")] = None,
     json: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="write each step's SPEC.json, for 'python -m pipeline run'")
     ] = None,
     cluster: Annotated[
         str | None,
-        typer.Option(help="show the costs on this machine ('cpu') or on NxCARD: 8xA100-80G, 2xH200, 1xRTX4090-24G"),
+        typer.Option(
+            metavar="CLUSTER",
+            help="show the costs on this machine ('cpu') or on NxCARD: 8xA100-80G, 2xH200, 1xRTX4090-24G",
+        ),
     ] = None,
     samples: Annotated[
         list[str] | None, typer.Option(metavar="DATASET=N", help="records of a data set that is not here yet")
@@ -47,11 +55,11 @@ def plan(
     explain: Annotated[bool, typer.Option("--explain", help="print the arithmetic behind each figure")] = False,
     **masks: Any,
 ) -> None:
-    """Show every step of a recipe: the CPUs and GPUs that it asks for, and if it is cached, to run or stale, and why.
+    """Show every step of a recipe: cached, to run or stale.
 
-    With --cluster also its costs: samples, tokens, FLOPs, memory, time and storage. They need neither data nor weights.
-    'agevlm calibrate RECIPE' makes the times of this machine exact. The other options are the parameters of the
-    deployments. Nothing is run, and no stack is needed.
+    With the reason, and the CPUs and GPUs that the step asks for. With --cluster also its costs: samples, tokens,
+    FLOPs, memory, time and storage. They need neither data nor weights. 'agevlm calibrate RECIPE' makes the times of
+    this machine exact. The other options are the parameters of the deployments. Nothing is run, and no stack is needed.
     """
     from rich.markup import escape
 
@@ -186,12 +194,14 @@ def _as_option(parameter: inspect.Parameter) -> inspect.Parameter:
 
 
 def calibrate(
-    recipe: Annotated[str, typer.Argument(help="a recipe's name or file ('agevlm recipes')")] = "miniature",
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="a recipe's name or file ('agevlm recipes')")
+    ] = "miniature",
 ) -> None:
-    """Measure how fast this machine trains a recipe's student, for the times of 'agevlm plan --cluster cpu'.
+    """Measure how fast this machine trains a recipe.
 
-    Each stage trains on random batches for some seconds. The result is kept in the scratch folder, for this machine,
-    student, micro-batch, precision and version of torch.
+    'agevlm plan --cluster cpu' uses it for its times. Each stage trains on random batches for some seconds. The result
+    is kept in the scratch folder, for this machine, student, micro-batch, precision and version of torch.
     """
     from flows.cli.surroundings import offline_settings, run_student_program
     from flows.run.preparation import planner
@@ -215,5 +225,5 @@ def calibrate(
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.command(rich_help_panel="Runs")(with_mask_parameters(plan, _as_option))
-    app.command(rich_help_panel="Runs")(calibrate)
+    app.command(rich_help_panel="Plans")(with_mask_parameters(plan, _as_option))
+    app.command(rich_help_panel="Plans")(calibrate)

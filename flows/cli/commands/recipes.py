@@ -33,13 +33,16 @@ def recipes() -> None:
 def stages(
     checkpoint: Annotated[
         str | None,
-        typer.Argument(help="an artifact's id or a folder; its parameters are counted (default: the paper's model)"),
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="an artifact's id or a folder; its parameters are counted (default: the paper's model)",
+        ),
     ] = None,
 ) -> None:
-    """Show the parameters that each training stage trains (table 1).
+    """Show the parameters that each stage trains.
 
-    A column is a part of the model, a cell the number of its parameters that the stage trains. The last row has the
-    number of all parameters.
+    That is table 1 of the paper. A column is a part of the model, a cell the number of its parameters that the stage
+    trains. The last row has the number of all parameters.
     """
     from rich.table import Table
 
@@ -83,5 +86,5 @@ def _counts(checkpoint: str | None) -> dict[str, dict[str, dict[str, int]]]:
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (recipes, stages):
-        app.command(rich_help_panel="Runs")(command)
+    app.command(rich_help_panel="Plans")(recipes)
+    app.command(rich_help_panel="Models")(stages)

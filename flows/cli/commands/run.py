@@ -11,14 +11,18 @@ from flows.cli.terminal import progress_lines
 
 
 def demo(
-    recipe: Annotated[str, typer.Option(help="a recipe's name or file ('agevlm recipes')")] = "miniature",
-    until: Annotated[str | None, typer.Option(help="stop after this step: a key or a step's name")] = None,
-    limit: Annotated[int | None, typer.Option(help="only the first N records of each data set")] = None,
+    recipe: Annotated[
+        str, typer.Option(metavar="RECIPE", help="a recipe's name or file ('agevlm recipes')")
+    ] = "miniature",
+    until: Annotated[
+        str | None, typer.Option(metavar="STEP", help="stop after this step: a key or a step's name")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="only the first N records of each data set")] = None,
 ) -> None:
-    """Start the stack and run the whole recipe, with live progress.
+    """Start the stack and run a recipe up to its report.
 
-    Ends with a table of steps, the report's path and the addresses of Prefect and Ray. The exit code is 0 if the flow
-    completed. Ctrl-C cancels the run, and ends the stack if this command started it.
+    Shows live progress. Ends with a table of steps, the report's path and the addresses of Prefect and Ray. The exit
+    code is 0 if the flow completed. Ctrl-C cancels the run, and ends the stack if this command started it.
     """
     from flows.cli.follow import run_demo
 
@@ -26,7 +30,9 @@ def demo(
 
 
 def run(
-    deployment: Annotated[str, typer.Argument(help="for example agevlm/full-recipe or mask-generation/pretrain")],
+    deployment: Annotated[
+        str, typer.Argument(metavar="DEPLOYMENT", help="for example agevlm/full-recipe or mask-generation/pretrain")
+    ],
     param: Annotated[
         list[str] | None,
         typer.Option("--param", "-p", metavar="NAME=VALUE", help="a parameter; its value is JSON, or else a text"),
@@ -64,7 +70,8 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
 
 def report(
     recipe: Annotated[
-        str | None, typer.Argument(help="a recipe's name or file; the newest report of any recipe if left out")
+        str | None,
+        typer.Argument(metavar="RECIPE", help="a recipe's name or file; the newest report of any recipe if left out"),
     ] = None,
     open: Annotated[bool, typer.Option("--open", help="open the page in the browser as well")] = False,
 ) -> None:

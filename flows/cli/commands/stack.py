@@ -20,8 +20,9 @@ def up(
         ),
     ] = "",
 ) -> None:
-    """Start the local stack: Prefect, Ray and a worker, on loopback.
+    """Start the local stack: Prefect, Ray and a worker.
 
+    All listen on loopback, unless --host is given. Prometheus and Grafana are started too, where they are installed.
     Free ports are chosen and recorded. If it runs already, only the parts that are missing are started. The pages ask
     for a secret, which is printed when it is made.
 
@@ -47,6 +48,8 @@ def up(
 
 def print_charts(state: "StackState") -> None:
     """Print where the metrics are drawn: Grafana's page, or a link to Prometheus' page with all queries filled in."""
+    from rich.text import Text
+
     from pipeline.compute.panels import graph_pages
 
     if "grafana" in state.ports:
@@ -56,9 +59,16 @@ def print_charts(state: "StackState") -> None:
     else:
         console().print("charts   none: Prometheus is not installed (docs/slow.md)", highlight=False, markup=False)
         return
-    for title, page in pages.items():
-        console().print(f"charts   {title}: {page}", highlight=False, markup=False, soft_wrap=True)
-    console().print("         (user agevlm, password: the same secret)", highlight=False, markup=False)
+    out = console()
+    if out.is_terminal:  # the addresses hold ten queries each: a terminal shows their titles as links
+        line = Text("charts   ")
+        for title, page in pages.items():
+            line.append(title, f"link {page}").append("   ")
+        out.print(line.append(page.split("?")[0], "dim"))
+    else:
+        for title, page in pages.items():
+            out.print(f"charts   {title}: {page}", highlight=False, markup=False, soft_wrap=True)
+    out.print("         (user agevlm, password: the same secret)", highlight=False, markup=False)
 
 
 def status() -> None:
@@ -96,10 +106,10 @@ def down() -> None:
 
 
 def env() -> None:
-    """Print the stack's variables for a shell: eval "$(agevlm env)".
+    """Print the stack's variables for a shell.
 
-    After that 'prefect deployment run agevlm/full-recipe' and every other 'prefect' and 'ray job' command of this
-    project's environment talk to the local stack.
+    After eval "$(agevlm env)" 'prefect deployment run agevlm/full-recipe' and every other 'prefect' and 'ray job'
+    command of this project's environment talk to the local stack.
     """
     from flows.cli.surroundings import local_stack
 

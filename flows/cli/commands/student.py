@@ -7,13 +7,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-Checkpoint = Annotated[str, typer.Argument(help="id or name of an artifact of kind checkpoint, or a folder")]
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="id or name of an artifact of kind checkpoint, or a folder")
+]
 
 
 def ask(
     checkpoint: Checkpoint,
-    image: Annotated[Path, typer.Argument(help="an image file")],
-    question: Annotated[str, typer.Argument(help="a question about the image")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="an image file")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="a question about the image")],
     map: Annotated[
         Path | None, typer.Option(metavar="OUT.png", help="write the model's attention to the image as a picture")
     ] = None,
@@ -30,7 +32,9 @@ def ask(
 
 def export(
     id: Annotated[str, typer.Argument(metavar="ID", help="id or name of an artifact, or the folder of a checkpoint")],
-    folder: Annotated[Path, typer.Argument(help="the folder to create; an existing one must be empty")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="the folder to create; an existing one must be empty")
+    ],
     dtype: Annotated[
         Literal["bfloat16", "float16", "float32"] | None,
         typer.Option(help="number format of a checkpoint's weights (default: as they are)"),
@@ -39,11 +43,12 @@ def export(
         str, typer.Option(help="size of a checkpoint's largest weight file, as 5GB or 500MB")
     ] = "5GB",
 ) -> None:
-    """Write an artifact as a folder for others, with a card from its lineage.
+    """Write an artifact as a folder for others.
 
-    A checkpoint becomes a Hugging Face folder that opens without this project: it carries the model's code. Open it
-    with AutoModelForImageTextToText and AutoProcessor, with trust_remote_code=True. Every other kind except report
-    becomes a data set: Parquet files that datasets.load_dataset(FOLDER) opens, with manifest and lineage.
+    With a card from its lineage. A checkpoint becomes a Hugging Face folder that opens without this project: it carries
+    the model's code. Open it with AutoModelForImageTextToText and AutoProcessor, with trust_remote_code=True. Every
+    other kind except report becomes a data set: Parquet files that datasets.load_dataset(FOLDER) opens, with manifest
+    and lineage.
     """
     from flows.cli.surroundings import open_store, run_student_program
     from model.errors import ConfigError
@@ -63,7 +68,11 @@ def export(
 
 def check_alignment(
     checkpoint_or_recipe: Annotated[
-        str, typer.Argument(help="id or name of an artifact of kind checkpoint, or a recipe's name or file")
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT_OR_RECIPE",
+            help="id or name of an artifact of kind checkpoint, or a recipe's name or file",
+        ),
     ],
     rows: Annotated[int, typer.Option(min=1, help="guided rows to look at, in each stage")] = 24,
     draw: Annotated[int, typer.Option(min=0, help="rows to print: wrong ones first")] = 3,
@@ -72,11 +81,11 @@ def check_alignment(
         Path | None, typer.Option(metavar="OUT.png", help="write all rows as one picture: square, cells, mask, words")
     ] = None,
 ) -> None:
-    """Check that the guidance loss gets the right words, cells and pictures. Exit code 1 if not.
+    """Check that guidance gets the right words and cells.
 
-    Some rows with a mask go through the reader and the collator of a guided stage. What they show is compared with the
-    text that was sent to Florence-2, with the mask in the full image, and with the image file; and with the true masks
-    where the data has them. Each such stage does the same before its first step.
+    Exit code 1 if not. Some rows with a mask go through the reader and the collator of a guided stage. What they show
+    is compared with the text that was sent to Florence-2, with the mask in the full image, and with the image file; and
+    with the true masks where the data has them. Each such stage does the same before its first step.
 
     For a recipe: its guided stages whose pack and masks are made. For a checkpoint: the stage that made it.
     """
@@ -142,5 +151,6 @@ def _guided_stages(recipe: str) -> list[dict[str, Any]]:
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    for command in (ask, export, check_alignment):
-        app.command(rich_help_panel="Artifacts")(command)
+    app.command(rich_help_panel="Artifacts")(export)
+    for command in (ask, check_alignment):
+        app.command(rich_help_panel="Models")(command)

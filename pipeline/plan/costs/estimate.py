@@ -10,7 +10,7 @@ from pipeline.plan.costs.amounts import Amount, Given, amounts
 from pipeline.plan.costs.calibration import Calibration
 from pipeline.plan.costs.cluster import Cluster
 from pipeline.plan.costs.figures import Figure, Unit, quantity
-from pipeline.plan.costs.stages import stage_cost
+from pipeline.plan.costs.stages import GPU_MFU, stage_cost
 from pipeline.plan.costs.student import Student
 from pipeline.plan.planner import GUIDED_ROWS, PlannedStep
 from pipeline.plan.recipe import Recipe
@@ -87,7 +87,7 @@ def estimate(
             f"the store needs {storage.text} more, but its disk has {quantity(free, 'bytes')} free; point "
             "$AGEVLM_STORE to a larger disk or an object store"
         )
-    return Estimate(on, steps, totals, warnings, _notes(recipe, student, found, calibration))
+    return Estimate(on, steps, totals, warnings, _notes(student, found, calibration, on.gpu))
 
 
 def _other(
@@ -179,12 +179,16 @@ def _totals(steps: Sequence[StepCost]) -> list[Figure]:
     return found
 
 
-def _notes(recipe: Recipe, student: Student, found: Mapping[str, Amount], calibration: Calibration | None) -> list[str]:
+def _notes(student: Student, found: Mapping[str, Amount], calibration: Calibration | None, gpu: bool) -> list[str]:
     notes = [f"student: {student.total:,} parameters; sizes from " + "; ".join(student.origin.values())]
     for name, amount in found.items():
         if amount.assumed and name != "evaluation":
             notes.append(f"{name}: assumed {amount.assumed}")
-    if calibration is None:
+    if gpu:
+        notes.append(
+            f"times: stages at {GPU_MFU:.0%} of the peak, as measured on one H200 (docs/cost-model.md); others assumed"
+        )
+    elif calibration is None:
         notes.append("times: no calibration of this machine for this recipe's student; peaks and shares are assumed")
     else:
         notes.append(f"times of stages: calibrated {calibration.measured[:16]} on {calibration.machine}")

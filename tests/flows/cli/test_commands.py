@@ -16,10 +16,11 @@ from pipeline.plan.recipe import Recipe, load_recipe
 from tests.flows.cli.fixtures_command_line import agevlm
 
 COMMANDS = [
-    *("up", "status", "down", "env", "demo", "run", "report", "plan", "calibrate"),
-    *("artifacts", "show", "lineage", "verify", "stages", "recipes", "ask", "export"),
-    *("compare", "gates"),
+    *("up", "status", "down", "env", "demo", "run", "report", "events", "recipes", "plan", "calibrate"),
+    *("artifacts", "show", "lineage", "diff", "verify", "tag", "tags", "untag", "gc", "export"),
+    *("compare", "gates", "stages", "ask", "check-alignment"),
 ]
+GROUPS = ["Local stack", "Runs", "Plans", "Artifacts", "Masks", "Models"]
 SLOW = ("prefect", "ray", "torch", "pyarrow", "transformers", "pandas")
 
 
@@ -43,6 +44,14 @@ def test_help_imports_nothing_slow() -> None:
         assert re.search(rf"^\W*{command} ", output, re.MULTILINE), command
 
 
+def test_the_help_lists_every_command_in_a_group_with_a_whole_sentence() -> None:
+    output = agevlm("--help").output
+    listed = re.findall(r"^  ([a-z-]+)  +(\S.*)$", output.split("Local stack:")[1], re.MULTILINE)
+    assert sorted(name for name, _ in listed) == sorted(COMMANDS)
+    assert [text for _, text in listed if not text.endswith(".") or text.endswith("..")] == []
+    assert re.findall(r"^([A-Z][a-z ]+):$", output, re.MULTILINE)[1:] == GROUPS
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_helps(command: str) -> None:
     result = agevlm(command, "--help")
@@ -62,7 +71,7 @@ def test_every_command_helps(command: str) -> None:
         (["plan", "--cluster", "3xABACUS"], "cluster '3xABACUS' is not known"),
         (["plan", "--cluster", "cpu", "--samples", "pretrain"], "write DATASET=N"),
         (["demo", "--recipe", "nothing"], "no such recipe"),
-        (["show", "nothing"], "no artifact's id starts with 'nothing'"),
+        (["show", "nothing"], "no artifact, tag or step is called 'nothing'"),
         (["ask", "abc", "no-such-image.png", "what?"], "no-such-image.png is not a file"),
     ],
 )

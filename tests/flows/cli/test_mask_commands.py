@@ -58,7 +58,7 @@ def test_compare_refuses_another_kind_and_an_unknown_id(made: tuple[Dataset, Art
     result = agevlm("compare", first.ref.id, dataset.subset.ref.id)
     assert result.code == 1
     assert "is of kind subset" in result.error
-    assert "no artifact's id starts with 'zzz'" in agevlm("compare", first.ref.id, "zzz").error
+    assert "no artifact, tag or step is called 'zzz'" in agevlm("compare", first.ref.id, "zzz").error
 
 
 @pytest.mark.parametrize("kind", ["masks", "segments"])

@@ -55,8 +55,9 @@ def test_a_store_in_the_users_home_is_the_same_folder_for_every_command(
     assert f"(store: {store})" in agevlm("artifacts").output
     assert f"in {store}" in agevlm("report").error
     (tmp_path / "image.png").touch()
+    (tmp_path / "checkpoint").mkdir()
     agevlm("ask", "abc", str(tmp_path / "image.png"), "What?")
-    agevlm("export", "abc", str(tmp_path / "folder"))
+    agevlm("export", str(tmp_path / "checkpoint"), str(tmp_path / "folder"))
     agevlm("stages")
     assert [environment["AGEVLM_STORE"] for environment in started] == [store] * 3
     assert local_stack().folders.store == store  # the store of `up` and of the flows that it starts

@@ -25,7 +25,7 @@ def test_every_port_of_ray_is_recorded_or_found_by_ray(tmp_path: Path) -> None:
     assert {"--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port"} <= set(ports)
     assert "--node-ip-address=127.0.0.1" in command
     assert "--dashboard-host=127.0.0.1" in command
-    opened = ray.ray_command(state.model_copy(update={"host": "0.0.0.0"}), tmp_path)
+    opened = ray.ray_command(state.model_copy(update={"host": "0.0.0.0"}), Folders(tmp_path, tmp_path, str(tmp_path)))
     assert set(opened) - set(command) == {"--dashboard-host=0.0.0.0"}, "everything else stays on loopback"
 
 

@@ -48,6 +48,7 @@ def test_the_papers_recipe_is_costed_without_data_and_weights() -> None:
     assert figure(found, "stage1", "FLOPs") == pytest.approx(7.3e18, rel=0.2)  # the vision encoder is computed twice
     assert not any("needs" in warning for warning in found.warnings)
     assert any("assumed 256 tokens a row" in note for note in found.notes)
+    assert any("stages at 20% of the peak, as measured on one H200" in note for note in found.notes)
     assert "as measured on an H200" in next(s for s in found.steps if s.key == "stage1").figures["time"].how
 
 
