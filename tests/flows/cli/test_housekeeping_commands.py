@@ -219,7 +219,10 @@ FORMS = {
 }
 
 
-def test_every_command_with_an_id_takes_every_form_of_a_name(named: Chain, tmp_path: Path) -> None:
+def test_every_command_with_an_id_takes_every_form_of_a_name(
+    named: Chain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # compare writes its page there
     image = tmp_path / "a.png"
     image.write_bytes(b"")
     commands: dict[str, list[tuple[str, ...]]] = {
