@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from model.errors import ConfigError
 
 Model = TypeVar("Model", bound=BaseModel)
+MOST_VALUES = 100_000
 LONGEST_VALUE = 200  # characters of a value that an error repeats
 
 
@@ -52,12 +53,30 @@ def validate(kind: type[Model], value: Any, what: str) -> Model:
         raise explain(error, what) from error
 
 
+def _size(value: Any, sizes: dict[int, int]) -> int:
+    """The number of values in lists and mappings. What an alias repeats is counted once more for each alias."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in sizes:
+        sizes[id(value)] = MOST_VALUES + 1  # while it is counted: it is met again only if it holds itself
+        inside = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_size(one, sizes) for one in inside)
+    return sizes[id(value)]
+
+
 def read_yaml(text: str, what: str) -> dict[str, Any]:
     """Parse YAML that must be a mapping; raises ConfigError with the place of the mistake."""
     try:
         value = yaml.safe_load(text)
+        size = _size(value, {})
     except yaml.YAMLError as error:
         raise ConfigError(f"{what} is not YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{what} is nested too deep") from error
+    except ValueError as error:  # a date that is none, or a number of thousands of digits
+        raise ConfigError(f"{what} has a value that cannot be read: {error}") from error
+    if size > MOST_VALUES:
+        raise ConfigError(f"{what} has more than {MOST_VALUES} values, those that aliases repeat included")
     if not isinstance(value, dict):
         raise ConfigError(f"{what} must be a mapping of fields, but is {type(value).__name__}")
     return value

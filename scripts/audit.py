@@ -60,9 +60,15 @@ def direct() -> dict[str, str]:
     }
 
 
+class NoVersionError(Exception):
+    """The index answered, and has no version of a package."""
+
+
 def newest(names: list[str], *options: str) -> dict[str, str]:
-    """The newest version of each package that the index has; raises OSError if it cannot be asked."""
+    """The newest version of each package. Raises NoVersionError, or OSError if the index cannot be asked."""
     done = uv("pip", "compile", "-", "--no-deps", "--no-header", "--no-annotate", *options, text="\n".join(names))
+    if done.returncode != 0 and "No solution found" in done.stderr:
+        raise NoVersionError((done.stderr.strip().splitlines())[-1])
     if done.returncode != 0:
         raise OSError((done.stderr.strip().splitlines() or ["no output"])[-1])
     return dict(re.findall(r"^([a-z0-9._-]+)==(\S+)", done.stdout, re.MULTILINE))
@@ -79,9 +85,9 @@ def abandoned() -> int:
         for name in needs:
             try:
                 old |= newest([name], "--exclude-newer", then.strftime("%Y-%m-%dT%H:%M:%SZ"))
-            except OSError:
+            except NoVersionError:
                 continue
-    except OSError as error:
+    except (OSError, NoVersionError) as error:
         print(f"NOT CHECKED for abandoned packages: the package index could not be asked ({error})", file=sys.stderr)
         return 2
     stale = [name for name, line in needs.items() if name in now and old.get(name) == now[name]]

@@ -15,9 +15,12 @@ class FakeUv:
         self.report: object = {"dependencies": [{"name": "a", "version": "1", "vulns": []}]}
         self.now, self.old = {"a": "2", "b": "1.0"}, {"a": "1", "b": "0.9"}
         self.reachable = True
+        self.answers = 99
+        """Calls that are answered before the network fails."""
 
     def __call__(self, *arguments: str, text: str | None = None) -> "subprocess.CompletedProcess[str]":
-        if not self.reachable:
+        self.answers -= 1
+        if not self.reachable or self.answers < 0:
             return subprocess.CompletedProcess(arguments, 2, "", "error: no route to host")
         if arguments[0] == "tool":
             with open(arguments[-1], "w", encoding="utf-8") as file:
@@ -25,7 +28,9 @@ class FakeUv:
             return subprocess.CompletedProcess(arguments, 0, "", "")
         versions = self.old if "--exclude-newer" in arguments else self.now
         found = [f"{name}=={versions[name]}" for name in (text or "").split() if name in versions]
-        return subprocess.CompletedProcess(arguments, 0 if found else 1, "\n".join(found), "no such version")
+        return subprocess.CompletedProcess(
+            arguments, 0 if found else 1, "\n".join(found), "error: No solution found when resolving dependencies"
+        )
 
 
 @pytest.fixture
@@ -72,3 +77,18 @@ def test_every_direct_dependency_is_asked_about() -> None:
     found = audit.direct()
     assert {"prefect", "ray", "segment-anything", "pytest"} <= found.keys()
     assert "last release" in found["segment-anything"]
+
+
+def test_a_network_that_fails_in_the_middle_is_not_taken_for_new_packages(
+    uv: FakeUv, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uv.old = uv.now  # both are abandoned
+    uv.answers = 1
+    assert audit.abandoned() == 2
+    assert "NOT CHECKED for abandoned packages" in capsys.readouterr().err
+
+
+def test_a_package_that_the_index_does_not_have_is_said(uv: FakeUv, capsys: pytest.CaptureFixture[str]) -> None:
+    uv.now = uv.old = {}
+    assert audit.abandoned() == 2
+    assert "NOT CHECKED for abandoned packages" in capsys.readouterr().err

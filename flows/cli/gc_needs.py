@@ -1,23 +1,24 @@
 """What flow runs, Ray jobs, tags and recipes need of a store: what `agevlm gc` must keep."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flows.cli.surroundings import local_stack, offline_settings
-from flows.run.run_file import OPEN, RunRecord
+from flows.run.run_file import OPEN
 from model.errors import AgevlmError, ConfigError
 from pipeline.artifacts import filesystem
 from pipeline.artifacts.gc import Needs
-from pipeline.artifacts.spec import short
-from pipeline.config import validate
+from pipeline.artifacts.spec import parsed, short
 
 if TYPE_CHECKING:
     from pipeline.artifacts.contents import Thing
     from pipeline.artifacts.store import ArtifactStore
 
+RUN_FILE = re.compile(r"runs/[^/]+\.json")
 READ_AT_ONCE = 200
-"""Run files that are in memory at a time."""
+"""Files that are in memory at a time."""
 ALIVE = frozenset({"PENDING", "RUNNING"})
 """Ray's states of a job that is not over."""
 
@@ -29,7 +30,7 @@ class Found:
     roots: dict[str, str] = field(default_factory=dict)
     open_runs: set[str] = field(default_factory=set)
     planning: list[str] = field(default_factory=list)
-    """Open runs that have no plan yet, so that nobody knows what they need."""
+    """Open runs that have no plan yet or a damaged file, so that nobody knows what they need."""
     jobs: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
@@ -38,48 +39,76 @@ class Found:
         return Needs(dict(self.roots), frozenset(self.open_runs), frozenset(self.jobs))
 
 
-def needs_of(store: "ArtifactStore", things: Iterable["Thing"], recipes: Sequence[str]) -> Found:
-    """All needs: of tags, of open runs among the run files, of living Ray jobs, and of recipes.
+def needs_of(
+    store: "ArtifactStore", things: Sequence["Thing"], recipes: Sequence[str], jobs_since: float = 0.0
+) -> Found:
+    """All needs: of tags, of open runs among the run files, of Ray jobs, and of recipes.
 
     Args:
         store: the store.
         things: its contents.
         recipes: names or files of recipes; those that ship with the project if empty.
+        jobs_since: jobs that were submitted before this time, seconds since 1970, need nothing unless they are alive.
 
     Raises ConfigError if a given recipe cannot be planned; a shipped one becomes a note.
     """
     found = Found()
     # The first reason stays, so the strongest come first.
-    _runs(store, [thing for thing in things if thing.what == "run file" and thing.path.endswith(".json")], found)
+    _runs(store, [thing for thing in things if thing.what == "run file" and RUN_FILE.fullmatch(thing.path)], found)
     _jobs(store, found)
     for tag in store.tags.all():
         if tag.target is not None:
             found.roots.setdefault(tag.target.id, f"tag '{tag.name}'")
     _recipes(store, recipes, found)
+    _unfinished(store, things, jobs_since, found)
     return found
 
 
 def _runs(store: "ArtifactStore", files: Sequence["Thing"], found: Found) -> None:
-    for record in _records(store, files, found):
-        if record.state not in OPEN:
+    """Open runs. A file that another version wrote is read as far as it can be; one that is cut off counts as open."""
+    for path, record in _json_files(store, files):
+        name = path.rpartition("/")[2].removesuffix(".json")
+        state, steps = (record.get("state"), record.get("steps")) if isinstance(record, dict) else (None, None)
+        if isinstance(state, str) and state not in OPEN:
             continue
-        found.open_runs.add(record.flow_run_id)
-        if not record.steps:
-            found.planning.append(record.flow_run_id)
-        for step in record.steps:
-            found.roots.setdefault(step.id, f"run {record.flow_run_id[:8]} is {record.state}")
+        ids = [step.get("id") for step in steps if isinstance(step, dict)] if isinstance(steps, list) else []
+        found.open_runs.add(name)
+        if not ids or not isinstance(state, str):
+            found.planning.append(name)
+        for id in ids:
+            if isinstance(id, str):
+                found.roots.setdefault(id, f"run {name[:8]} is {state}")
 
 
-def _records(store: "ArtifactStore", files: Sequence["Thing"], found: Found) -> Iterator[RunRecord]:
-    import json
-
+def _json_files(store: "ArtifactStore", files: Sequence["Thing"]) -> Iterator[tuple[str, Any]]:
+    """Path and value of each file; None if it is no JSON."""
     paths = [store.join(thing.path) for thing in files]
     for start in range(0, len(paths), READ_AT_ONCE):
         for path, content in filesystem.read_each(store.fs, paths[start : start + READ_AT_ONCE]).items():
             try:
-                yield validate(RunRecord, json.loads(content), path)
-            except (ConfigError, ValueError):
-                found.notes.append(f"run file {path} is damaged or of another version: it counts as over")
+                value = parsed(content)
+            except ValueError:
+                value = None
+            yield path, value
+
+
+def _unfinished(store: "ArtifactStore", things: Sequence["Thing"], since: float, found: Found) -> None:
+    """The inputs of jobs that made nothing yet. They may run on a cluster that this machine does not know, or be
+    started again: both read their inputs."""
+    made = {thing.id for thing in things if thing.what == "artifact"}
+    jobs = [thing for thing in things if thing.what == "job file" and thing.changed >= since]
+    for path, job in _json_files(store, jobs):
+        if not isinstance(job, dict) or _id(job.get("ref")) in made:
+            continue
+        inputs = job.get("inputs")
+        for ref in inputs.values() if isinstance(inputs, dict) else ():
+            name = path.rpartition("/")[2].removesuffix(".json")
+            if id := _id(ref):
+                found.roots.setdefault(id, f"job {name}, which made nothing yet, reads it")
+
+
+def _id(ref: Any) -> str:
+    return str(ref.get("id", "")) if isinstance(ref, dict) else ""
 
 
 def _jobs(store: "ArtifactStore", found: Found) -> None:
@@ -101,10 +130,14 @@ def _jobs(store: "ArtifactStore", found: Found) -> None:
             continue
         name, metadata = str(job.get("submission_id") or ""), job.get("metadata") or {}
         found.jobs.add(name)
-        spec = store.read_json(f"jobs/{name}.json") if name and "/" not in name else None
-        inputs = (spec or {}).get("inputs", {}).values()
-        for id in (metadata.get("artifact"), *(ref.get("id") for ref in inputs)):
-            if isinstance(id, str):
+        ids = [metadata.get("artifact")] if isinstance(metadata, dict) else []
+        try:
+            spec = store.read_json(f"jobs/{name}.json") if name and "/" not in name else None
+            ids += [_id(ref) for ref in (spec or {}).get("inputs", {}).values()]
+        except (ValueError, AttributeError):
+            found.notes.append(f"jobs/{name}.json is damaged: the inputs of this living job are not known")
+        for id in ids:
+            if id and isinstance(id, str):
                 found.roots.setdefault(id, f"Ray job {name} is alive")
 
 
@@ -116,7 +149,7 @@ def _recipes(store: "ArtifactStore", recipes: Sequence[str], found: Found) -> No
     for name in recipes or available():
         try:
             plan = planner(load_recipe(name), settings)(store.attempt)
-        except AgevlmError as error:
+        except (AgevlmError, OSError) as error:
             if recipes:
                 raise
             found.notes.append(f"recipe {name} cannot be planned here, so it keeps nothing ({error})")
@@ -130,6 +163,6 @@ def refuse_planning(found: Found) -> None:
     if found.planning:
         names = ", ".join(map(short, found.planning))
         raise ConfigError(
-            f"flow run {names} is being planned, so what it needs is not known yet; run gc again in a minute, or "
-            "remove its file below 'runs/' if its process died"
+            f"flow run {names} is being planned, or its file is damaged, so what it needs is not known; run gc again "
+            "in a minute, or remove its file below 'runs/' if its process died"
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts.filesystem import read_each
+from pipeline.artifacts.spec import parsed
 from pipeline.artifacts.store import ArtifactStore
 
 SECRET_NAME = re.compile(r"(SECRET|PASSWORD|TOKEN|AUTH_STRING|ACCESS_KEY|API_KEY)")
@@ -113,7 +114,7 @@ def follow_events(store: ArtifactStore, flow_run_id: str) -> Iterator[dict[str, 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
-        event = json.loads(line)
+        event = parsed(line)
     except ValueError:  # empty, or torn
         return None
     return event if isinstance(event, dict) else None

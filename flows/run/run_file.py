@@ -17,7 +17,7 @@ from flows.run.cancel_mark import SUFFIX, is_marked, mark_cancel, unmark
 from flows.run.event_log import EventLog
 from flows.run.events import Facts, split_error
 from model.errors import ConfigError
-from pipeline.artifacts.filesystem import read_each
+from pipeline.artifacts.filesystem import files, read_each
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.config import Config, validate
 from pipeline.plan.planner import Plan
@@ -108,10 +108,7 @@ def close_run(
 
 def run_records(store: ArtifactStore) -> list[RunRecord]:
     """The records of all flow runs, the newest last. Files that are damaged or of another version are left out."""
-    try:
-        listed = [str(path) for path in store.fs.ls(store.join("runs"), detail=False)]
-    except FileNotFoundError:
-        return []
+    listed = files(store.fs, store.join("runs"), maxdepth=1)
     marked = {path.rpartition("/")[2].removesuffix(SUFFIX) for path in listed if path.endswith(SUFFIX)}
     found = []
     for content in read_each(store.fs, [path for path in listed if path.endswith(".json")]).values():

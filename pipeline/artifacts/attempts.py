@@ -4,13 +4,13 @@ An attempt is issued by creating its object, only if absent, so two writers neve
 one rewritten object `refs/<spec hash>.json`, is still read.
 """
 
-import json
 import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+from model.errors import ArtifactError
 from pipeline.artifacts.numbered import Numbered
-from pipeline.artifacts.spec import StepSpec
+from pipeline.artifacts.spec import StepSpec, parsed
 
 REFS = "refs"
 
@@ -51,6 +51,11 @@ class Attempts:
 
     def _earlier_format(self) -> int:
         try:
-            return int(json.loads(self._fs.cat_file(self._old))["attempt"])
+            return int(parsed(self._fs.cat_file(self._old))["attempt"])
         except FileNotFoundError:
             return 0
+        except (ValueError, TypeError, KeyError) as error:
+            raise ArtifactError(
+                f"{self._old} is damaged ({error}): it says which attempt of the step '{self._step}' is the current "
+                'one; write {"attempt": N} into it, or move it away if the step was never forced'
+            ) from error

@@ -1,6 +1,5 @@
 """The difference of two artifacts, from their manifests, their JSON results and the schemas of their Parquet files."""
 
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 import pipeline.artifacts.pickled_columns  # noqa: F401  # such columns are refused
 from model.errors import ArtifactError
 from pipeline.artifacts.manifest import ASIDE
-from pipeline.artifacts.spec import short
+from pipeline.artifacts.spec import parsed, short
 from pipeline.artifacts.store import Artifact
 
 SCORES = "scores.json"
@@ -142,7 +141,7 @@ def _results(artifact: Artifact) -> dict[str, Any]:
         return found
     try:
         with artifact.open(SCORES) as stream:
-            scores = json.loads(stream.read()).get("scores", [])
+            scores = parsed(stream.read()).get("scores", [])
         for score in scores:
             name = f"{score['benchmark']}.{score['metric']}"
             found |= {f"{name}.{key}": score[key] for key in ("value", "low", "high", "n") if key in score}

@@ -8,8 +8,9 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -145,14 +146,55 @@ def read_each(fs: Any, paths: list[str]) -> dict[str, bytes]:
     return {path: content for path, content in found.items() if isinstance(content, bytes)}
 
 
-def remove_tree(fs: Any, folder: str) -> None:
-    """Remove a folder with all its files, if it exists."""
+def files(fs: Any, folder: str, maxdepth: int | None = None) -> dict[str, dict[str, Any]]:
+    """Every file below a folder, with its entry in a listing; none if there is no such folder.
+
+    Raises OSError if a folder cannot be read. `fs.find` leaves such a folder out on a local disk, as if it were empty.
+    Links are entries of their own, and are not followed.
+    """
+    if not is_local(fs):
+        return {str(path): info for path, info in fs.find(folder, maxdepth=maxdepth, detail=True).items()}
+    found: dict[str, dict[str, Any]] = {}
+    waiting = [(folder, 1)]
+    while waiting:
+        here, depth = waiting.pop()
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(here) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # it was removed meanwhile
+                    if not entry.is_dir(follow_symlinks=False):
+                        about = entry.stat(follow_symlinks=False)
+                        found[entry.path] = {"type": "file", "size": about.st_size, "mtime": about.st_mtime}
+                    elif maxdepth is None or depth < maxdepth:
+                        waiting.append((entry.path, depth + 1))
+    return found
+
+
+def folders(fs: Any, folder: str) -> list[str]:
+    """The names of the folders in a folder, and of links to folders, sorted. Raises OSError if it cannot be read."""
+    try:
+        if is_local(fs):
+            with os.scandir(folder) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        found = fs.ls(folder, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(str(one["name"]).rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory")
+
+
+def changed(info: dict[str, Any]) -> float:
+    """The time of a file's last change, from its entry in a listing; seconds since 1970."""
+    value = info.get("LastModified", info.get("mtime", info.get("created", 0.0)))
+    return value.timestamp() if isinstance(value, datetime) else float(value or 0.0)
+
+
+def remove_tree(fs: Any, folder: str, between: Callable[[], None] = lambda: None) -> None:
+    """Remove a folder with all its files, if it exists; `between` is called after each file."""
+    for path in files(fs, folder):  # not `fs.rm`: it takes * ? [ in a path for a pattern
+        remove(fs, path)
+        between()
     if is_local(fs):
         with suppress(FileNotFoundError):  # another process may remove the same folder
             shutil.rmtree(folder)
-        return
-    for path in fs.find(folder):  # not `fs.rm`: it takes * ? [ in a path for a pattern
-        remove(fs, path)
 
 
 def remove(fs: Any, path: str) -> None:

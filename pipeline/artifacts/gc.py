@@ -1,13 +1,15 @@
 """The rules of `agevlm gc`: what of a store is kept, and why, and what is not needed any more. Nothing is removed here.
 
 Artifacts: kept are the *roots* and everything that they were made from. Roots are: tagged ones; those of recipes, open
-runs and living jobs; reports and checkpoints; the newest of each kind and name; and young ones.
+runs and living jobs; reports and checkpoints; the newest of each kind and name; and young ones. While the manifest of
+one artifact is damaged, nobody knows what it was made from, and all artifacts are kept.
 What a killed writer left is kept while a rerun may go on with it, or a living writer may be at it.
 """
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 
 from pipeline.artifacts.contents import Thing
 from pipeline.artifacts.progress import time_text
@@ -63,14 +65,16 @@ class Judge:
     def __init__(self, things: Iterable[Thing], needs: Needs, rules: Rules, now: float | None = None) -> None:
         self.things = list(things)
         self._needs, self._rules, self._now = needs, rules, time.time() if now is None else now
-        self._artifacts = {thing.id: thing for thing in self.things if thing.what == "artifact"}
+        # By ref: two steps with the same spec make artifacts of one id, with other kinds or names.
+        self._artifacts = {self._ref(thing): thing for thing in self.things if thing.what == "artifact"}
+        self._made = {ref.id for ref in self._artifacts}
         self._kept = self._kept_artifacts()
         self._busy = dict(needs.roots) | {
             thing.id: f"its step reported progress {self._age_text(thing)} ago"
             for thing in self.things
-            if thing.what == "progress" and self._age(thing) < rules.grace and thing.id not in self._artifacts
+            if thing.what == "progress" and self._age(thing) < rules.grace and thing.id not in self._made
         }
-        kept = [self._artifacts[id] for id in self._kept]
+        kept = [self._artifacts[ref] for ref in self._kept]
         self._kept_jobs = {thing.job: thing for thing in kept if thing.job}
         self._kept_short = {short(thing.id) for thing in kept}
 
@@ -82,7 +86,7 @@ class Judge:
 
     def _reason_to_keep(self, thing: Thing) -> str:
         if thing.what == "artifact":
-            return self._kept.get(thing.id, "")
+            return self._kept.get(self._ref(thing), "")
         if thing.what == "damaged artifact":
             return "its manifest is damaged: 'agevlm verify --all' says what to do"
         if thing.what == "run file":
@@ -98,13 +102,13 @@ class Judge:
             if thing.id in self._kept_short or any(id.startswith(thing.id) for id in self._busy):
                 return "its checkpoint is kept"
             return self._young(thing, self._rules.older_than)
-        if thing.id in self._busy and thing.id not in self._artifacts:
+        if thing.id in self._busy and thing.id not in self._made:
             return self._busy[thing.id]
         return self._young(thing, self._limit(thing))
 
     def _limit(self, thing: Thing) -> float:
         """The age, in seconds, from which files that belong to no artifact may go."""
-        resumable = thing.what in ("unfinished shards", "work files", "progress") and thing.id not in self._artifacts
+        resumable = thing.what in ("unfinished shards", "work files", "progress") and thing.id not in self._made
         return self._rules.older_than if resumable or thing.what == "cached files" else self._rules.grace
 
     def _reason_to_go(self, thing: Thing) -> str:
@@ -114,23 +118,22 @@ class Judge:
         if thing.what == "unfinished shards":
             return f"no manifest and no rerun for {age}"
         if thing.what == "unfinished files":
-            other = "beside the published data" if thing.id in self._artifacts else "no manifest"
+            other = "beside the published data" if thing.id in self._made else "no manifest"
             return f"{other}, unchanged for {age}"
         if thing.what == "leftover files":
             return f"no manifest lists them, unchanged for {age}"
         return f"unused for {age}"
 
-    def _kept_artifacts(self) -> dict[str, str]:
-        """Id -> reason, of the roots and then of all that they were made from."""
-        kept: dict[str, str] = {}
+    def _kept_artifacts(self) -> dict[ArtifactRef, str]:
+        """Ref -> reason, of the roots and then of all that they were made from."""
+        kept: dict[ArtifactRef, str] = {}
         newest: dict[tuple[str, str], Thing] = {}
-        for thing in self._artifacts.values():
-            ref = self._ref(thing)
+        damaged = next((thing.ref for thing in self.things if thing.what == "damaged artifact"), None)
+        for ref, thing in self._artifacts.items():
             place = newest.get((ref.kind, ref.name))
-            if place is None or thing.started >= place.started:
+            if place is None or thing.started > place.started:  # of two, the first is `latest`: see resolve
                 newest[ref.kind, ref.name] = thing
-        for thing in self._artifacts.values():
-            ref = self._ref(thing)
+        for ref, thing in self._artifacts.items():
             reason = self._needs.roots.get(thing.id, "")
             if not reason and ref.kind in self._rules.kept_kinds:
                 reason = f"is a {ref.kind}"
@@ -138,14 +141,17 @@ class Judge:
                 reason = f"the newest {ref.kind}/{ref.name}"
             reason = reason or self._young(thing, self._rules.older_than)
             if reason:
-                kept[thing.id] = reason
+                kept[ref] = reason
         waiting = list(kept)
         while waiting:
-            child = self._artifacts[waiting.pop()]
-            for parent in child.parents:
-                if parent.id in self._artifacts and parent.id not in kept:
-                    kept[parent.id] = f"{child.ref} was made from it"
-                    waiting.append(parent.id)
+            child = waiting.pop()
+            for parent in self._artifacts[child].parents:
+                if parent in self._artifacts and parent not in kept:
+                    kept[parent] = f"{child} was made from it"
+                    waiting.append(parent)
+        if damaged is not None:
+            reason = f"nobody knows what {damaged} was made from, because its manifest is damaged"
+            kept |= {ref: reason for ref in self._artifacts if ref not in kept}
         return kept
 
     @staticmethod
@@ -169,14 +175,10 @@ def in_order(garbage: Iterable[Thing]) -> list[Thing]:
     So wherever the removal is killed, every artifact that is left has its inputs.
     """
     things = list(garbage)
-    artifacts = {thing.id: thing for thing in things if thing.what == "artifact"}
-    depths: dict[str, int] = {}
-
-    def depth(id: str) -> int:
-        if id not in depths:
-            parents = [parent.id for parent in artifacts[id].parents if parent.id in artifacts]
-            depths[id] = 1 + max(map(depth, parents), default=0)
-        return depths[id]
-
-    ordered = sorted(artifacts.values(), key=lambda thing: (-depth(thing.id), thing.path))
-    return ordered + [thing for thing in things if thing.what != "artifact"]
+    artifacts = {thing.ref: thing for thing in things if thing.what == "artifact"}
+    order: TopologicalSorter[ArtifactRef | None] = TopologicalSorter(dict.fromkeys(sorted(artifacts, key=str), ()))
+    for ref, thing in artifacts.items():
+        for parent in thing.parents:
+            if parent in artifacts:
+                order.add(parent, ref)
+    return [artifacts[ref] for ref in order.static_order()] + [thing for thing in things if thing.what != "artifact"]

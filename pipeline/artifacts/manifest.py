@@ -1,12 +1,11 @@
 """The manifest of an artifact: its files, counts, spec and inputs. Written last; it makes the artifact exist."""
 
 import hashlib
-import json
 from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.artifacts.spec import ArtifactRef, Name, RelativePath, StepSpec, canonical_json, digest, short
+from pipeline.artifacts.spec import ArtifactRef, Name, RelativePath, StepSpec, canonical_json, digest, parsed, short
 
 MANIFEST = "manifest.json"
 FORMAT: Final = 2
@@ -149,7 +148,7 @@ class Manifest(BaseModel):
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
         """Read manifest.json. Raises ValueError with the reason if it is damaged or was edited."""
-        body = json.loads(content)
+        body = parsed(content)
         if not isinstance(body, dict):
             raise ValueError("it is not a JSON object")
         if body.get("format") != FORMAT:
@@ -157,7 +156,11 @@ class Manifest(BaseModel):
         if body.pop(SELF, None) != digest(body):
             raise ValueError("it was changed after it was written: its own digest does not match")
         try:
-            return cls.model_validate(body)
+            found = cls.model_validate(body)
+            found.model_dump(
+                mode="json", include={"statistics"}
+            )  # raises ValueError if they are nested too deep to be written
+            return found
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.artifacts import filesystem
 from pipeline.artifacts.patience import patiently
+from pipeline.artifacts.spec import parsed
 
 OBJECT = re.compile(r"([1-9][0-9]{0,8})\.json")
 """Name of one object: its number, from 1 on."""
@@ -33,8 +34,10 @@ class Numbered:
 
     def numbers(self) -> list[int]:
         """The numbers in use, sorted. One listing; no object is opened."""
-        found = self._fs.find(self._folder)  # not `ls`: for a missing folder s3fs lists the whole folder above it
-        matches = (OBJECT.fullmatch(str(path).rpartition("/")[2]) for path in found)
+        found = filesystem.files(
+            self._fs, self._folder
+        )  # not `ls`: for a missing folder s3fs lists the whole folder above it
+        matches = (OBJECT.fullmatch(path.rpartition("/")[2]) for path in found)
         return sorted(int(match[1]) for match in matches if match)
 
     def current(self) -> int:
@@ -53,7 +56,7 @@ class Numbered:
     def read(self, number: int) -> dict[str, Any] | None:
         """One object; None if it does not exist or is no JSON object."""
         try:
-            value = json.loads(self._fs.cat_file(self.path(number)))
+            value = parsed(self._fs.cat_file(self.path(number)))
         except (FileNotFoundError, ValueError):
             return None
         return value if isinstance(value, dict) else None

@@ -4,15 +4,15 @@ Only the folders that can hold the artifact are listed: one listing for each kin
 for a whole KIND/NAME/ID.
 """
 
-import re
 from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 from model.errors import ArtifactError
-from pipeline.artifacts.spec import ID_LENGTH, ArtifactRef
+from pipeline.artifacts.spec import FULL_ID, ID_LENGTH, ArtifactRef
 from pipeline.artifacts.tags import HEX, LATEST, Tags
 
-FULL_ID = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
+LONGEST = 200
+"""Characters of the text that an error repeats."""
 SHOWN = 5
 """Artifacts that an error about an ambiguous name lists."""
 
@@ -65,6 +65,8 @@ def resolve(store: Store, text: str, kinds: Collection[str] = ()) -> ArtifactRef
     Raises ArtifactError if there is none, or more than one.
     """
     given = text.strip().strip("/")
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]}..."
     if not given:
         raise ArtifactError(f"'{text}' is not an artifact id; 'agevlm artifacts' lists them")
     if "/" in given:
@@ -99,7 +101,7 @@ def _by_path(store: Store, text: str, parts: list[str]) -> ArtifactRef:
     if len(parts) == 2 and name == LATEST:
         return _newest(store, text, [(kind, found) for found in store.names(kind)])
     if name not in store.names(kind):
-        raise ArtifactError(f"'{text}': no {kind} is called '{name}'; names are {_words(store.names(kind))}")
+        raise ArtifactError(f"'{text}': no {kind} is called '{name[:LONGEST]}'; names are {_words(store.names(kind))}")
     if last == LATEST:
         return _newest(store, text, [(kind, name)])
     return _one(text, _by_digits(store, last.lower(), [(kind, name)])) if last else _none(store, text)
@@ -109,7 +111,7 @@ def _by_digits(store: Store, digits: str, places: Iterable[tuple[str, str]]) -> 
     """The artifacts of some kinds and names whose ids start so."""
     if len(digits) > ID_LENGTH:
         return []
-    if len(digits) == ID_LENGTH:  # a look at each place costs less than listing it
+    if FULL_ID.fullmatch(digits):  # a look at each place costs less than listing it
         return [ref for k, n in places if store.exists(ref := ArtifactRef(kind=k, name=n, id=digits))]
     ids = ((k, n, found) for k, n in places for found in store.ids(k, n) if found.startswith(digits))
     return [ref for k, n, i in ids if store.exists(ref := ArtifactRef(kind=k, name=n, id=i))]

@@ -108,7 +108,7 @@ def check_room(root: str, scratch: str, needed: int | None = None) -> None:
                 f"{name} {place} cannot be written ({error.strerror or error}); {room_text(place)}; {remedy}"
             ) from error
         if free < size:
-            raise StepError(f"{name} {place} needs {_size(size)} for this step, but {room_text(place)}; {remedy}")
+            raise StepError(f"{name} {place} needs {size_words(size)} for this step, but {room_text(place)}; {remedy}")
         if inodes < INODES:
             raise StepError(f"{name} {place} needs room for {INODES} files, but has only {inodes} inodes; {remedy}")
 
@@ -125,7 +125,7 @@ def _probe(folder: Path) -> None:
 def room_text(path: str) -> str:
     """'its disk has 1.2 GiB free', of the nearest folder that exists."""
     free = _free(path)
-    return "the room on its disk is not known" if free is None else f"its disk has {_size(free[0])} free"
+    return "the room on its disk is not known" if free is None else f"its disk has {size_words(free[0])} free"
 
 
 def _free(path: str) -> tuple[int, int] | None:
@@ -145,5 +145,6 @@ def _upwards(path: Path) -> Iterator[Path]:
     yield from path.parents
 
 
-def _size(count: int) -> str:
+def size_words(count: int) -> str:
+    """A number of bytes as '1.2 GiB' or '3.4 MiB'."""
     return f"{count / (1 << 30):.1f} GiB" if count >= 1 << 30 else f"{count / MEBIBYTE:.1f} MiB"

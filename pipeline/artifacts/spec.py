@@ -7,11 +7,13 @@ every artifact of a run is known before anything runs.
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 ID_LENGTH = 64
+FULL_ID = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
 SHORT = 12
 
 
@@ -47,6 +49,14 @@ RelativePath = Annotated[str, AfterValidator(safe_path)]
 def canonical_json(value: Any) -> str:
     """A value as canonical JSON: sorted keys, no spaces, ASCII. Raises ValueError for NaN and infinity."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def parsed(content: bytes | str) -> Any:
+    """JSON as a value. Raises ValueError if it is none, or nested too deep for Python's parser."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def digest(value: Any) -> str:

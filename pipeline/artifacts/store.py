@@ -5,11 +5,9 @@ cannot harm each other: the second verifies the first's files and adopts them. N
 `agevlm gc` does (`gc.py` has its rules, `removal.py` removes).
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,31 +18,14 @@ from pipeline.artifacts.attempts import REFS, Attempts
 from pipeline.artifacts.manifest import MANIFEST, FileEntry, Manifest
 from pipeline.artifacts.patience import patiently
 from pipeline.artifacts.resolve import resolve
-from pipeline.artifacts.spec import ArtifactRef, StepSpec, short
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, parsed, short
 from pipeline.artifacts.tags import LATEST, TAGS, Tags
+from pipeline.artifacts.verification import CHUNK, Problem, check_files, sha256_of
 
-CHUNK = 1 << 20
+__all__ = ["CHUNK", "INTERNAL", "WORK", "Artifact", "ArtifactStore", "Problem", "sha256_of"]
 WORK = "work"
 INTERNAL = frozenset({REFS, TAGS, "gc", "progress", "runs", "jobs", "tensorboard", WORK})
 """Folders below the root that hold no artifacts."""
-
-
-def sha256_of(stream: IO[bytes]) -> tuple[str, int]:
-    """SHA-256 and length in bytes of a stream, read in pieces."""
-    hasher, size = hashlib.sha256(), 0
-    while block := stream.read(CHUNK):
-        hasher.update(block)
-        size += len(block)
-    return hasher.hexdigest(), size
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One damaged or missing file that `verify` found."""
-
-    ref: ArtifactRef
-    file: str
-    what: str
 
 
 class Artifact:
@@ -104,22 +85,7 @@ class Artifact:
 
     def verify(self) -> list[Problem]:
         """Hash every file again. Returns an empty list if all files match the manifest."""
-        problems = []
-        for entry in self.manifest.files:
-            try:
-                with self.store.fs.open(self.path(entry.path), "rb") as stream:
-                    found, size = sha256_of(stream)
-            except FileNotFoundError:
-                problems.append(Problem(self.ref, entry.path, "is missing"))
-                continue
-            except OSError as error:  # a folder in its place, no permission, a bad disk
-                problems.append(Problem(self.ref, entry.path, f"cannot be read ({error.strerror or error})"))
-                continue
-            if size != entry.size:
-                problems.append(Problem(self.ref, entry.path, f"has {size} bytes, not {entry.size}"))
-            elif found != entry.sha256:
-                problems.append(Problem(self.ref, entry.path, f"has sha256 {short(found)}, not {short(entry.sha256)}"))
-        return problems
+        return check_files(self.store.fs, self.path(), self.manifest)
 
 
 class ArtifactStore:
@@ -192,11 +158,7 @@ class ArtifactStore:
         return [found for found in self._folders(self.join(kind, name)) if found != LATEST]
 
     def _folders(self, folder: str) -> list[str]:
-        try:
-            found = self.fs.ls(folder, detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(str(one["name"]).rstrip("/").rpartition("/")[2] for one in found if one["type"] == "directory")
+        return filesystem.folders(self.fs, folder)
 
     def exists(self, ref: ArtifactRef) -> bool:
         """True if an artifact has a manifest. It is not read."""
@@ -206,7 +168,7 @@ class ArtifactStore:
         """The refs of all artifacts, or of those of a kind, sorted by kind, name and id. Opens no manifest."""
         for found in self.kinds() if kind is None else [kind]:
             # Not `fs.glob`: it takes * ? [ in the root for a pattern.
-            for path in sorted(str(p) for p in self.fs.find(self.join(found), maxdepth=3)):
+            for path in sorted(filesystem.files(self.fs, self.join(found), maxdepth=3)):
                 name, *rest = path[len(self.join(found)) + 1 :].split("/")
                 if len(rest) == 2 and rest[-1] == MANIFEST and rest[0] != LATEST:
                     yield ArtifactRef(kind=found, name=name, id=rest[0])
@@ -295,9 +257,9 @@ class ArtifactStore:
             self.fs.pipe_file(full, content)
 
     def read_json(self, path: str) -> Any | None:
-        """A small JSON file below the root, or None if absent."""
+        """A small JSON file below the root, or None if absent. Raises ValueError if it is no JSON."""
         try:
-            return json.loads(self.fs.cat_file(self.join(path)))
+            return parsed(self.fs.cat_file(self.join(path)))
         except FileNotFoundError:
             return None
 

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.errors import ArtifactError, ConfigError
+from pipeline.artifacts import filesystem
 from pipeline.artifacts.numbered import Numbered
 from pipeline.artifacts.spec import ArtifactRef
 
@@ -116,7 +117,7 @@ class Tags:
         return Numbered(self._fs, f"{self._folder}/{name}")
 
     def _names(self) -> list[str]:
-        found = {str(path)[len(self._folder) + 1 :].split("/")[0] for path in self._fs.find(self._folder)}
+        found = {path[len(self._folder) + 1 :].split("/")[0] for path in filesystem.files(self._fs, self._folder)}
         return sorted(name for name in found if NAME.fullmatch(name))
 
 
@@ -130,7 +131,7 @@ def check_name(name: str, taken: Collection[str] = ()) -> None:
         raise ConfigError(
             f"tag '{name}' reads as the first digits of an id; add a letter after f or a sign: 'v-{name}'"
         )
-    if name == LATEST or name in taken:
+    if name.lower() == LATEST or name in taken:
         raise ConfigError(f"tag '{name}': this name means the newest artifact of a kind or step already; take another")
 
 

@@ -22,6 +22,8 @@ DEFAULT = "default"
 LONGEST = 200
 """Characters of a parameter's value in the card."""
 PARTS = re.compile(r"part-[0-9]+-of-[0-9]+\.parquet")
+MARKUP = re.compile(r"[\\`*\[\]|]|(?<!\w)_|_(?!\w)")
+"""Characters that begin or end something in Markdown. HTML is made harmless apart."""
 TEACHERS = {"florence": "Florence-2", "sam": "SAM"}
 """Parameters that are weights of the teachers, and their names."""
 
@@ -59,7 +61,7 @@ def configs(artifact: Artifact, folder: Path, kind: Kind) -> list[Config]:
             continue
         parts = PARTS.fullmatch(full[0].rpartition("/")[2])
         pattern = ("" if name == DEFAULT else f"{name}/") + "part-*.parquet"
-        columns = tuple((field.name, _cell(str(field.type))) for field in pq.read_schema(folder / full[0]))
+        columns = tuple((field.name, str(field.type)) for field in pq.read_schema(folder / full[0]))
         found.append(Config(name, [pattern] if parts and full == files else full, name == main, columns))
     return found
 
@@ -69,6 +71,7 @@ def write_card(artifact: Artifact, kind: Kind, tables: list[Config]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.dataset", "."), undefined=jinja2.StrictUndefined, autoescape=False
     )
+    environment.filters |= {"cell": _cell, "code": _code}
     manifest = artifact.manifest
     origins, teachers = _origins(artifact)
     return (
@@ -78,7 +81,7 @@ def write_card(artifact: Artifact, kind: Kind, tables: list[Config]) -> str:
             manifest=manifest,
             kind=kind,
             configs=tables,
-            parameters=[(name, _cell(_text(value))) for name, value in flat(manifest.spec.params).items()],
+            parameters=[(name, _text(value)) for name, value in flat(manifest.spec.params).items()],
             origins=origins,
             teachers=teachers,
         )
@@ -109,6 +112,12 @@ def _text(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text for a cell of a Markdown table: names and values come from recipes and data."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    """Text for a cell of a Markdown table or a line of its own: names and values come from recipes and data."""
+    plain = "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    escaped = MARKUP.sub(r"\\\g<0>", plain).replace("&", "&amp;").replace("<", "&lt;")
     return " ".join(escaped.split())
+
+
+def _code(text: object) -> str:
+    """Text between backticks."""
+    return str(text).replace("`", "'")

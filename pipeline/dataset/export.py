@@ -4,16 +4,22 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from model.errors import ArtifactError, ConfigError
 from pipeline.artifacts.atomic import new_folder
+from pipeline.artifacts.export_target import cannot_write, refuse_target
 from pipeline.artifacts.lineage import lineage
 from pipeline.artifacts.manifest import ASIDE, FileEntry
+from pipeline.artifacts.room import room_text, size_words
 from pipeline.artifacts.store import CHUNK, Artifact
 from pipeline.dataset.card import configs, write_card
-from pipeline.dataset.kinds import KINDS
+from pipeline.dataset.kinds import KINDS, Kind
 
 CARD, MANIFEST, LINEAGE = "README.md", "manifest.json", "lineage.json"
 PRIVATE = ("host", "job")
@@ -33,7 +39,7 @@ def export_dataset(artifact: Artifact, target: Path) -> list[str]:
         raise ConfigError(
             f"{artifact.ref} cannot be exported as a data set; kinds that can are {', '.join(KINDS)}, and checkpoint"
         )
-    refuse_existing(target)
+    refuse_target(target, artifact.store.root)
     entries = [entry for entry in artifact.manifest.files if not entry.path.startswith(ASIDE)]
     _refuse_full_disk(target, sum(entry.size for entry in entries))
     try:
@@ -43,10 +49,10 @@ def export_dataset(artifact: Artifact, target: Path) -> list[str]:
             for name, value in ((MANIFEST, public_manifest(artifact)), (LINEAGE, _lineage(artifact))):
                 text = json.dumps(value, indent=2, sort_keys=True) + "\n"
                 (folder / name).write_text(text, encoding="utf-8")
-            (folder / CARD).write_text(write_card(artifact, kind, configs(artifact, folder, kind)), encoding="utf-8")
+            (folder / CARD).write_text(_card(artifact, kind, folder), encoding="utf-8")
             written = folder.stat()
     except OSError as error:
-        raise ConfigError(f"'{target}' cannot be written ({error.strerror or error}); give another folder") from error
+        raise cannot_write(target, error) from error
     # new_folder keeps a folder that another program filled meanwhile; that one is not this export.
     if not os.path.samestat(written, target.stat()):
         raise ConfigError(f"'{target}' was filled by another program meanwhile and was left alone; give another folder")
@@ -55,16 +61,6 @@ def export_dataset(artifact: Artifact, target: Path) -> list[str]:
         f"{target}: {len(entries)} files of {artifact.ref.path}, {size / 1e6:,.1f} MB, every checksum compared",
         f"open it with datasets.load_dataset({str(target)!r}); its licence is not known: see {CARD}",
     ]
-
-
-def refuse_existing(target: Path) -> None:
-    """Raise ConfigError unless `target` can be a new folder: it is missing or an empty folder."""
-    try:
-        if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
-            return
-    except OSError as error:
-        raise ConfigError(f"'{target}' cannot be looked at ({error.strerror}); give another folder") from error
-    raise ConfigError(f"'{target}' exists and is not an empty folder; give a new name, or move it away first")
 
 
 def public_manifest(artifact: Artifact) -> dict[str, Any]:
@@ -87,6 +83,13 @@ def _lineage(artifact: Artifact) -> dict[str, Any]:
     return {"artifact": artifact.ref.path, "made_from": made, "trouble": sorted(trouble)}
 
 
+def _card(artifact: Artifact, kind: Kind, folder: Path) -> str:
+    try:
+        return write_card(artifact, kind, configs(artifact, folder, kind))
+    except pa.ArrowException as error:
+        raise ArtifactError(f"{artifact.ref}: a Parquet file of it is damaged ({error})") from error
+
+
 def _copy(artifact: Artifact, entry: FileEntry, folder: Path) -> None:
     target = folder / entry.path
     if not target.resolve().is_relative_to(folder.resolve()):
@@ -94,23 +97,38 @@ def _copy(artifact: Artifact, entry: FileEntry, folder: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     hasher, size = hashlib.sha256(), 0
     try:
-        with artifact.open(entry.path) as source, open(target, "xb") as copy:
-            while block := source.read(CHUNK):
+        with _reading(artifact, entry):
+            source = artifact.open(entry.path)
+        with source, open(target, "xb") as copy:
+            while True:
+                with _reading(artifact, entry):
+                    block = source.read(CHUNK)
+                if not block:
+                    break
                 hasher.update(block)
                 size += len(block)
                 copy.write(block)
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{artifact.ref}: its file {entry.path} is missing; see 'agevlm verify'") from error
+    except FileExistsError as error:
+        raise ArtifactError(f"{artifact.ref}: its manifest lists the file {entry.path} twice") from error
     if (hasher.hexdigest(), size) != (entry.sha256, entry.size):
         raise ArtifactError(f"{artifact.ref}: its file {entry.path} is not what was published; see 'agevlm verify'")
 
 
+@contextmanager
+def _reading(artifact: Artifact, entry: FileEntry) -> Iterator[None]:
+    """Tell an error of the store from one of the new folder."""
+    try:
+        yield
+    except OSError as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
+        raise ArtifactError(f"{artifact.ref}: its file {entry.path} {what}; see 'agevlm verify'") from error
+
+
 def _refuse_full_disk(target: Path, size: int) -> None:
     existing = next(
-        (folder for folder in [target.absolute(), *target.absolute().parents] if folder.is_dir()), Path("/")
+        (folder for folder in [target.absolute(), *target.absolute().parents] if os.path.isdir(folder)), Path("/")
     )
-    free = shutil.disk_usage(existing).free
-    if free < size + SPARE:
+    if shutil.disk_usage(existing).free < size + SPARE:
         raise ConfigError(
-            f"'{target}' needs {size / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB; free some or give another one"
+            f"'{target}' needs {size_words(size + SPARE)}, but {room_text(str(target))}; free some, or give another one"
         )

@@ -1,6 +1,5 @@
 """One Ray job: a planned step with its inputs, locations and resources, as one JSON file in the store."""
 
-import json
 from typing import Any
 
 from pydantic import Field
@@ -8,7 +7,7 @@ from pydantic import Field
 from model.errors import ConfigError
 from pipeline.artifacts.filesystem import open_filesystem
 from pipeline.artifacts.manifest import Origin
-from pipeline.artifacts.spec import ArtifactRef, StepSpec, short
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, parsed, short
 from pipeline.compute.resources import Resources
 from pipeline.config import Config, validate
 from pipeline.plan.locations import Locations
@@ -99,7 +98,7 @@ def read_job(location: str) -> JobSpec:
     """Read SPEC.json at a local path or fsspec URL. Raises ConfigError if it is missing or wrong."""
     try:
         fs, path = open_filesystem(location)
-        return validate(JobSpec, json.loads(fs.cat_file(path)), location)
+        return validate(JobSpec, parsed(fs.cat_file(path)), location)
     except OSError as error:
         raise ConfigError(
             f"{location} cannot be read ({error}); 'agevlm plan --json' writes the specs of a recipe"

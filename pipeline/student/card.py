@@ -101,7 +101,8 @@ def figures(artifact: Artifact) -> dict[str, float]:
 
 def cell(text: str) -> str:
     """Text for one cell of a Markdown table: on one line, and nothing in it is a link, an image or HTML."""
-    plain = text.replace("&", "&amp;").replace("<", "&lt;")
+    shown = "".join(c if c.isprintable() or c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    plain = shown.replace("&", "&amp;").replace("<", "&lt;")
     return " ".join(re.sub(r"([\\\[\]|])", r"\\\1", plain).split())
 
 

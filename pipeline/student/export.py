@@ -17,6 +17,7 @@ import typer
 from model.errors import AgevlmError, ArtifactError, ConfigError, DataError
 from model.stage_table import STAGES
 from pipeline.artifacts.atomic import new_folder
+from pipeline.artifacts.export_target import cannot_write, refuse_target
 from pipeline.artifacts.paths import PROJECT, store_root
 from pipeline.artifacts.store import Artifact, ArtifactStore, sha256_of
 from pipeline.student.ask import printable
@@ -45,7 +46,7 @@ def export(checkpoint: str, target: Path, root: str, dtype: Dtype | None, max_sh
     """
     if not SHARD_SIZE.fullmatch(max_shard_size):
         raise ConfigError(f"--max-shard-size {max_shard_size}: write a whole number and KB, MB or GB, as in 5GB")
-    refuse_existing(target)
+    refuse_target(target, root)
     source, system_prompt = checkpoint_folder(checkpoint, root)
     artifact = None
     if not os.path.isdir(os.path.expanduser(checkpoint)):
@@ -67,7 +68,7 @@ def export(checkpoint: str, target: Path, root: str, dtype: Dtype | None, max_sh
             write_folder(model, processor, folder, facts, stored, system_prompt, max_shard_size)
             written = folder.stat()
     except OSError as error:
-        raise ConfigError(f"'{target}' cannot be written ({error.strerror or error}); give another folder") from error
+        raise cannot_write(target, error) from error
     # new_folder keeps a folder that another program filled meanwhile; that one is not this export.
     if not os.path.samestat(written, target.stat()):
         raise ConfigError(f"'{target}' was filled by another program meanwhile and was left alone; give another folder")
@@ -78,16 +79,6 @@ def export(checkpoint: str, target: Path, root: str, dtype: Dtype | None, max_sh
     lines.append(f"its card tells the lineage of {facts.stages[-1].ref.path}")
     lines += [f"with the scores of {evaluation.ref.path}" for evaluation in facts.evaluations]
     return [*lines, *(f"left out: {line}" for line in facts.trouble)]
-
-
-def refuse_existing(target: Path) -> None:
-    """Raise ConfigError unless `target` can be a new folder: it is missing or an empty folder."""
-    try:
-        if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
-            return
-    except OSError as error:
-        raise ConfigError(f"'{target}' cannot be looked at ({error.strerror}); give another folder") from error
-    raise ConfigError(f"'{target}' exists and is not an empty folder; give a new name, or move it away first")
 
 
 def verify(artifact: Artifact, data: Path) -> None:

@@ -1,11 +1,11 @@
 """Find a trained student on disk or in the artifact store: the argument that ask, export and parameter_counts take."""
 
-import json
 import os
 from pathlib import Path
 
 from model.errors import ConfigError, DataError
 from pipeline.artifacts.paths import scratch_folder
+from pipeline.artifacts.spec import parsed
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.schemas import MODEL, STAGE_FILE
 
@@ -39,7 +39,7 @@ def checkpoint_folder(checkpoint: str, store_root: str) -> tuple[Path, str | Non
 def check_model_type(folder: Path) -> None:
     """Raise ConfigError unless the folder's config.json is that of an AGE-VLM, DataError if it is damaged."""
     try:
-        kind = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
+        kind = parsed((folder / CONFIG).read_text(encoding="utf-8")).get("model_type")
     except (ValueError, AttributeError) as error:
         raise DataError(f"{folder / CONFIG} is damaged: {error}") from error
     if kind != MODEL_TYPE:
@@ -52,7 +52,7 @@ def _system_prompt(data: Path) -> str | None:
     if not stage.is_file():
         return None
     try:
-        value = json.loads(stage.read_text(encoding="utf-8")).get("system_prompt")
+        value = parsed(stage.read_text(encoding="utf-8")).get("system_prompt")
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{stage} is damaged: {error}; make the checkpoint again") from error
     return None if value is None else str(value)

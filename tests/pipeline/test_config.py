@@ -1,5 +1,6 @@
 """Errors of a wrong configuration: they name field, value and remedy, and never repeat a whole section."""
 
+from itertools import pairwise
 from typing import Self
 
 import pytest
@@ -65,3 +66,35 @@ def test_a_field_that_was_added_later_is_in_dumps_only_if_it_is_used() -> None:
     assert Grown.model_validate({"name": "a"}).kind == "plain"
     with pytest.raises(ConfigError, match="kind = 'x'"):
         validate(Grown, {"name": "a", "kind": "x"}, "the file x.yaml")
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefghij")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: !!python/object/apply:os.system ['touch pwned']", "is not YAML"),
+        ("a: !!python/name:os.system", "is not YAML"),
+        ("a: !!python/module:os", "is not YAML"),
+        (BOMB, "values, those that aliases repeat included"),
+        (BOMB + "name: *j", "values, those that aliases repeat included"),
+        ("a: &a [*a]", "values, those that aliases repeat included"),
+        ("a: " + "[" * 3000, "nested too deep"),
+        ("a: 2020-99-99", "cannot be read: month must be in 1..12"),
+        ("a: " + "9" * 6000, "cannot be read"),
+        ("a: \0", "is not YAML"),
+        ("- a", "must be a mapping"),
+    ],
+    ids=range(11),
+)
+def test_hostile_yaml_is_refused_at_once(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        read_yaml(text, "recipe 'x'")
+    assert len(str(caught.value)) < 600
+
+
+def test_aliases_of_a_usual_recipe_are_fine() -> None:
+    assert read_yaml("a: &a {x: [1, 2]}\nb: *a\nc: {<<: *a, y: 3}", "x")["c"] == {"x": [1, 2], "y": 3}

@@ -43,15 +43,17 @@ def gc(
     It looks through the store and the scratch folder. Kept are tagged artifacts, those of recipes, of open runs and of
     living jobs, reports and checkpoints, the newest of each kind and name, and young ones; and all that they were made
     from. Also found: what killed writers left, and old records of runs. docs/artifacts.md has the rules. A run that
-    begins while this removes waits.
+    begins while this removes waits. Exit code 1 if something could not be removed.
     """
+    from time import time
+
     from flows.cli.gc_needs import needs_of, refuse_planning
     from flows.cli.gc_view import as_json, gc_tables, summary
     from flows.cli.surroundings import open_store
     from pipeline.artifacts.contents import contents, scratch_files
     from pipeline.artifacts.gc import Judge
     from pipeline.artifacts.paths import scratch_folder
-    from pipeline.artifacts.removal import RemovalLock
+    from pipeline.artifacts.removal import FAILED, RemovalLock, store_time
 
     rules = _rules(older_than, grace, results)
     store, out = open_store(), console()
@@ -62,10 +64,12 @@ def gc(
             renew()
             things.append(thing)
         things += scratch_files(scratch_folder())
-        found = needs_of(store, things, recipe or ())
+        # Of two clocks the earlier one, so that nothing looks older than it is: writers' files have the store's times.
+        now = min(time(), store_time(store)) if delete else time()
+        found = needs_of(store, things, recipe or (), now - rules.older_than)
         if delete:
             refuse_planning(found)
-        verdicts = list(Judge(things, found.needs(), rules).verdicts())
+        verdicts = list(Judge(things, found.needs(), rules, now).verdicts())
         notes = [*found.notes, *(f"run {run} is being planned" for run in found.planning)]
         if not json:
             for part in gc_tables(verdicts, all):
@@ -85,6 +89,8 @@ def gc(
             if trouble := outcome.get(verdict.thing.path, (False, ""))[1]:
                 out.print(f"left: {verdict.thing.path}: {trouble}", highlight=False, markup=False)
         out.print(f"Removed {len(removed)} things.", highlight=False)
+    if any(trouble.startswith(FAILED) for _, trouble in outcome.values()):
+        raise typer.Exit(1)
 
 
 def _remove(
@@ -132,7 +138,7 @@ def tag(
     """Give an artifact a name. It can be used wherever an id can, and 'agevlm gc' keeps the artifact."""
     from flows.cli.surroundings import open_store
     from model.errors import ArtifactError, ConfigError
-    from pipeline.artifacts.removal import lock_holder
+    from pipeline.artifacts.removal import lock_holder, wait_for_removal
     from pipeline.artifacts.resolve import named
 
     store = open_store()
@@ -140,9 +146,11 @@ def tag(
     if holder := lock_holder(store):
         raise ConfigError(f"'agevlm gc' ({holder}) is removing things from {store.root}; tag again when it is over")
     taken = _taken_names()
-    if store.tags.get(name) is None and name not in taken and named(store, name):
+    if store.tags.get(name) is None and name not in taken and (_is_step_key(name) or named(store, name)):
         taken = taken | {name}
     made = store.tags.put(name, ref, move, taken)
+    # The tag is written first, then the lock is looked at; gc does the opposite. So one of them sees the other.
+    wait_for_removal(store, lambda text: console().print(text, highlight=False, markup=False))
     if not store.exists(ref):
         raise ArtifactError(f"{ref} was removed meanwhile: 'agevlm untag {name}'")
     moved = f", before {made.earlier}" if made.earlier is not None else ""
@@ -155,6 +163,15 @@ def _taken_names() -> frozenset[str]:
     from pipeline.plan.step_table import STEPS
 
     return frozenset({*STEPS, *(step.kind for step in STEPS.values()), *STAGES})
+
+
+def _is_step_key(name: str) -> bool:
+    """True if a plan can have a step of this name, in this store's recipes or in others: 'segment-pretrain'."""
+    from model.stage_table import VARIANT_ROWS
+    from pipeline.plan.planner import DATASETS
+    from pipeline.plan.step_table import STEPS
+
+    return name in {f"{step}-{end}" for step in STEPS for end in (*DATASETS, *VARIANT_ROWS)}
 
 
 def tags(json: Annotated[bool, typer.Option("--json", help="print JSON, and nothing else")] = False) -> None:

@@ -10,7 +10,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, Self, cast
 
 from model.errors import DataError
 from model.images import MAX_BYTES
@@ -29,6 +29,15 @@ DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionErr
 """The errors of tarfile for the headers of a damaged archive."""
 ENDS = 8  # readings beyond the end of a stream
 AFTER = 1 << 20  # bytes after the end marker that are looked at
+MAX_EXTENSION = 1 << 20  # bytes
+EXTENSIONS = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+"""Types of what comes before a header and changes it."""
 MAX_LINKS = 40  # that lead to each other, as on Linux
 
 
@@ -84,7 +93,7 @@ class Listing:
         with self.archive.open() as raw:
             stream = io.BufferedReader(raw, 64 * BLOCK)
             try:
-                with tarfile.open(fileobj=stream, mode="r:") as tar:
+                with tarfile.open(fileobj=stream, mode="r:", tarinfo=_Header) as tar:
                     for info in _headers(tar):
                         seen = True
                         if info.islnk() or info.issym():
@@ -117,6 +126,18 @@ class Listing:
             self.damage = f"it goes on after its end marker at byte {offset}; what follows is not read"
 
 
+class _Header(tarfile.TarInfo):
+    """A header. A long name or an extension is read into memory as a whole, so it must not be large."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """As tarfile's. Raises one of DAMAGE for an extension of more than MAX_EXTENSION bytes."""
+        info = super().frombuf(buf, encoding, errors)
+        if info.type in EXTENSIONS and info.size > MAX_EXTENSION:
+            raise tarfile.ReadError(f"an extension of a header has {info.size} bytes")
+        return info
+
+
 def _headers(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The headers of an archive. Raises one of DAMAGE."""
     while (info := tar.next()) is not None:
@@ -141,7 +162,7 @@ class Streamed:
         with self.archive.open() as raw:
             stream = _LastBlock(OPENERS["gz" if kind == "tgz" else kind](io.BufferedReader(raw, 1 << 20)))
             try:
-                with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=BLOCK) as tar:
+                with tarfile.open(fileobj=cast(IO[bytes], stream), mode="r|", bufsize=BLOCK, tarinfo=_Header) as tar:
                     for info in _headers(tar):
                         seen = True
                         if info.islnk() or info.issym():

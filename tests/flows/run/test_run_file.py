@@ -138,3 +138,14 @@ def test_what_is_no_event_is_noticed() -> None:
     missing = faults({"event": "submit", "time": "now", "step": "a", "job": 1})
     assert missing == ["page is missing", "job is 1"]
     assert set(EVENTS) >= {"run_start", "retry", "join", "publish", "reject_budget", "run_end"}
+
+
+def test_what_is_no_run_file_hides_no_run(tmp_path: Path) -> None:
+    store, _ = begin_run(tmp_path)
+    runs = Path(store.join("runs"))
+    for name in ("folder.json", "x.events"):
+        (runs / name).mkdir()
+    (runs / "link.json").symlink_to(runs / "nowhere")
+    for number, content in enumerate((b"", b"[", b"[" * 100_000, b"[]", b"\xff")):
+        (runs / f"odd{number}.json").write_bytes(content)
+    assert find_run(store, "latest").recipe

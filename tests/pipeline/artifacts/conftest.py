@@ -42,7 +42,7 @@ def publish(store: ArtifactStore) -> Publish:
     return make
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def s3() -> Iterator[S3Server]:
     with s3_in_environment() as server:
         yield server

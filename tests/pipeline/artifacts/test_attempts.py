@@ -4,6 +4,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ print([store.new_attempt(spec) for _ in range(int(sys.argv[3]))])
 """
 
 
+@pytest.mark.parametrize("any_store", ["disk", pytest.param("s3", marks=pytest.mark.system)], indirect=True)
 def test_processes_that_force_at_once_never_get_the_same_attempt(any_store: ArtifactStore) -> None:
     outputs = at_once(FORCE, any_store.root, SPEC.model_dump_json(), str(FORCES))
     issued = [attempt for output in outputs for attempt in json.loads(output)]
@@ -49,7 +51,7 @@ def test_the_earlier_format_is_read_and_continued(any_store: ArtifactStore) -> N
     assert any_store.attempt(SPEC.model_copy(update={"revision": 2})) == 0
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.one_of(st.none(), st.integers(1, 6)), max_size=12))
 def test_the_current_attempt_is_the_largest_issued(calls: list[int | None]) -> None:
     """None forces; a number reaches that attempt."""

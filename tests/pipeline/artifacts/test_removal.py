@@ -21,14 +21,15 @@ def test_one_process_removes_at_a_time(any_store: ArtifactStore) -> None:
         assert "process" in lock_holder(any_store)
 
 
-def test_a_run_waits_until_the_removal_is_over(store: ArtifactStore) -> None:
+def test_a_run_waits_until_the_removal_is_over(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal, "POLL_SECONDS", 0.02)
     said: list[str] = []
     lock = RemovalLock(store)
     lock.__enter__()
-    threading.Timer(0.5, lock.__exit__, (None, None, None)).start()
+    threading.Timer(0.2, lock.__exit__, (None, None, None)).start()
     begun = time.monotonic()
     wait_for_removal(store, said.append)
-    assert time.monotonic() - begun >= 0.4
+    assert time.monotonic() - begun >= 0.15
     assert len(said) == 1
     wait_for_removal(store, said.append)
     assert len(said) == 1
@@ -37,7 +38,8 @@ def test_a_run_waits_until_the_removal_is_over(store: ArtifactStore) -> None:
 def test_a_run_does_not_wait_for_ever_and_a_killed_gc_blocks_nobody(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(removal, "VALID_SECONDS", 1.5)
+    monkeypatch.setattr(removal, "VALID_SECONDS", 0.5)
+    monkeypatch.setattr(removal, "POLL_SECONDS", 0.02)
     killed = RemovalLock(store)
     killed.__enter__()
     with pytest.raises(ConfigError, match="has been at work"):

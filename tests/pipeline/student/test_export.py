@@ -208,7 +208,7 @@ def test_an_interrupted_export_leaves_nothing(
     assert result.exit_code != 0
     assert list(tmp_path.iterdir()) == []
     if isinstance(error, OSError):
-        assert "cannot be written (No space left on device)" in result.output
+        assert "cannot be written (No space left on device, its disk has" in result.output
 
 
 def test_two_exports_to_one_folder_do_not_mix(
