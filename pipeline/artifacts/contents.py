@@ -46,7 +46,7 @@ What = Literal[
 SINGLE_FILES: dict[str, tuple[What, re.Pattern[str]]] = {
     "progress": ("progress", re.compile(r"[0-9a-f]{64}\.json")),
     "jobs": ("job file", re.compile(r"[^/]+\.json")),
-    "runs": ("run file", re.compile(r"[^/]+\.(json|events\.jsonl)|[^/]+\.events/[^/]+\.json")),
+    "runs": ("run file", re.compile(r"[^/]+\.(json|cancel|events\.jsonl)|[^/]+\.events/[^/]+\.json")),
 }
 """Folders whose files are things of their own, and the names of these files."""
 SCRATCH: dict[str, What] = {"work": "work files", "cache": "cached files"}
