@@ -73,6 +73,12 @@ def process_of(record: ProcessRecord, stack_id: str) -> psutil.Process | None:
     return process if ours else None
 
 
+def living(state: StackState, role: str) -> psutil.Process | None:
+    """The living process of a role, or None."""
+    record = state.processes.get(role)
+    return process_of(record, state.id) if record else None
+
+
 def mark_of(process: psutil.Process) -> str | None:
     """The stack id in a process's environment; '' if it has none, None if its environment cannot be read.
 

@@ -2,6 +2,7 @@
 
 folders.py      the paths that everything below works with
 stack_file.py   stack.json: the processes and ports that were recorded
+starting.py     starts roles in the right order, and waits until they work
 roles/          the table of its processes: start, readiness and ports of each; web.py asks the servers
 secret.py       the secret that the servers ask for; private.py keeps files for their owner
 processes.py    starts, recognises and ends processes; environment.py gives them their variables
@@ -12,46 +13,32 @@ ending.py       ends roles, or everything
 
 import os
 import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import psutil
-
 from infra.local import environment
-from infra.local.deployments import deploy
-from infra.local.ending import end_everything, end_orphans, end_roles, prune_sessions
+from infra.local.ending import end_everything, end_roles, prune_sessions
 from infra.local.folders import Folders
 from infra.local.hosts import check_host
-from infra.local.lost_runs import CloseRun, crash_lost_runs
+from infra.local.lost_runs import CloseRun
 from infra.local.machine import object_store
 from infra.local.places import prepare_places
 from infra.local.private import mend, new_files, own_folder
 from infra.local.processes import (
     environment_of,
     family,
-    log_tail,
-    own_niceness,
-    process_of,
-    set_priority,
+    living,
     stacks_of_home,
 )
 from infra.local.proxies import proxy_notes
-from infra.local.roles.prefect import make_pool, prefect_api
+from infra.local.roles.prefect import prefect_api
 from infra.local.roles.ray import logical_cpus
 from infra.local.roles.table import ROLES
 from infra.local.secret import make_secret, read_secret, secret_hint
-from infra.local.stack_file import LOOPBACK, ProcessRecord, StackError, StackFile, StackState
+from infra.local.stack_file import LOOPBACK, StackError, StackFile, StackState
+from infra.local.starting import Say, Starter
 from infra.local.web import Server
-
-Say = Callable[[str], None]
-"""Prints one line of progress."""
-POLL_SECONDS = 0.5
-CONFIRM_SECONDS = 20.0
-"""Time in which all roles must answer at once after the last one became ready."""
-HURRY = 10
-"""Ray's niceness is lowered by this much while it starts: see its row in the table of roles."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +105,9 @@ class LocalStack:
                 if note:
                     say(f"note: {note}")
             state = before.model_copy(update={"root": str(self.folders.project), "store": self.folders.store})
+            starter = Starter(self.folders, self.file, self.close_run, say)
             try:
-                return self._confirmed(self._start(state, missing, say))
+                return starter.confirmed(starter.start(state, missing))
             except BaseException:
                 say("ending the processes that were started")
                 now = self.file.load() or state  # the file has every process that was started
@@ -239,148 +227,3 @@ class LocalStack:
                 f"the stack in {self.folders.home} belongs to the project in {state.root}, but this is {project}: "
                 "'unset AGEVLM_HOME AGEVLM_STORE' to have a separate stack here, or end that one with 'agevlm down'"
             )
-
-    # -- starting
-
-    def _start(self, state: StackState, missing: list[str], say: Say) -> StackState:
-        """Start the missing roles and deploy. Returns the new state.
-
-        All servers start at the same time, and Prefect is set up while Ray is still starting. Their ports are chosen
-        before, so that Ray is told of Prometheus and Grafana. The worker comes last: it gives the addresses of the
-        servers to its flows, so it is also restarted if one of them has changed.
-        """
-        before = state.ports
-        absent = [r for r in ROLES if not ROLES[r].wanted() and living(state, r) is None]
-        unwanted = {port for role in absent for port in ROLES[role].ports}
-        state = state.model_copy(update={"ports": {n: p for n, p in before.items() if n not in unwanted}})
-        for role in missing:
-            state = ROLES[role].with_ports(state)
-        self.file.save(state)
-        servers = [role for role in ("ray", "prefect") if role in missing]
-        optional = [role for role in ROLES if role in missing and not ROLES[role].needed]
-        self._clear(state, [*servers, *optional])
-        for role in optional:
-            state = self._launch_optional(state, role, say)
-        for role in servers:
-            state = self._launch(state, role, say)
-        if "prefect" in missing:
-            state = self._await_server(state, "prefect", say)
-        make_pool(self.api(state))
-        say(f"deployed: {', '.join(deploy(self.folders, state))}")
-        if "ray" in missing:
-            state = self._await_server(state, "ray", say)
-            set_priority(family(state, ["ray"]), own_niceness())
-        for role in optional:
-            state = self._await_optional(state, role, say)
-        if state.ports != before:
-            end_roles(state, ["worker"])
-        if living(state, "worker") is None:
-            lost = crash_lost_runs(self.api(state), state.store, self.close_run)
-            if lost:
-                say(f"marked as crashed, because their processes are gone: {', '.join(lost)}")
-            state = state.model_copy(update={"worker": f"agevlm-{secrets.token_hex(4)}"})
-            state = self._launch(state, "worker", say)
-            self._await(state, "worker", say)
-        return state
-
-    def _clear(self, state: StackState, servers: Sequence[str]) -> None:
-        """End the orphans of these servers and delete the remains of Ray's ended sessions."""
-        if servers:
-            end_orphans(state, servers)
-        if "ray" in servers:
-            prune_sessions(self.folders.ray)
-
-    def _launch(self, state: StackState, role: str, say: Say) -> StackState:
-        record = ROLES[role].start(self.folders, state)
-        state = state.with_process(record)
-        self.file.save(state)
-        say(f"starting {ROLES[role].title} (pid {record.pid}, log {record.log})")
-        if role == "ray":
-            set_priority(family(state, ["ray"]), own_niceness() - HURRY)
-        return state
-
-    def _launch_optional(self, state: StackState, role: str, say: Say) -> StackState:
-        try:
-            return self._launch(state, role, say)
-        except (OSError, StackError) as error:
-            return self._without(state, role, str(error), say)
-
-    def _await_optional(self, state: StackState, role: str, say: Say) -> StackState:
-        if role not in state.processes or any(port not in state.ports for port in ROLES[role].ports):
-            return state  # it could not be started
-        try:
-            self._await(state, role, say)
-        except StackError as error:
-            return self._without(state, role, str(error), say)
-        return state
-
-    def _without(self, state: StackState, role: str, reason: str, say: Say) -> StackState:
-        """The state without a role that no run needs: it is ended, and nobody is told its address any more."""
-        end_roles(state, [role])
-        processes = {name: record for name, record in state.processes.items() if name != role}
-        ports = {name: port for name, port in state.ports.items() if name not in ROLES[role].ports}
-        state = state.model_copy(update={"processes": processes, "ports": ports})
-        self.file.save(state)
-        say(f"{ROLES[role].title} does not run, which stops no flow: {reason}")
-        return state
-
-    def _await(self, state: StackState, role: str, say: Say) -> None:
-        """Wait until a role works. Raises StackError if its process ends or takes too long."""
-        record = state.processes[role]
-        started, told = time.monotonic(), 0.0
-        while not ROLES[role].ready(self.folders, state):
-            waited = time.monotonic() - started
-            if living(state, role) is None:
-                raise self._failed(record, "ended during its start")
-            if waited > ROLES[role].start_seconds:
-                raise self._failed(record, f"did not answer within {ROLES[role].start_seconds:.0f} s")
-            if waited - told >= 15:
-                say(f"waiting for {ROLES[role].title} ({waited:.0f} s)")
-                told = waited
-            time.sleep(POLL_SECONDS)
-        say(f"{ROLES[role].title} is ready {ROLES[role].url(state)}".rstrip())
-
-    def _failed(self, record: ProcessRecord, what: str) -> StackError:
-        """The error about a role's process, with the reason from its own logs."""
-        role = ROLES[record.role]
-        parts = [f"{role.title} {what} ({record.log}):", log_tail(record.log), role.reason(self.folders)]
-        return StackError("\n".join(part for part in parts if part))
-
-    def _confirmed(self, state: StackState) -> StackState:
-        """The state, once all roles answer at the same time. Raises StackError if one has ended since it was ready.
-
-        Ray's head ends seconds after it was ready if it cannot start its own workers.
-        """
-        until = time.monotonic() + CONFIRM_SECONDS
-        for role, record in state.processes.items():
-            if role not in ROLES or not ROLES[role].needed:
-                continue
-            while ROLES[role].broken(state) or not ROLES[role].ready(self.folders, state):
-                if living(state, role) is None or time.monotonic() > until:
-                    raise self._failed(record, "was ready, but does not answer any more")
-                time.sleep(POLL_SECONDS)
-        return state
-
-    def _await_server(self, state: StackState, role: str, say: Say) -> StackState:
-        """Wait until a server works; start it again if it ends. Raises StackError after the last attempt."""
-        attempt = 1
-        while True:
-            try:
-                self._await(state, role, say)
-                return state
-            except StackError as error:
-                if attempt == ROLES[role].attempts:
-                    raise
-                attempt += 1
-                reason = [str(error).splitlines()[0], *ROLES[role].reason(self.folders).splitlines()[-2:]]
-                lines = "\n".join(reason)
-                say(f"{ROLES[role].title} did not start, attempt {attempt} of {ROLES[role].attempts}: {lines}")
-            end_roles(state, [role])
-            self._clear(state, [role])
-            state = self._launch(ROLES[role].with_ports(state), role, say)
-
-
-def living(state: StackState, role: str) -> psutil.Process | None:
-    """The living process of a role, or None."""
-    record = state.processes.get(role)
-    return process_of(record, state.id) if record else None

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from infra.local import stack
+from infra.local import starting
 from infra.local.folders import Folders
 from infra.local.lost_runs import CloseRun
 from infra.local.processes import family, process_of, spawn
@@ -77,9 +77,9 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServices:
             wanted=partial(found.is_wanted, name),
         )
         monkeypatch.setitem(ROLES, name, fake_role)
-    monkeypatch.setattr(stack, "make_pool", lambda api: None)
-    monkeypatch.setattr(stack, "deploy", lambda folders, state: ["agevlm/full-recipe"])
-    monkeypatch.setattr(stack, "crash_lost_runs", found.crash_lost_runs)
+    monkeypatch.setattr(starting, "make_pool", lambda api: None)
+    monkeypatch.setattr(starting, "deploy", lambda folders, state: ["agevlm/full-recipe"])
+    monkeypatch.setattr(starting, "crash_lost_runs", found.crash_lost_runs)
     return found
 
 
@@ -167,7 +167,7 @@ def test_up_says_ready_only_for_what_still_answers(
     local: LocalStack, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray was ready, and ends while the worker starts."""
-    monkeypatch.setattr(stack, "CONFIRM_SECONDS", 0.5)
+    monkeypatch.setattr(starting, "CONFIRM_SECONDS", 0.5)
 
     def ready(role: str, state: StackState) -> bool:
         if role == "worker" and process_of_role(state, "ray") is not None:
@@ -330,8 +330,8 @@ def test_ray_hurries_and_then_has_the_priority_that_up_was_given(
     local: LocalStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[int] = []
-    monkeypatch.setattr(stack, "own_niceness", lambda: 7)
-    monkeypatch.setattr(stack, "set_priority", lambda processes, niceness: given.append(niceness))
+    monkeypatch.setattr(starting, "own_niceness", lambda: 7)
+    monkeypatch.setattr(starting, "set_priority", lambda processes, niceness: given.append(niceness))
     local.up(silent)
     assert given == [-3, 7]
 
@@ -383,7 +383,7 @@ def test_an_interrupt_while_starting_ends_what_was_started(local: LocalStack, mo
         states.append(state)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(stack, "deploy", interrupted)
+    monkeypatch.setattr(starting, "deploy", interrupted)
     with pytest.raises(KeyboardInterrupt):
         local.up(silent)
     assert family(states[0]) == []

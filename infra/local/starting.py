@@ -1,0 +1,170 @@
+"""Starts the processes of a stack that are missing, in the right order, and waits until each of them works."""
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from infra.local.deployments import deploy
+from infra.local.ending import end_orphans, end_roles, prune_sessions
+from infra.local.folders import Folders
+from infra.local.lost_runs import CloseRun, crash_lost_runs
+from infra.local.processes import family, living, log_tail, own_niceness, set_priority
+from infra.local.roles.prefect import make_pool, prefect_api
+from infra.local.roles.table import ROLES
+from infra.local.stack_file import ProcessRecord, StackError, StackFile, StackState
+
+Say = Callable[[str], None]
+"""Prints one line of progress."""
+POLL_SECONDS = 0.5
+CONFIRM_SECONDS = 20.0
+"""Time in which all roles must answer at once after the last one became ready."""
+HURRY = 10
+"""Ray's niceness is lowered by this much while it starts: see its row in the table of roles."""
+
+
+@dataclass(frozen=True)
+class Starter:
+    """Starts roles of the stack of one home folder."""
+
+    folders: Folders
+    file: StackFile
+    close_run: CloseRun
+    say: Say
+
+    def start(self, state: StackState, missing: list[str]) -> StackState:
+        """Start the missing roles and deploy. Returns the new state.
+
+        All servers start at the same time, and Prefect is set up while Ray is still starting. Their ports are chosen
+        before, so that Ray is told of Prometheus and Grafana. The worker comes last: it gives the addresses of the
+        servers to its flows, so it is also restarted if one of them has changed.
+        """
+        before = state.ports
+        absent = [r for r in ROLES if not ROLES[r].wanted() and living(state, r) is None]
+        unwanted = {port for role in absent for port in ROLES[role].ports}
+        state = state.model_copy(update={"ports": {n: p for n, p in before.items() if n not in unwanted}})
+        for role in missing:
+            state = ROLES[role].with_ports(state)
+        self.file.save(state)
+        servers = [role for role in ("ray", "prefect") if role in missing]
+        optional = [role for role in ROLES if role in missing and not ROLES[role].needed]
+        self._clear(state, [*servers, *optional])
+        for role in optional:
+            state = self._launch_optional(state, role)
+        for role in servers:
+            state = self._launch(state, role)
+        if "prefect" in missing:
+            state = self._await_server(state, "prefect")
+        make_pool(prefect_api(self.folders, state))
+        self.say(f"deployed: {', '.join(deploy(self.folders, state))}")
+        if "ray" in missing:
+            state = self._await_server(state, "ray")
+            set_priority(family(state, ["ray"]), own_niceness())
+        for role in optional:
+            state = self._await_optional(state, role)
+        if state.ports != before:
+            end_roles(state, ["worker"])
+        if living(state, "worker") is None:
+            lost = crash_lost_runs(prefect_api(self.folders, state), state.store, self.close_run)
+            if lost:
+                self.say(f"marked as crashed, because their processes are gone: {', '.join(lost)}")
+            state = state.model_copy(update={"worker": f"agevlm-{secrets.token_hex(4)}"})
+            state = self._launch(state, "worker")
+            self._await(state, "worker")
+        return state
+
+    def confirmed(self, state: StackState) -> StackState:
+        """The state, once all roles answer at the same time. Raises StackError if one has ended since it was ready.
+
+        Ray's head ends seconds after it was ready if it cannot start its own workers.
+        """
+        until = time.monotonic() + CONFIRM_SECONDS
+        for role, record in state.processes.items():
+            if role not in ROLES or not ROLES[role].needed:
+                continue
+            while ROLES[role].broken(state) or not ROLES[role].ready(self.folders, state):
+                if living(state, role) is None or time.monotonic() > until:
+                    raise self._failed(record, "was ready, but does not answer any more")
+                time.sleep(POLL_SECONDS)
+        return state
+
+    def _clear(self, state: StackState, servers: Sequence[str]) -> None:
+        """End the orphans of these servers and delete the remains of Ray's ended sessions."""
+        if servers:
+            end_orphans(state, servers)
+        if "ray" in servers:
+            prune_sessions(self.folders.ray)
+
+    def _launch(self, state: StackState, role: str) -> StackState:
+        record = ROLES[role].start(self.folders, state)
+        state = state.with_process(record)
+        self.file.save(state)
+        self.say(f"starting {ROLES[role].title} (pid {record.pid}, log {record.log})")
+        if role == "ray":
+            set_priority(family(state, ["ray"]), own_niceness() - HURRY)
+        return state
+
+    def _launch_optional(self, state: StackState, role: str) -> StackState:
+        try:
+            return self._launch(state, role)
+        except (OSError, StackError) as error:
+            return self._without(state, role, str(error))
+
+    def _await_optional(self, state: StackState, role: str) -> StackState:
+        if role not in state.processes or any(port not in state.ports for port in ROLES[role].ports):
+            return state  # it could not be started
+        try:
+            self._await(state, role)
+        except StackError as error:
+            return self._without(state, role, str(error))
+        return state
+
+    def _without(self, state: StackState, role: str, reason: str) -> StackState:
+        """The state without a role that no run needs: it is ended, and nobody is told its address any more."""
+        end_roles(state, [role])
+        processes = {name: record for name, record in state.processes.items() if name != role}
+        ports = {name: port for name, port in state.ports.items() if name not in ROLES[role].ports}
+        state = state.model_copy(update={"processes": processes, "ports": ports})
+        self.file.save(state)
+        self.say(f"{ROLES[role].title} does not run, which stops no flow: {reason}")
+        return state
+
+    def _await(self, state: StackState, role: str) -> None:
+        """Wait until a role works. Raises StackError if its process ends or takes too long."""
+        record = state.processes[role]
+        started, told = time.monotonic(), 0.0
+        while not ROLES[role].ready(self.folders, state):
+            waited = time.monotonic() - started
+            if living(state, role) is None:
+                raise self._failed(record, "ended during its start")
+            if waited > ROLES[role].start_seconds:
+                raise self._failed(record, f"did not answer within {ROLES[role].start_seconds:.0f} s")
+            if waited - told >= 15:
+                self.say(f"waiting for {ROLES[role].title} ({waited:.0f} s)")
+                told = waited
+            time.sleep(POLL_SECONDS)
+        self.say(f"{ROLES[role].title} is ready {ROLES[role].url(state)}".rstrip())
+
+    def _failed(self, record: ProcessRecord, what: str) -> StackError:
+        """The error about a role's process, with the reason from its own logs."""
+        role = ROLES[record.role]
+        parts = [f"{role.title} {what} ({record.log}):", log_tail(record.log), role.reason(self.folders)]
+        return StackError("\n".join(part for part in parts if part))
+
+    def _await_server(self, state: StackState, role: str) -> StackState:
+        """Wait until a server works; start it again if it ends. Raises StackError after the last attempt."""
+        attempt = 1
+        while True:
+            try:
+                self._await(state, role)
+                return state
+            except StackError as error:
+                if attempt == ROLES[role].attempts:
+                    raise
+                attempt += 1
+                reason = [str(error).splitlines()[0], *ROLES[role].reason(self.folders).splitlines()[-2:]]
+                lines = "\n".join(reason)
+                self.say(f"{ROLES[role].title} did not start, attempt {attempt} of {ROLES[role].attempts}: {lines}")
+            end_roles(state, [role])
+            self._clear(state, [role])
+            state = self._launch(ROLES[role].with_ports(state), role)
