@@ -140,6 +140,12 @@ def end(processes: Iterable[psutil.Process], grace: float) -> int:
     return len(living)
 
 
+def kill_alone(process: psutil.Process) -> None:
+    """Kill one process, and none of its descendants."""
+    _signal(process, kill=True)
+    _wait([process], 5)
+
+
 def set_priority(processes: Iterable[psutil.Process], niceness: int) -> None:
     """Set the niceness of processes, which their children inherit; where that is not allowed nothing changes.
 

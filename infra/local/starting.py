@@ -9,7 +9,7 @@ from infra.local.deployments import deploy
 from infra.local.ending import end_orphans, end_roles, prune_sessions
 from infra.local.folders import Folders
 from infra.local.lost_runs import CloseRun, crash_lost_runs
-from infra.local.processes import family, living, log_tail, own_niceness, set_priority
+from infra.local.processes import family, kill_alone, living, log_tail, own_niceness, set_priority
 from infra.local.roles.prefect import make_pool, prefect_api
 from infra.local.roles.table import ROLES
 from infra.local.stack_file import ProcessRecord, StackError, StackFile, StackState
@@ -19,6 +19,8 @@ Say = Callable[[str], None]
 POLL_SECONDS = 0.5
 CONFIRM_SECONDS = 20.0
 """Time in which all roles must answer at once after the last one became ready."""
+RETURN_SECONDS = 15.0
+"""Time in which a worker comes back to a Prefect server that was started again."""
 HURRY = 10
 """Ray's niceness is lowered by this much while it starts: see its row in the table of roles."""
 
@@ -64,6 +66,8 @@ class Starter:
             state = self._await_optional(state, role)
         if state.ports != before:
             end_roles(state, ["worker"])
+        if "prefect" in missing:
+            self._replace_mute_worker(state)
         if living(state, "worker") is None:
             lost = crash_lost_runs(prefect_api(self.folders, state), state.store, self.close_run)
             if lost:
@@ -87,6 +91,22 @@ class Starter:
                     raise self._failed(record, "was ready, but does not answer any more")
                 time.sleep(POLL_SECONDS)
         return state
+
+    def _replace_mute_worker(self, state: StackState) -> None:
+        """Kill a worker that does not come back to a server that was started again; another one is started then.
+
+        Its client waits up to minutes between two tries, longer the longer the server was away. Its flows are left
+        alone: they outlive their worker.
+        """
+        worker, until = living(state, "worker"), time.monotonic() + RETURN_SECONDS
+        if worker is None:
+            return
+        while not ROLES["worker"].ready(self.folders, state):
+            if time.monotonic() > until:
+                self.say(f"{ROLES['worker'].title} has not come back to the server: it is replaced; its flows go on")
+                kill_alone(worker)
+                return
+            time.sleep(POLL_SECONDS)
 
     def _clear(self, state: StackState, servers: Sequence[str]) -> None:
         """End the orphans of these servers and delete the remains of Ray's ended sessions."""

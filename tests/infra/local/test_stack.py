@@ -220,6 +220,23 @@ def test_a_worker_that_was_started_anew_is_ended_if_that_fails(
     assert pids(now)["worker"] != pids(first)["worker"]
 
 
+def test_a_worker_that_does_not_come_back_to_a_new_server_is_replaced_without_its_flows(
+    local: LocalStack, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = local.up(silent)
+    wait_for(lambda: len(family(first, ["worker"])) == 2)  # with its flow
+    flow = next(p for p in family(first, ["worker"]) if p.pid != first.processes["worker"].pid)
+    killed(first, "prefect")
+    monkeypatch.setattr(starting, "RETURN_SECONDS", 0.3)
+    fake.ready = lambda role, state: role != "worker" or fake.started.count("worker") == 2
+    said: list[str] = []
+    second = local.up(said.append)
+    assert pids(second)["worker"] != pids(first)["worker"]
+    assert process_of_role(first, "worker") is None
+    assert flow.is_running()
+    assert any("has not come back to the server" in line for line in said)
+
+
 def test_a_prefect_whose_port_was_taken_meanwhile_gets_another(
     local: LocalStack, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
 ) -> None:
