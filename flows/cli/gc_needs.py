@@ -1,4 +1,4 @@
-"""What flow runs, Ray jobs, tags and recipes need of a store: what `agevlm gc` must keep."""
+"""The artifacts and files of a store that flow runs, Ray jobs, tags and recipes need: `agevlm gc` must keep them."""
 
 import re
 from collections.abc import Iterator, Sequence

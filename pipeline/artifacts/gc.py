@@ -33,7 +33,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Needs:
-    """What the world outside the artifacts needs of them."""
+    """The ids that runs, jobs, tags and recipes need."""
 
     roots: Mapping[str, str] = field(default_factory=dict)
     """Artifact id -> who needs it. Kept with all that it was made from; if it is being made, its files are kept."""

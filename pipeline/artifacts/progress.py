@@ -55,7 +55,7 @@ class ProgressWatcher(Protocol):
         """The step has begun its work."""
 
     def progress(self, done: int, total: int, per_second: float | None, seconds_left: float | None) -> None:
-        """How far the step is, at most twice a second."""
+        """Take the progress of the step; called at most twice a second."""
 
     def rejects(self, counts: Mapping[str, int]) -> None:
         """The rejected units so far, by reason."""

@@ -31,7 +31,7 @@ CLOCK = f"{LOCK}/clock.json"
 RESERVE = f"{LOCK}/reserve"
 RESERVE_BYTES = 1 << 16
 FAILED = "cannot be removed"
-"""How the reason begins why a thing was left, if its removal failed."""
+"""Beginning of the reason for a thing that was left because its removal failed."""
 VALID_SECONDS = 300.0
 """Time for which a lock holds after it was taken or renewed."""
 RENEW_SECONDS = 20.0

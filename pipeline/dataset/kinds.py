@@ -11,7 +11,7 @@ class Kind:
     main: str
     """Table that `load_dataset(FOLDER)` opens: a folder of parts, '' for parts beside the card, or a file."""
     rows: str
-    """What one row of that table is."""
+    """The content of one row of that table, in words."""
     note: str = ""
     """A sentence for who uses it."""
     images: bool = False

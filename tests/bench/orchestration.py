@@ -46,7 +46,6 @@ from tests.pipeline.plan.fixtures_toy_steps import TIMES, toy_plan
 
 MOST_SECONDS, MOST_NOOP, MOST_GIB = 5.0, 15.0, 1.2
 RECIPE = "miniature"
-TOY = "tests/flows/fixtures_toy_flow.py:toy"
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -177,11 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise RuntimeError(up.stdout + up.stderr)
             time.sleep(10)  # the servers' start is over
             gib, cores = idle(home, said.idle)
-            deploy = home.shell(
-                f"cd {PROJECT}; prefect --no-prompt deploy {TOY} -n toy -p local --prefect-file /dev/null"
-            )
-            if deploy.returncode:
-                raise RuntimeError(deploy.stdout + deploy.stderr)
+            home.deploy_toys()
             jobs: list[dict[str, float]] = []
             between: list[float] = []
             bare: list[float] = []

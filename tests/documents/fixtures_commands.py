@@ -42,7 +42,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Rule:
-    """What is done with the commands that match."""
+    """The treatment of the commands that match."""
 
     pattern: str
     where: Where

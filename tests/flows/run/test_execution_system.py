@@ -119,11 +119,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     result = home.agevlm("up")
     assert result.returncode == 0, result.stdout + result.stderr
     try:
-        deploy = (
-            "prefect --no-prompt deploy tests/flows/fixtures_toy_flow.py:toy -n toy -p local --prefect-file /dev/null"
-        )
-        deployed = home.shell(f"cd {PROJECT}; {deploy}")
-        assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+        home.deploy_toys()
         yield Runs(home)
     finally:
         home.agevlm("down")

@@ -18,7 +18,7 @@ from tests.infra.local.test_stack_system import Home
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 CANCEL = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
 SAME_ENVIRONMENT = '--job-variable \'{"env": {"PREFECT_LOGGING_ROOT_HANDLERS": "debug"}}\''
-"""What prefect.yaml gives the flows of the pool of type process."""
+"""The setting that prefect.yaml gives the flows of the pool of type process."""
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
 
 
 def toys(home: Home) -> Runs:
-    deploy = "prefect --no-prompt deploy tests/flows/fixtures_toy_flow.py:toy -n toy -p local --prefect-file /dev/null"
-    deployed = home.shell(f"cd {PROJECT}; {deploy} -q masks-pretrain {SAME_ENVIRONMENT}")
-    assert deployed.returncode == 0, deployed.stdout + deployed.stderr
+    home.deploy_toys(f"-q masks-pretrain {SAME_ENVIRONMENT}")
     found = Runs(home)
     ask_patch(found, "/work_pools/local/queues/masks-pretrain", {"concurrency_limit": 3})
     return found

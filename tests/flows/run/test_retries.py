@@ -1,4 +1,4 @@
-"""Which failures of a job are tried again, and what a new try keeps."""
+"""Failures of a job that are tried again, and the state that a new try keeps."""
 
 import shlex
 import threading

@@ -39,6 +39,14 @@ class Home:
             ["bash", "-c", text], env=self.environment, capture_output=True, text=True, timeout=300, check=False
         )
 
+    def deploy_toys(self, options: str = "") -> None:
+        """Deploy the toy flow beside the real ones; `options`: of `prefect deploy`. Raises RuntimeError."""
+        toy = "tests/flows/fixtures_toy_flow.py:toy"
+        command = f"prefect --no-prompt deploy {toy} -n toy -p local --prefect-file /dev/null {options}"
+        result = self.shell(f"cd {PROJECT}; {command}")
+        if result.returncode:
+            raise RuntimeError(result.stdout + result.stderr)
+
     @property
     def state(self) -> StackState:
         return StackState.model_validate_json((self.path / "stack.json").read_text())

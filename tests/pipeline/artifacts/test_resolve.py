@@ -1,4 +1,4 @@
-"""What a user types for an artifact: ids, paths, tags, steps and latest; never ambiguous in silence."""
+"""Texts that a user types for an artifact: ids, paths, tags, steps and latest; never ambiguous in silence."""
 
 import uuid
 from datetime import timedelta
