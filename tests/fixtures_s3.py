@@ -67,40 +67,22 @@ class _QuietHandler(WSGIRequestHandler):
 
 
 @contextmanager
-def s3_server() -> Iterator[S3Server]:
-    """A server with an empty bucket."""
-    import boto3
-
-    server = S3Server()
-    try:
-        settings = server.environment
-        client = boto3.client(
-            "s3",
-            endpoint_url=settings["AWS_ENDPOINT_URL"],
-            aws_access_key_id="test",
-            aws_secret_access_key="test",
-            region_name="us-east-1",
-        )
-        client.create_bucket(Bucket=BUCKET)
-        yield server
-    finally:
-        server.close()
-
-
-@contextmanager
 def s3_in_environment() -> Iterator[S3Server]:
-    """A server with an empty bucket that this process's s3fs uses."""
+    """A server with an empty bucket that this process, and those that it starts, use as S3."""
+    import boto3
     from s3fs import S3FileSystem
 
     S3FileSystem.clear_instance_cache()  # an earlier instance would ask its server, which is gone
-    with s3_server() as server:
-        old = {name: os.environ.get(name) for name in server.environment}
-        os.environ.update(server.environment)
-        try:
-            yield server
-        finally:
-            for name, value in old.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+    server = S3Server()
+    old = {name: os.environ.get(name) for name in server.environment}
+    os.environ.update(server.environment)
+    try:
+        boto3.Session().client("s3").create_bucket(Bucket=BUCKET)
+        yield server
+    finally:
+        server.close()
+        for name, value in old.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

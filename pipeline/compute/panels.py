@@ -21,6 +21,17 @@ class Panel:
 
 _BY_STEP = "by (recipe, step, artifact)"
 
+
+def _share(part: str, whole: str) -> str:
+    """Share of one counter in another over the last minute; where neither grew in it, since the start of the step.
+
+    A rate needs two readings that differ, and a counter has no reading before its first value: a step of a few seconds,
+    or the first shard of a long one, has no rate.
+    """
+    recent = f"sum {_BY_STEP} (rate({part}[1m])) / (sum {_BY_STEP} (rate({whole}[1m])) > 0)"
+    return f"{recent} or sum {_BY_STEP} ({part}) / sum {_BY_STEP} ({whole})"
+
+
 _STEPS: tuple[Panel, ...] = (
     Panel(
         "Progress of each step",
@@ -99,19 +110,17 @@ _STEPS: tuple[Panel, ...] = (
 _WORK: tuple[Panel, ...] = (
     Panel(
         "Masks: share of time in the models",
-        f"sum {_BY_STEP} (rate(ray_agevlm_segment_model_seconds_total[1m])) "
-        f"/ (sum {_BY_STEP} (rate(ray_agevlm_segment_actor_seconds_total[1m])) > 0)",
+        _share("ray_agevlm_segment_model_seconds_total", "ray_agevlm_segment_actor_seconds_total"),
         "percentunit",
         "{{step}}",
-        "Share of the actors' time inside the teacher's models. The rest is waiting, reading and committing.",
+        "Share of the actors' time inside the teacher's models, over a minute. The rest: waiting, reading, committing.",
     ),
     Panel(
         "Masks: share of time in the queue",
-        f"sum {_BY_STEP} (rate(ray_agevlm_segment_queue_seconds_total[1m])) "
-        f"/ (sum {_BY_STEP} (rate(ray_agevlm_segment_actor_seconds_total[1m])) > 0)",
+        _share("ray_agevlm_segment_queue_seconds_total", "ray_agevlm_segment_actor_seconds_total"),
         "percentunit",
         "{{step}}",
-        "Share of the actors' time in which they wait for decoded pictures.",
+        "Share of the actors' time in which they wait for decoded pictures, over a minute.",
     ),
     Panel(
         "Masks: images",

@@ -18,7 +18,7 @@ from pipeline.plan.job import job_of
 from pipeline.plan.locations import locations_of
 from pipeline.plan.planner import Plan, mask_recipe, plan
 from pipeline.plan.recipe import load_recipe
-from tests.fixtures_s3 import BUCKET, s3_server
+from tests.fixtures_s3 import BUCKET, s3_in_environment
 
 TARGET = "masks-pretrain"
 
@@ -71,12 +71,8 @@ def content(store: ArtifactStore, steps: Plan) -> dict[str, tuple[str, dict[str,
 
 @pytest.mark.system
 @pytest.mark.timeout(1200)
-def test_masks_are_made_on_an_object_store_and_equal_those_on_a_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with s3_server() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
+def test_masks_are_made_on_an_object_store_and_equal_those_on_a_disk(tmp_path: Path) -> None:
+    with s3_in_environment() as server:
         root = f"s3://{BUCKET}/store"
         steps, jobs = write_jobs(root, tmp_path / "remote")
         store = ArtifactStore(root)
