@@ -13,7 +13,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from model.errors import AgevlmError, ConfigError, DataError, StepError, TransientError
+from model.errors import ConfigError, DataError, StepError, TransientError
 from model.stage_table import StageRow, stage_row
 from pipeline.artifacts.manifest import Counts
 from pipeline.artifacts.shards import Seal, Shards, folder_content
@@ -32,7 +32,7 @@ from pipeline.training.data.index import PackIndex
 from pipeline.training.data.pack_files import PackFiles
 from pipeline.training.data.samples import open_samples
 from pipeline.training.execution import Execution
-from pipeline.training.retries import Retries
+from pipeline.training.retries import Retries, failure_of
 from pipeline.training.watch.trackers import check_trackers
 
 RAY_TRAIN = {
@@ -154,7 +154,7 @@ def _fit(
     index: tuple[Shards, Seal],
     cells: tuple[Shards, Seal] | None,
 ) -> None:
-    """Run the workers once. Raises TransientError, or the AgevlmError that a worker raised."""
+    """Run the workers once. Raises the AgevlmError of `failure_of`."""
     for name, value in RAY_TRAIN.items():
         os.environ.setdefault(name, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -209,7 +209,7 @@ def _fit(
     try:
         trainer.fit()
     except Exception as error:
-        raise _explained(context.job.key, error) from error
+        raise failure_of(context.job.key, error) from error
 
 
 def _execution(context: StepContext) -> Execution:
@@ -229,17 +229,3 @@ def _ray_storage(context: StepContext) -> dict[str, Any]:
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
     return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(context.store.fs))}
-
-
-def _explained(key: str, error: Exception) -> AgevlmError:
-    """The AgevlmError that a worker raised, or else a TransientError that names the first failure in one line."""
-    failures = getattr(error, "worker_failures", None) or {}
-    for failure in [*failures.values(), error]:
-        seen: BaseException | None = failure
-        while seen is not None:
-            if isinstance(seen, AgevlmError):
-                return seen
-            seen = getattr(seen, "cause", None) or seen.__cause__
-    rank, first = next(iter(failures.items()), (None, error))
-    where = "" if rank is None else f" on worker {rank}"
-    return TransientError(f"{key}: training failed{where}: {type(first).__name__}: {first}; see the job's log")

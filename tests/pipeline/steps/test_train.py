@@ -14,7 +14,7 @@ from pipeline.artifacts.spec import ArtifactRef
 from pipeline.compute.resources import Resources
 from pipeline.steps import train
 from pipeline.steps.runner import run_job
-from pipeline.steps.train import _explained, _row
+from pipeline.steps.train import _row
 from pipeline.training.config import StageConfig, StudentConfig
 from pipeline.training.execution import Execution
 from pipeline.training.student import build_student, join_backbones, load_student
@@ -138,21 +138,6 @@ def test_every_row_of_the_pack_is_counted(
     job = bench.job("stage1", "checkpoint", params("stage1", True, **config), {"pack": pack[0]})
     counts = run_job(job).manifest.counts
     assert (counts.rows_in, counts.rows_out, counts.rejected, counts.not_selected) == (20, out, {"text_only": 3}, left)
-
-
-def test_an_agevlm_error_of_a_worker_is_raised_unchanged() -> None:
-    class Failed(Exception):
-        def __init__(self, failures: dict[int, Exception]) -> None:
-            super().__init__("training failed")
-            self.worker_failures = failures
-
-    own = DataError("pack row s1: its image cannot be decoded")
-    wrapped = RuntimeError("task failed")
-    wrapped.cause = own  # type: ignore[attr-defined]
-    assert _explained("stage1", Failed({1: wrapped})) is own
-    other = _explained("stage1", Failed({1: RuntimeError("out of memory")}))
-    assert isinstance(other, StepError)
-    assert str(other).startswith("stage1: training failed on worker 1: RuntimeError: out of memory")
 
 
 def test_a_stage_without_parent_and_configuration_is_refused(tmp_path: Path) -> None:

@@ -141,3 +141,20 @@ def test_fewer_workers_go_on_while_there_is_no_room_for_all(
         artifact, kills = disturbed(bench, job, [WORKER])
     assert kills
     assert read_json(artifact.local() / "provenance" / "run.json")["resumed_from"] != []
+
+
+def test_an_error_of_the_code_in_a_worker_ends_the_stage_at_once(
+    benches: Callable[[str], tuple[Bench, ArtifactRef]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, pack = benches("bug")
+    runs = tmp_path / "runs"
+
+    def train_worker(config: dict[str, Any]) -> None:
+        with runs.open("a") as file:
+            file.write("run\n")
+        config["loss"]  # a KeyError, as of a typing error
+
+    monkeypatch.setattr("pipeline.steps.train.train_worker", train_worker)
+    with pytest.raises(StepError, match=r"worker 0: KeyError: 'loss'"):
+        run_job(stage(bench, pack))
+    assert runs.read_text() == "run\n"
