@@ -13,7 +13,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -100,15 +100,24 @@ def read_events(store: ArtifactStore, flow_run_id: str) -> list[dict[str, Any]]:
     return [event for path in paths if path in found and (event := _parsed(found[path])) is not None]
 
 
-def follow_events(store: ArtifactStore, flow_run_id: str) -> Iterator[dict[str, Any]]:
-    """The events of a run as they are written, until the event 'run_end' is the last one."""
-    seen = 0
+def follow_events(
+    store: ArtifactStore, flow_run_id: str, is_over: Callable[[], bool] = lambda: False
+) -> Iterator[dict[str, Any]]:
+    """The events of a run as they are written, until 'run_end', if the run did not start again after it.
+
+    `is_over` tells if the run is over, for a log whose last event could not be written. It is asked when nothing new
+    comes; events that were written meanwhile still follow.
+    """
+    seen, ended = 0, False
     while True:
         events = read_events(store, flow_run_id)
-        yield from events[seen:]
+        new = events[seen:]
+        yield from new
         seen = max(seen, len(events))
-        if events and events[-1].get("event") == "run_end":
+        marks = [name for event in events if (name := event.get("event")) in ("run_start", "run_end")]
+        if marks[-1:] == ["run_end"] or (ended and not new):
             return
+        ended = not new and is_over()
         time.sleep(POLL_SECONDS if store.is_local else REMOTE_POLL_SECONDS)
 
 

@@ -20,17 +20,25 @@ def events(
     from json import dumps
 
     from flows.cli.surroundings import open_store
+    from flows.cli.terminal import visible
     from flows.run.event_log import follow_events, read_events
     from flows.run.events import line_of
-    from flows.run.run_file import find_run
+    from flows.run.run_file import OPEN, find_run, read_run
 
     store = open_store()
-    record = find_run(store, run)
-    last = None
-    for event in follow_events(store, record.flow_run_id) if follow else read_events(store, record.flow_run_id):
-        print(dumps(event) if json else line_of(event), flush=True)
-        last = event
-    if follow and last is not None and last.get("state") != "completed":
+    found = find_run(store, run)
+
+    def state() -> str:
+        record = read_run(store, found.flow_run_id)
+        return "removed" if record is None else record.state
+
+    def is_over() -> bool:
+        return state() not in OPEN
+
+    id = found.flow_run_id
+    for event in follow_events(store, id, is_over) if follow else read_events(store, id):
+        print(dumps(event) if json else visible(line_of(event)), flush=True)
+    if follow and state() != "completed":
         raise typer.Exit(1)
 
 
