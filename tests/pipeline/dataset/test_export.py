@@ -63,6 +63,15 @@ def test_a_report_is_no_data_set(tmp_path: Path) -> None:
         export_dataset(artifact, tmp_path / "out")
 
 
+def test_a_url_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    artifact = publish(ArtifactStore(str(tmp_path / "store")), "masks")
+    for url in ("s3://bucket/out", f"file://{tmp_path}/out"):
+        with pytest.raises(ConfigError, match="reads as a URL"):
+            export_dataset(artifact, Path(url))
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
 @pytest.mark.parametrize("place", ["store", "store/masks/x/out", "link", "file", "file/out", "loop", "a\0b", "x" * 300])
 def test_a_target_that_is_no_new_folder_of_its_own_is_refused(tmp_path: Path, place: str) -> None:
     artifact = publish(ArtifactStore(str(tmp_path / "store")), "masks")
