@@ -1,10 +1,13 @@
 """agevlm events, and the runs that `agevlm show` lists."""
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from flows.cli.commands import events
 from flows.run import event_log
 from flows.run.event_log import EventLog
 from flows.run.run_file import RunFile, RunStateName, begin_cancel
@@ -83,6 +86,25 @@ def test_an_unknown_run_is_named_with_the_newest(store: ArtifactStore) -> None:
     assert "there is no run 'latest'" in agevlm("events").error
     begin(store, 1, "brave-owl")
     assert "the newest are: brave-owl (tiny, running)" in agevlm("events", "calm-fox").error
+
+
+def test_following_waits_for_a_run_to_begin(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`agevlm run` prints a run's name some seconds before the run's process begins."""
+    monkeypatch.setattr(events, "POLL_SECONDS", 0.01)
+    begin(store, 1, "old-run").update(state="completed")
+
+    def later() -> None:
+        time.sleep(0.2)
+        begin(store, 2, "brave-owl").update(state="failed", message="failed: a")
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    shown = agevlm("events", "brave-owl", "--follow")
+    thread.join()
+    assert (shown.code, shown.error) == (1, "waiting for the run 'brave-owl' to begin\n")
+    assert "flow_run=brave-owl" in shown.output
+    monkeypatch.setattr(events, "START_SECONDS", 0.0)
+    assert "there is no run 'calm-fox'" in agevlm("events", "calm-fox", "--follow").error
 
 
 def test_show_lists_the_job_and_the_run_that_made_it_and_the_runs_that_followed(
