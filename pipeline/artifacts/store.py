@@ -15,7 +15,7 @@ from model.errors import ArtifactError
 from pipeline.artifacts import filesystem
 from pipeline.artifacts.atomic import partial_path, sync_file, sync_folders, write_whole
 from pipeline.artifacts.attempts import REFS, Attempts
-from pipeline.artifacts.manifest import MANIFEST, FileEntry, Manifest
+from pipeline.artifacts.manifest import MANIFEST, FileEntry, Manifest, NewerFormat
 from pipeline.artifacts.patience import patiently
 from pipeline.artifacts.resolve import resolve
 from pipeline.artifacts.spec import ArtifactRef, StepSpec, is_safe_name, parsed, short
@@ -129,6 +129,10 @@ class ArtifactStore:
             raise ArtifactError(
                 f"the manifest {path} cannot be read ({error.strerror or error}); correct that, "
                 "or move its folder out of the store and run the step again"
+            ) from error
+        except NewerFormat as error:
+            raise ArtifactError(
+                f"the manifest {path} cannot be read ({error}); use the version that wrote it"
             ) from error
         except ValueError as error:
             raise ArtifactError(

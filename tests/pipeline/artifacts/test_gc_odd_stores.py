@@ -146,6 +146,19 @@ def test_while_a_manifest_is_damaged_no_artifact_goes(store: ArtifactStore, cont
     assert segments.ref.path in garbage_of(store)
 
 
+def test_an_artifact_of_a_newer_version_stays_with_all_others_and_is_not_called_damaged(store: ArtifactStore) -> None:
+    """People move damaged ones out of the store; this one is another machine's, whose agevlm is newer."""
+    segments, child = publish(store, "segments", "old"), publish(store, "masks", "only")
+    publish(store, "segments", "new", later=1)
+    path = Path(store.manifest_path(child.ref))
+    path.write_bytes(path.read_bytes().replace(b'"format":2', b'"format":3'))
+    with pytest.raises(ArtifactError, match=r"its format is 3, .* use the version that wrote it") as caught:
+        store.get(child.ref)
+    assert "damaged" not in str(caught.value)
+    assert remove(store) == {}
+    assert store.exists(segments.ref)
+
+
 def test_artifacts_of_one_id_are_judged_each(store: ArtifactStore) -> None:
     """Two steps with one spec have one id; the kind and name are no part of it."""
     first, second = publish(store, "report", "same"), publish(store, "masks", "same")
