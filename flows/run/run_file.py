@@ -126,14 +126,14 @@ def runs_of(store: ArtifactStore, artifact: str) -> list[tuple[RunRecord, StepRe
     return [(record, step) for record, step in followed if step.job is not None and step.state != "cached"]
 
 
-class UnknownRun(ConfigError):
+class UnknownRunError(ConfigError):
     """The store has no file of a run."""
 
 
 def find_run(store: ArtifactStore, wanted: str) -> RunRecord:
     """The run with this id (or as many of its first digits as are unique) or name; the newest for 'latest'.
 
-    Raises UnknownRun if there is none, ConfigError if there is more than one.
+    Raises UnknownRunError if there is none, ConfigError if there is more than one.
     """
     records = run_records(store)
     found = records[-1:] if wanted == "latest" else [r for r in records if wanted in (r.flow_run_id, r.flow_run)]
@@ -143,7 +143,7 @@ def find_run(store: ArtifactStore, wanted: str) -> RunRecord:
     known = ", ".join(f"{r.flow_run or r.flow_run_id} ({r.recipe}, {r.state})" for r in reversed(records[-5:]))
     if found:
         raise ConfigError(f"several runs are called '{wanted}' in {store.root}; the newest are: {known}; give an id")
-    raise UnknownRun(
+    raise UnknownRunError(
         f"there is no run '{wanted}' in {store.root}; the newest are: {known or 'none'}; "
         "a run comes here when its process begins ('agevlm status')"
     )

@@ -55,13 +55,13 @@ def events(
 def _awaited(store: "ArtifactStore", run: str) -> "RunRecord":
     """A run, which may begin soon: `agevlm run` tells its name before that. Raises ConfigError if it does not."""
     from flows.cli.terminal import visible
-    from flows.run.run_file import UnknownRun, find_run
+    from flows.run.run_file import UnknownRunError, find_run
 
     deadline, told = time.monotonic() + START_SECONDS, False
     while True:
         try:
             return find_run(store, run)
-        except UnknownRun:
+        except UnknownRunError:
             if time.monotonic() > deadline:
                 raise
         if not told:
