@@ -86,18 +86,7 @@ class EventLog:
 
 def read_events(store: ArtifactStore, flow_run_id: str) -> list[dict[str, Any]]:
     """The events of a run, in the order of writing; none if it has no log. A torn line is left out."""
-    if store.is_local:
-        try:
-            content = Path(store.join(events_path(flow_run_id))).read_bytes()
-        except FileNotFoundError:
-            return []
-        return [event for line in content.split(b"\n") if (event := _parsed(line)) is not None]
-    try:
-        paths = sorted(str(path) for path in store.fs.ls(store.join(events_folder(flow_run_id)), detail=False))
-    except FileNotFoundError:
-        return []
-    found = read_each(store.fs, paths)
-    return [event for path in paths if path in found and (event := _parsed(found[path])) is not None]
+    return _new_events(store, flow_run_id, {})
 
 
 def follow_events(
@@ -108,17 +97,38 @@ def follow_events(
     `is_over` tells if the run is over, for a log whose last event could not be written. It is asked when nothing new
     comes; events that were written meanwhile still follow.
     """
-    seen, ended = 0, False
+    known: dict[Any, dict[str, Any]] = {}
+    ended = False
     while True:
-        events = read_events(store, flow_run_id)
-        new = events[seen:]
+        new = _new_events(store, flow_run_id, known)
         yield from new
-        seen = max(seen, len(events))
-        marks = [name for event in events if (name := event.get("event")) in ("run_start", "run_end")]
+        marks = [name for key in sorted(known) if (name := known[key].get("event")) in ("run_start", "run_end")]
         if marks[-1:] == ["run_end"] or (ended and not new):
             return
         ended = not new and is_over()
         time.sleep(POLL_SECONDS if store.is_local else REMOTE_POLL_SECONDS)
+
+
+def _new_events(store: ArtifactStore, flow_run_id: str, known: dict[Any, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events that `known` does not have, which are added to it: by line, or by path on an object store.
+
+    Not by their number: of two machines whose clocks differ, one writes objects that sort before earlier ones.
+    """
+    if store.is_local:
+        try:
+            content = Path(store.join(events_path(flow_run_id))).read_bytes()
+        except FileNotFoundError:
+            return []
+        found: dict[Any, bytes] = {n: line for n, line in enumerate(content.split(b"\n")) if n not in known}
+    else:
+        try:
+            paths = sorted(str(path) for path in store.fs.ls(store.join(events_folder(flow_run_id)), detail=False))
+        except FileNotFoundError:
+            return []
+        found = {**read_each(store.fs, [path for path in paths if path not in known])}
+    new = {key: event for key in sorted(found) if (event := _parsed(found[key])) is not None}
+    known |= new
+    return list(new.values())
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
