@@ -125,18 +125,28 @@ def _files(manifest: Manifest) -> Table:
     return table
 
 
-def _rejects(artifact: Artifact, count: int) -> Table:
+def _rejects(artifact: Artifact, count: int) -> RenderableType:
     """The first rejected rows, from one table of all or from those of the shards."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows: list[dict[str, object]] = []
     for file in [REJECTS] if REJECTS in artifact.files else artifact.matching(f"{REJECT_PARTS}/", ".parquet"):
-        with artifact.open(file) as stream:
-            rows += pq.read_table(stream).slice(0, count - len(rows)).to_pylist()
-        if len(rows) == count:
+        try:
+            with artifact.open(file) as stream:
+                for batch in pq.ParquetFile(stream).iter_batches(count - len(rows)):
+                    rows += batch.to_pylist()
+                    if len(rows) >= count:
+                        break
+        except (OSError, pa.ArrowException) as error:
+            reason = getattr(error, "strerror", None) or error
+            return Text(
+                f"  {file} cannot be read ({reason}); 'agevlm verify {short(artifact.ref.id)}' says more", "red"
+            )
+        if len(rows) >= count:
             break
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
-    for row in rows:
+    for row in rows[:count]:
         table.add_row(Text(str(row["id"])), Text(str(row["reason"])), Text(str(row["detail"]), overflow="fold"))
     return table
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from json import dumps
+from math import isfinite
 from typing import Any
 
 from rich.console import RenderableType
@@ -59,11 +60,19 @@ def hint(found: Difference) -> str:
     return ""
 
 
+def _plain(value: Any) -> Any:
+    """A value without NaN and infinity, which are no JSON: they become texts."""
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
 def as_json(found: Difference) -> dict[str, Any]:
     """The difference as plain data."""
     changes: dict[str, dict[str, Any]] = {}
     for change in found.changes:
-        changes.setdefault(change.section, {})[change.name] = {"before": change.before, "after": change.after}
+        both = {"before": _plain(change.before), "after": _plain(change.after)}
+        changes.setdefault(change.section, {})[change.name] = both
     return {
         "before": found.before.ref.model_dump(),
         "after": found.after.ref.model_dump(),

@@ -14,6 +14,7 @@ from pipeline.artifacts.spec import parsed, short
 
 if TYPE_CHECKING:
     from pipeline.artifacts.contents import Thing
+    from pipeline.artifacts.spec import StepSpec
     from pipeline.artifacts.store import ArtifactStore
 
 RUN_FILE = re.compile(r"runs/[^/]+\.json")
@@ -145,12 +146,20 @@ def _recipes(store: "ArtifactStore", recipes: Sequence[str], found: Found) -> No
     from flows.run.preparation import planner
     from pipeline.plan.recipe import available, load_recipe
 
-    settings = offline_settings()
+    settings, unread = offline_settings(), list[Exception]()
+
+    def attempt(spec: "StepSpec") -> int:
+        try:
+            return store.attempt(spec)
+        except (AgevlmError, OSError) as error:
+            unread.append(error)
+            raise
+
     for name in recipes or available():
         try:
-            plan = planner(load_recipe(name), settings)(store.attempt)
+            plan = planner(load_recipe(name), settings)(attempt)
         except (AgevlmError, OSError) as error:
-            if recipes:
+            if recipes or unread:  # it can be planned, but the store does not tell which attempts it has
                 raise
             found.notes.append(f"recipe {name} cannot be planned here, so it keeps nothing ({error})")
             continue

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,30 +86,49 @@ class EventLog:
 
 def read_events(store: ArtifactStore, flow_run_id: str) -> list[dict[str, Any]]:
     """The events of a run, in the order of writing; none if it has no log. A torn line is left out."""
+    return _new_events(store, flow_run_id, {})
+
+
+def follow_events(
+    store: ArtifactStore, flow_run_id: str, is_over: Callable[[], bool] = lambda: False
+) -> Iterator[dict[str, Any]]:
+    """The events of a run as they are written, until 'run_end', if the run did not start again after it.
+
+    `is_over` tells if the run is over, for a log whose last event could not be written. It is asked when nothing new
+    comes; events that were written meanwhile still follow.
+    """
+    known: dict[Any, dict[str, Any]] = {}
+    ended = False
+    while True:
+        new = _new_events(store, flow_run_id, known)
+        yield from new
+        marks = [name for key in sorted(known) if (name := known[key].get("event")) in ("run_start", "run_end")]
+        if marks[-1:] == ["run_end"] or (ended and not new):
+            return
+        ended = not new and is_over()
+        time.sleep(POLL_SECONDS if store.is_local else REMOTE_POLL_SECONDS)
+
+
+def _new_events(store: ArtifactStore, flow_run_id: str, known: dict[Any, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events that `known` does not have, which are added to it: by line, or by path on an object store.
+
+    Not by their number: of two machines whose clocks differ, one writes objects that sort before earlier ones.
+    """
     if store.is_local:
         try:
             content = Path(store.join(events_path(flow_run_id))).read_bytes()
         except FileNotFoundError:
             return []
-        return [event for line in content.split(b"\n") if (event := _parsed(line)) is not None]
-    try:
-        paths = sorted(str(path) for path in store.fs.ls(store.join(events_folder(flow_run_id)), detail=False))
-    except FileNotFoundError:
-        return []
-    found = read_each(store.fs, paths)
-    return [event for path in paths if path in found and (event := _parsed(found[path])) is not None]
-
-
-def follow_events(store: ArtifactStore, flow_run_id: str) -> Iterator[dict[str, Any]]:
-    """The events of a run as they are written, until the event 'run_end' is the last one."""
-    seen = 0
-    while True:
-        events = read_events(store, flow_run_id)
-        yield from events[seen:]
-        seen = max(seen, len(events))
-        if events and events[-1].get("event") == "run_end":
-            return
-        time.sleep(POLL_SECONDS if store.is_local else REMOTE_POLL_SECONDS)
+        found: dict[Any, bytes] = {n: line for n, line in enumerate(content.split(b"\n")) if n not in known}
+    else:
+        try:
+            paths = sorted(str(path) for path in store.fs.ls(store.join(events_folder(flow_run_id)), detail=False))
+        except FileNotFoundError:
+            return []
+        found = {**read_each(store.fs, [path for path in paths if path not in known])}
+    new = {key: event for key in sorted(found) if (event := _parsed(found[key])) is not None}
+    known |= new
+    return list(new.values())
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

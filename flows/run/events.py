@@ -103,7 +103,8 @@ def line_of(event: Facts) -> str:
         shown["id"] = short(shown["id"])
     facts = "  ".join(f"{name}={_text(value)}" for name, value in shown.items() if value not in (None, "", {}, []))
     time = str(event.get("time", ""))[11:19]
-    return f"{time}  {event.get('event', '?'):<13}  {event.get('step', ''):<20}  {facts}".rstrip()
+    name, step = _text(event.get("event", "?")), _text(event.get("step", ""))
+    return f"{time}  {name:<13}  {step:<20}  {facts}".rstrip()
 
 
 def _text(value: Any) -> str:

@@ -126,10 +126,14 @@ def runs_of(store: ArtifactStore, artifact: str) -> list[tuple[RunRecord, StepRe
     return [(record, step) for record, step in followed if step.job is not None and step.state != "cached"]
 
 
+class UnknownRunError(ConfigError):
+    """The store has no file of a run."""
+
+
 def find_run(store: ArtifactStore, wanted: str) -> RunRecord:
     """The run with this id (or as many of its first digits as are unique) or name; the newest for 'latest'.
 
-    Raises ConfigError if there is none, or more than one.
+    Raises UnknownRunError if there is none, ConfigError if there is more than one.
     """
     records = run_records(store)
     found = records[-1:] if wanted == "latest" else [r for r in records if wanted in (r.flow_run_id, r.flow_run)]
@@ -137,8 +141,12 @@ def find_run(store: ArtifactStore, wanted: str) -> RunRecord:
     if len(found) == 1:
         return found[0]
     known = ", ".join(f"{r.flow_run or r.flow_run_id} ({r.recipe}, {r.state})" for r in reversed(records[-5:]))
-    what = "several runs are called" if found else "there is no run"
-    raise ConfigError(f"{what} '{wanted}' in {store.root}; the newest are: {known or 'none'}")
+    if found:
+        raise ConfigError(f"several runs are called '{wanted}' in {store.root}; the newest are: {known}; give an id")
+    raise UnknownRunError(
+        f"there is no run '{wanted}' in {store.root}; the newest are: {known or 'none'}; "
+        "a run comes here when its process begins ('agevlm status')"
+    )
 
 
 def read_run(store: ArtifactStore, flow_run_id: str) -> RunRecord | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from json import dumps
 from typing import Any
 
 import pyarrow as pa
@@ -83,8 +84,13 @@ def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _changes(section: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     for name in dict.fromkeys([*old, *new]):
-        if old.get(name) != new.get(name):
-            yield Change(section, name, old.get(name), new.get(name))
+        before, after = old.get(name), new.get(name)
+        if before is None and after is None and (name in old) != (name in new):
+            # A null makes another id than no value.
+            yield Change(section, name, *("null" if name in values else None for values in (old, new)))
+        # Not '!=': 1, 1.0 and true make different ids, and no NaN is equal to another.
+        elif dumps(before, sort_keys=True) != dumps(after, sort_keys=True):
+            yield Change(section, name, before, after)
 
 
 def _step(artifact: Artifact) -> dict[str, Any]:
@@ -160,7 +166,7 @@ def _files(artifact: Artifact) -> dict[str, str]:
 def _schemas(before: Artifact, after: Artifact) -> tuple[dict[str, str], dict[str, str]]:
     """Column -> type of the first Parquet file of each folder; the shards of a folder have one schema.
 
-    Files with equal checksums are not opened.
+    The order of the columns is an entry too, if it differs. Files with equal checksums are not opened.
     """
     firsts = [_first_tables(artifact) for artifact in (before, after)]
     sums = [{e.path: e.sha256 for e in artifact.manifest.files} for artifact in (before, after)]
@@ -176,8 +182,16 @@ def _schemas(before: Artifact, after: Artifact) -> tuple[dict[str, str], dict[st
     with ThreadPoolExecutor(READERS) as pool:
         for artifact, some in zip((before, after), wanted, strict=True):
             schemas = pool.map(lambda one, artifact=artifact: (one[0], _schema(artifact, one[1])), some)
-            found.append({f"{table}{field.name}": str(field.type) for table, schema in schemas for field in schema})
+            found.append({f"{table}{field.name}": _type(field) for table, schema in schemas for field in schema})
+    orders = [[name for name in one if name in other] for one, other in (found, found[::-1])]
+    if orders[0] != orders[1]:
+        for one, order in zip(found, orders, strict=True):
+            one["(order)"] = ", ".join(order)
     return found[0], found[1]
+
+
+def _type(field: pa.Field) -> str:
+    return str(field.type) if field.nullable else f"{field.type} not null"
 
 
 def _first_tables(artifact: Artifact) -> dict[str, str]:

@@ -1,15 +1,21 @@
 """The folder that an export makes: checked before the work, and its errors as one message."""
 
 import os
+import re
 from pathlib import Path
 
 from model.errors import ConfigError
 from pipeline.artifacts.paths import is_url
 from pipeline.artifacts.room import FULL, room_text
 
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""Beginning of a URL that became a path, which has no '//'."""
+
 
 def refuse_target(target: Path, store_root: str) -> None:
     """Raise ConfigError unless `target` can be a new folder outside of the store: it is missing or an empty folder."""
+    if URL.match(str(target)):
+        raise ConfigError(f"'{target}' reads as a URL; give a folder of this machine, and copy it from there")
     try:
         inside = not is_url(store_root) and target.resolve().is_relative_to(Path(store_root).resolve())
         free = not os.path.lexists(target) or (

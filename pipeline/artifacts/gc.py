@@ -88,7 +88,7 @@ class Judge:
         if thing.what == "artifact":
             return self._kept.get(self._ref(thing), "")
         if thing.what == "damaged artifact":
-            return "its manifest is damaged: 'agevlm verify --all' says what to do"
+            return "its manifest is damaged or of a newer version: 'agevlm verify --all' says what to do"
         if thing.what == "run file":
             return (
                 "the run is open" if thing.id in self._needs.open_runs else self._young(thing, self._rules.older_than)
@@ -150,7 +150,7 @@ class Judge:
                     kept[parent] = f"{child} was made from it"
                     waiting.append(parent)
         if damaged is not None:
-            reason = f"nobody knows what {damaged} was made from, because its manifest is damaged"
+            reason = f"nobody knows what {damaged} was made from, because its manifest cannot be read"
             kept |= {ref: reason for ref in self._artifacts if ref not in kept}
         return kept
 

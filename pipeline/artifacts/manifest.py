@@ -17,6 +17,10 @@ ASIDE = "provenance/"
 """Data files below this folder describe the run, e.g. its speed: they are checked, but are not part of the content."""
 
 
+class NewerFormat(ValueError):
+    """A manifest that a newer version of agevlm wrote."""
+
+
 def plural(unit: str) -> str:
     """'queries' from 'query', 'records' from 'record'."""
     return f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
@@ -151,8 +155,11 @@ class Manifest(BaseModel):
         body = parsed(content)
         if not isinstance(body, dict):
             raise ValueError("it is not a JSON object")
-        if body.get("format") != FORMAT:
-            raise ValueError(f"its format is {body.get('format')}, but this version of agevlm reads format {FORMAT}")
+        found_format = body.get("format")
+        if found_format != FORMAT:
+            newer = isinstance(found_format, int) and found_format > FORMAT
+            text = f"its format is {found_format!r}, but this version of agevlm reads format {FORMAT}"
+            raise NewerFormat(text) if newer else ValueError(text)
         if body.pop(SELF, None) != digest(body):
             raise ValueError("it was changed after it was written: its own digest does not match")
         try:

@@ -34,6 +34,8 @@ FAILED = "cannot be removed"
 """Beginning of the reason for a thing that was left because its removal failed."""
 VALID_SECONDS = 300.0
 """Time for which a lock holds after it was taken or renewed."""
+IF_KILLED = f"; if it was killed, its lock ends within {VALID_SECONDS / 60:.0f} minutes"
+"""End of a message about a lock."""
 RENEW_SECONDS = 20.0
 POLL_SECONDS = 1.0
 WAIT_SECONDS = 1800.0
@@ -59,7 +61,10 @@ class RemovalLock:
         holder = lock_holder(self._store)
         number = self._objects.current() + 1
         if holder or not self._objects.create(number, self._value()):
-            raise ConfigError(f"'agevlm gc' is at work on {self._store.root} already ({holder or 'just begun'})")
+            raise ConfigError(
+                f"'agevlm gc' is at work on {self._store.root} already ({holder or 'just begun'}); "
+                f"wait until it is over{IF_KILLED}"
+            )
         self._number, self._renewed = number, time.monotonic()
         self._objects.remove_before(number)
         return self
@@ -125,7 +130,7 @@ def wait_for_removal(store: ArtifactStore, say: Callable[[str], None], seconds: 
                 f"'agevlm gc' ({holder}) has been at work on {store.root} for {seconds:.0f} s; run again later"
             )
         if not told:
-            say(f"waiting until 'agevlm gc' ({holder}) is over")
+            say(f"waiting until 'agevlm gc' ({holder}) is over{IF_KILLED}")
             told = True
         time.sleep(POLL_SECONDS)
 
@@ -154,14 +159,19 @@ def remove_all(
 
 
 def _came_back(store: ArtifactStore, thing: Thing) -> str:
-    if store.is_local and not thing.paths and Path(store.join(thing.path)).is_symlink():
-        return f"{FAILED}: it is a link to another place"
+    if store.is_local and not thing.paths:
+        whole = Path(store.join(thing.path))
+        if whole.is_symlink() or (thing.data and (whole / thing.data).is_symlink()):
+            return f"{FAILED}: it is a link to another place"
     if thing.what not in ("unfinished shards", "unfinished files", "leftover files") or not thing.path.count("/") >= 2:
         return ""
     if Path(thing.path).is_absolute():
         return ""
     kind, name, id = thing.path.split("/")[:3]
-    now = [one for one in artifact_folder(store, ArtifactRef(kind=kind, name=name, id=id)) if one.path == thing.path]
+    there = list(artifact_folder(store, ArtifactRef(kind=kind, name=name, id=id)))
+    if any(one.data and f"{one.path}/{one.data}" == thing.path for one in there) and thing.what != "leftover files":
+        return "it was published meanwhile"
+    now = [one for one in there if one.path == thing.path]
     same = [one for one in now if (one.what, one.files, one.changed) == (thing.what, thing.files, thing.changed)]
     return "" if same or not now else "it changed meanwhile"
 

@@ -30,6 +30,15 @@ def safe_name(name: str) -> str:
     return name
 
 
+def is_safe_name(name: str) -> bool:
+    """True if `safe_name` takes a name."""
+    try:
+        safe_name(name)
+    except ValueError:
+        return False
+    return True
+
+
 def safe_path(path: str) -> str:
     """A relative path that stays below its folder, unchanged. Raises ValueError if it does not."""
     for name in path.split("/"):

@@ -15,10 +15,10 @@ from model.errors import ArtifactError
 from pipeline.artifacts import filesystem
 from pipeline.artifacts.atomic import partial_path, sync_file, sync_folders, write_whole
 from pipeline.artifacts.attempts import REFS, Attempts
-from pipeline.artifacts.manifest import MANIFEST, FileEntry, Manifest
+from pipeline.artifacts.manifest import MANIFEST, FileEntry, Manifest, NewerFormat
 from pipeline.artifacts.patience import patiently
 from pipeline.artifacts.resolve import resolve
-from pipeline.artifacts.spec import ArtifactRef, StepSpec, parsed, short
+from pipeline.artifacts.spec import ArtifactRef, StepSpec, is_safe_name, parsed, short
 from pipeline.artifacts.tags import LATEST, TAGS, Tags
 from pipeline.artifacts.verification import CHUNK, Problem, check_files, sha256_of
 
@@ -130,6 +130,10 @@ class ArtifactStore:
                 f"the manifest {path} cannot be read ({error.strerror or error}); correct that, "
                 "or move its folder out of the store and run the step again"
             ) from error
+        except NewerFormat as error:
+            raise ArtifactError(
+                f"the manifest {path} cannot be read ({error}); use the version that wrote it"
+            ) from error
         except ValueError as error:
             raise ArtifactError(
                 f"the manifest {path} is damaged ({error}); move its folder out of the store and run the step again"
@@ -158,7 +162,8 @@ class ArtifactStore:
         return [found for found in self._folders(self.join(kind, name)) if found != LATEST]
 
     def _folders(self, folder: str) -> list[str]:
-        return filesystem.folders(self.fs, folder)
+        """Names of folders that agevlm can have made: other programs put folders with any name into a store."""
+        return [name for name in filesystem.folders(self.fs, folder) if is_safe_name(name)]
 
     def exists(self, ref: ArtifactRef) -> bool:
         """True if an artifact has a manifest. It is not read."""
@@ -170,7 +175,12 @@ class ArtifactStore:
             # Not `fs.glob`: it takes * ? [ in the root for a pattern.
             for path in sorted(filesystem.files(self.fs, self.join(found), maxdepth=3)):
                 name, *rest = path[len(self.join(found)) + 1 :].split("/")
-                if len(rest) == 2 and rest[-1] == MANIFEST and rest[0] != LATEST:
+                if (
+                    len(rest) == 2
+                    and rest[-1] == MANIFEST
+                    and rest[0] != LATEST
+                    and all(map(is_safe_name, (name, *rest)))
+                ):
                     yield ArtifactRef(kind=found, name=name, id=rest[0])
 
     def artifacts(self, damaged: list[ArtifactError] | None = None, kind: str | None = None) -> Iterator[Artifact]:

@@ -22,7 +22,7 @@ from pipeline.dataset.card import configs, write_card
 from pipeline.dataset.kinds import KINDS, Kind
 
 CARD, MANIFEST, LINEAGE = "README.md", "manifest.json", "lineage.json"
-PRIVATE = ("host", "job")
+PRIVATE = ("host", "job", "origin")
 """Fields of a manifest's provenance that are not published."""
 SPARE = 64 << 20
 """Bytes that must be left on the disk."""
@@ -64,7 +64,7 @@ def export_dataset(artifact: Artifact, target: Path) -> list[str]:
 
 
 def public_manifest(artifact: Artifact) -> dict[str, Any]:
-    """The manifest without the names of hosts and jobs, and so without the digest of itself."""
+    """The manifest without the names of hosts and jobs and the URLs of servers, and so without the digest of itself."""
     value: dict[str, Any] = artifact.manifest.model_dump(mode="json")
     for field in PRIVATE:
         value["provenance"].pop(field, None)

@@ -37,6 +37,6 @@ def test_the_documented_script_follows_a_run(tmp_path: Path) -> None:
         [sys.executable, str(tmp_path / "follow.py")], input=lines, capture_output=True, text=True, check=True
     )
     out = result.stdout.splitlines()
-    assert out[0] == "a: 28 of 30 rows, 15.0 a second"
+    assert out[0] == "a: 28 of 30 rows (row), 15.0 a second"
     assert out[1] == "b: reject_budget: {'odd': 9}"
     assert out[-1] == "the run failed: failed: b"

@@ -29,10 +29,14 @@ def artifacts(
     from rich.table import Table
 
     from flows.cli.surroundings import open_store
-    from model.errors import ArtifactError
+    from model.errors import ArtifactError, ConfigError
     from pipeline.artifacts.spec import short
+    from pipeline.plan.step_table import STEPS
 
     store = open_store()
+    kinds = {*store.kinds(), *(step.kind for step in STEPS.values())}
+    if kind is not None and kind not in kinds:
+        raise ConfigError(f"--kind {kind}: there is no such kind; kinds are {', '.join(sorted(kinds))}")
     damaged: list[ArtifactError] = []
     found = [a for a in store.artifacts(damaged) if kind in (None, a.ref.kind)]
     table = Table("kind", "name", "id", "rows", "size", "made (UTC)", "took", box=None, pad_edge=False)

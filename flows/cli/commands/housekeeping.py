@@ -138,13 +138,15 @@ def tag(
     """Give an artifact a name. It can be used wherever an id can, and 'agevlm gc' keeps the artifact."""
     from flows.cli.surroundings import open_store
     from model.errors import ArtifactError, ConfigError
-    from pipeline.artifacts.removal import lock_holder, wait_for_removal
+    from pipeline.artifacts.removal import IF_KILLED, lock_holder, wait_for_removal
     from pipeline.artifacts.resolve import named
 
     store = open_store()
     ref = store.require(store.find_ref(id)).ref
     if holder := lock_holder(store):
-        raise ConfigError(f"'agevlm gc' ({holder}) is removing things from {store.root}; tag again when it is over")
+        raise ConfigError(
+            f"'agevlm gc' ({holder}) is removing things from {store.root}; tag again when it is over{IF_KILLED}"
+        )
     taken = _taken_names()
     if store.tags.get(name) is None and name not in taken and (_is_step_key(name) or named(store, name)):
         taken = taken | {name}

@@ -13,6 +13,7 @@ from flows.run.run_file import RunFile
 from model.errors import ArtifactError
 from pipeline.artifacts.lineage import stale_reason
 from pipeline.artifacts.spec import short
+from pipeline.artifacts.staging import REJECTS
 from pipeline.artifacts.store import Artifact, ArtifactStore
 from pipeline.plan.job import job_of
 from pipeline.plan.planner import Plan
@@ -47,6 +48,7 @@ def test_artifacts_are_listed(made: dict[str, Artifact]) -> None:
         assert re.search(rf"toy +{key} +{short(artifact.ref.id)} ", result.output)
     assert "3 artifacts" in result.output
     assert "0 artifacts" in agevlm("artifacts", "--kind", "masks").output
+    assert "--kind mask: there is no such kind; kinds are checkpoint, " in agevlm("artifacts", "--kind", "mask").error
 
 
 def test_show_tells_everything(made: dict[str, Artifact]) -> None:
@@ -58,6 +60,17 @@ def test_show_tells_everything(made: dict[str, Artifact]) -> None:
     assert made["b"].manifest.content_sha256 in result.output
     raw = agevlm("show", made["b"].ref.id, "--manifest")
     assert raw.output.encode() == made["b"].manifest.to_bytes()
+
+
+def test_show_goes_on_where_the_rejected_rows_cannot_be_read(made: dict[str, Artifact]) -> None:
+    artifact = made["b"]
+    file = Path(artifact.path(REJECTS))
+    for damage in (lambda: file.write_bytes(b"PAR1 no table PAR1"), file.unlink):
+        damage()
+        result = agevlm("show", artifact.ref.id)
+        assert result.code == 0
+        assert f"'agevlm verify {short(artifact.ref.id)}' says more" in " ".join(result.output.split())
+        assert "line.txt" in result.output
 
 
 def test_an_unknown_id_is_one_clear_message(made: dict[str, Artifact]) -> None:

@@ -1,11 +1,16 @@
 """agevlm events, and the runs that `agevlm show` lists."""
 
 import json
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from flows.run.run_file import RunFile
+from flows.cli.commands import events
+from flows.run import event_log
+from flows.run.event_log import EventLog
+from flows.run.run_file import RunFile, RunStateName, begin_cancel
 from pipeline.artifacts.manifest import Origin
 from pipeline.artifacts.store import ArtifactStore
 from pipeline.plan.job import job_of
@@ -47,10 +52,59 @@ def test_following_a_run_that_fails_fails(store: ArtifactStore) -> None:
     assert agevlm("events").code == 0
 
 
+def test_texts_of_events_move_no_cursor(store: ArtifactStore) -> None:
+    run = begin(store, 1, "brave-\x1b[31mowl")
+    run.event("retry\x1b[1m\n", step="a\x1b[5m", cause={"k\x07": ["\x9b2J", "\u202e"]})
+    run.update(state="failed", message="\x1b]0;title\x07\rover")
+    shown = agevlm("events").output
+    assert len(shown.splitlines()) == 4
+    assert all(line.isprintable() for line in shown.splitlines())
+
+
+def test_following_ends_after_a_cancel_that_came_too_late(store: ArtifactStore) -> None:
+    """The cancellation hook may write its event just after the run's own process wrote the last one."""
+    begin(store, 1, "brave-owl").update(state="completed", message="1 made")
+    begin_cancel(store, "id-1")
+    shown = agevlm("events", "--follow")
+    assert (shown.code, shown.output.splitlines()[-1].split()[1]) == (0, "cancelling")
+
+
+@pytest.mark.parametrize(("state", "code"), [("completed", 0), ("failed", 1)])
+def test_following_ends_with_the_run_if_its_last_event_was_lost(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, state: RunStateName, code: int
+) -> None:
+    monkeypatch.setattr(event_log, "POLL_SECONDS", 0.01)
+    run = begin(store, 1, "brave-owl")
+    with monkeypatch.context() as patch:
+        patch.setattr(EventLog, "_append", lambda *_: None)  # as on a full disk
+        run.update(state=state)
+    shown = agevlm("events", "--follow", "--json")
+    assert (shown.code, len(shown.output.splitlines())) == (code, 2)
+
+
 def test_an_unknown_run_is_named_with_the_newest(store: ArtifactStore) -> None:
     assert "there is no run 'latest'" in agevlm("events").error
     begin(store, 1, "brave-owl")
     assert "the newest are: brave-owl (tiny, running)" in agevlm("events", "calm-fox").error
+
+
+def test_following_waits_for_a_run_to_begin(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`agevlm run` prints a run's name some seconds before the run's process begins."""
+    monkeypatch.setattr(events, "POLL_SECONDS", 0.01)
+    begin(store, 1, "old-run").update(state="completed")
+
+    def later() -> None:
+        time.sleep(0.2)
+        begin(store, 2, "brave-owl").update(state="failed", message="failed: a")
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    shown = agevlm("events", "brave-owl", "--follow")
+    thread.join()
+    assert (shown.code, shown.error) == (1, "waiting for the run 'brave-owl' to begin\n")
+    assert "flow_run=brave-owl" in shown.output
+    monkeypatch.setattr(events, "START_SECONDS", 0.0)
+    assert "there is no run 'calm-fox'" in agevlm("events", "calm-fox", "--follow").error
 
 
 def test_show_lists_the_job_and_the_run_that_made_it_and_the_runs_that_followed(

@@ -172,6 +172,20 @@ def test_a_recipe_whose_data_cannot_be_read_is_no_reason_to_stop(
     assert any("cannot be planned here" in note and "/data/x" in note for note in told["notes"])
 
 
+def test_gc_ends_if_the_store_does_not_tell_what_a_recipe_has(
+    chains: tuple[Chain, Chain], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which attempt of a step is the current one: without it, an artifact of the recipe could go."""
+
+    def unreadable(*_: object) -> object:
+        raise PermissionError(13, "Permission denied", "/store/refs")
+
+    monkeypatch.setattr(ArtifactStore, "attempt", unreadable)
+    done = agevlm("gc", "--results", "--delete")
+    assert (done.code, "/store/refs: Permission denied" in done.error) == (1, True)
+    assert len(kinds(chains[0].store)) == len({a.ref for chain in chains for a in chain.made.values()})
+
+
 def test_a_tag_that_is_set_while_gc_begins_waits_for_it(
     chains: tuple[Chain, Chain], monkeypatch: pytest.MonkeyPatch
 ) -> None:

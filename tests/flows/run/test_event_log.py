@@ -110,6 +110,21 @@ def test_a_follower_sees_each_event_once_and_ends_with_the_run(tmp_path: Path) -
     assert seen == ["a", "b", "run_end"]
 
 
+def test_a_follower_misses_nothing_of_a_machine_whose_clock_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an object store the names of events begin with the time of their writer."""
+    store = ArtifactStore("memory://clocks")
+    log = EventLog(store, "run-1")
+    for number, name in enumerate(("run_start", "step_start", "submit")):
+        monkeypatch.setattr(time, "time_ns", lambda number=number: 1000 + number)
+        log.write(name)
+    follower = follow_events(store, "run-1")
+    seen = [next(follower)["event"] for _ in range(3)]
+    monkeypatch.setattr(time, "time_ns", lambda: 1001)
+    log.write("run_end", state="cancelled")
+    monkeypatch.setattr("flows.run.event_log.REMOTE_POLL_SECONDS", 0.01)
+    assert [*seen, *(event["event"] for event in follower)] == ["run_start", "step_start", "submit", "run_end"]
+
+
 def test_secrets_are_never_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret, key = "0123456789abcdef" * 4, "wJalrXUtnFEMI/K7MDENG"
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", f"admin:{secret}")

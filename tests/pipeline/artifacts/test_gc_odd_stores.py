@@ -81,6 +81,19 @@ def test_files_of_others_are_never_garbage(store: ArtifactStore) -> None:
     assert artifact.verify() == []
 
 
+@pytest.mark.parametrize("name", ["line\nbreak", "\x1b[31m", "back\\slash", "byte\udcff"])
+def test_a_folder_with_a_name_that_no_artifact_has_is_left_alone(store: ArtifactStore, name: str) -> None:
+    """Also if it looks like an artifact's below that name."""
+    artifact = publish(store, "masks", "only")
+    for path in (f"masks/{name}/{'ab' * 32}", f"{name}/x/{'ab' * 32}", f"masks/x/{name}"):
+        Path(store.base, path).mkdir(parents=True)
+        Path(store.base, path, "manifest.json").write_bytes(b"")
+    assert [thing.path for thing in contents(store)] == [artifact.ref.path]
+    assert list(store.refs()) == [artifact.ref]
+    assert store.find("masks").ref == store.find("latest").ref == artifact.ref
+    assert remove(store) == {}
+
+
 def test_a_removed_artifact_leaves_what_others_put_beside_it(store: ArtifactStore) -> None:
     old, _ = publish(store, "masks", "old"), publish(store, "masks", "new", later=1)
     other = Path(store.base, old.ref.path, "data-0123456789ab", "part-0.parquet")
@@ -131,6 +144,19 @@ def test_while_a_manifest_is_damaged_no_artifact_goes(store: ArtifactStore, cont
     assert garbage_of(store, needs) == []
     Path(store.manifest_path(child.ref)).unlink()
     assert segments.ref.path in garbage_of(store)
+
+
+def test_an_artifact_of_a_newer_version_stays_with_all_others_and_is_not_called_damaged(store: ArtifactStore) -> None:
+    """People move damaged ones out of the store; this one is another machine's, whose agevlm is newer."""
+    segments, child = publish(store, "segments", "old"), publish(store, "masks", "only")
+    publish(store, "segments", "new", later=1)
+    path = Path(store.manifest_path(child.ref))
+    path.write_bytes(path.read_bytes().replace(b'"format":2', b'"format":3'))
+    with pytest.raises(ArtifactError, match=r"its format is 3, .* use the version that wrote it") as caught:
+        store.get(child.ref)
+    assert "damaged" not in str(caught.value)
+    assert remove(store) == {}
+    assert store.exists(segments.ref)
 
 
 def test_artifacts_of_one_id_are_judged_each(store: ArtifactStore) -> None:
@@ -202,6 +228,25 @@ def test_a_link_to_another_disk_is_left(store: ArtifactStore, tmp_path: Path) ->
     (unfinished / "loop").symlink_to(unfinished)
     assert all(not trouble or trouble.startswith(FAILED) for trouble in remove(store).values())
     assert (precious / "file").exists()
+
+
+def test_an_artifact_whose_data_is_on_another_disk_stays_whole(store: ArtifactStore, tmp_path: Path) -> None:
+    old, _ = publish(store, "masks", "old"), publish(store, "masks", "new", later=1)
+    moved = tmp_path / "big disk"
+    Path(old.path()).rename(moved)
+    Path(old.path()).symlink_to(moved)
+    assert remove(store) == {old.ref.path: f"{FAILED}: it is a link to another place"}
+    assert store.require(old.ref).verify() == []
+
+
+def test_files_that_are_published_meanwhile_are_left(store: ArtifactStore) -> None:
+    staging = Staging(store, ArtifactRef(kind="masks", name="x", id=SPEC.id()), SPEC, 0, {})
+    staging.write_bytes("part-0.parquet", b"x")
+    judge = Judge(contents(store), Needs(), Rules(), time.time() + LATER)
+    garbage = in_order(v.thing for v in judge.verdicts() if not v.keep)
+    artifact = staging.publish(Counts(unit="row", rows_in=1, rows_out=1))
+    assert [trouble for _, trouble in remove_all(store, garbage)] == ["it was published meanwhile"]
+    assert artifact.verify() == []
 
 
 def test_a_lock_of_a_machine_with_another_clock_holds(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from model.errors import ArtifactError, ConfigError
-from pipeline.artifacts.manifest import Counts
+from pipeline.artifacts.manifest import Counts, Origin
 from pipeline.artifacts.spec import ArtifactRef, StepSpec
 from pipeline.artifacts.staging import Staging
 from pipeline.artifacts.store import Artifact, ArtifactStore
@@ -21,7 +21,10 @@ from pipeline.dataset.export import export_dataset
 
 def publish(store: ArtifactStore, kind: str) -> Artifact:
     spec = StepSpec(step=kind, revision=1, params={"word": "<script>|"}, inputs={})
-    staging = Staging(store, ArtifactRef(kind=kind, name="x", id=spec.id()), spec, 0, {}, job="secret-job")
+    page = "http://secret-host:4200/runs/1"
+    origin = Origin(flow_run_id="secret-run", flow_run_page=page, job_page=page)
+    ref = ArtifactRef(kind=kind, name="x", id=spec.id())
+    staging = Staging(store, ref, spec, 0, {}, job="secret-job", origin=origin)
     for number in range(2):
         rows = [{"query": f"q{number}", "area": 3}] * (2 - 2 * number)
         schema = pa.schema([("query", pa.string()), ("area", pa.int64())])
@@ -41,7 +44,7 @@ def test_datasets_opens_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert rows["query"][:] == ["q0", "q0"]
     assert datasets.get_dataset_config_names(str(target)) == ["default"], "no table without rows"
     text = "".join((target / name).read_text() for name in ("README.md", "manifest.json", "lineage.json"))
-    assert "secret-job" not in text
+    assert "secret-" not in text, "the names of jobs and machines"
     assert "license: unknown" in text
     assert "&lt;script>\\|" in (target / "README.md").read_text()
     assert json.loads((target / "manifest.json").read_text())["content_sha256"] == artifact.manifest.content_sha256
@@ -61,6 +64,15 @@ def test_a_report_is_no_data_set(tmp_path: Path) -> None:
     artifact = publish(ArtifactStore(str(tmp_path / "store")), "report")
     with pytest.raises(ConfigError, match="kinds that can are inventory"):
         export_dataset(artifact, tmp_path / "out")
+
+
+def test_a_url_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    artifact = publish(ArtifactStore(str(tmp_path / "store")), "masks")
+    for url in ("s3://bucket/out", f"file://{tmp_path}/out"):
+        with pytest.raises(ConfigError, match="reads as a URL"):
+            export_dataset(artifact, Path(url))
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 @pytest.mark.parametrize("place", ["store", "store/masks/x/out", "link", "file", "file/out", "loop", "a\0b", "x" * 300])
