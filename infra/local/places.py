@@ -49,7 +49,8 @@ def check_places(folders: Folders) -> None:
         )
     _check_room(folders.home, "AGEVLM_HOME", HOME_BYTES)
     make_ray_folder(folders.ray)
-    _check_room(folders.ray, "AGEVLM_HOME", RAY_BYTES)
+    in_home = folders.ray.is_relative_to(folders.home)
+    _check_room(folders.ray, "AGEVLM_HOME" if in_home else "TMPDIR", RAY_BYTES)
     if "://" not in folders.store:
         _check_room(Path(folders.store), "AGEVLM_STORE", 0)
 
