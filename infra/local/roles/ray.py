@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.local.folders import SOCKET_FOLDER_LENGTH, Folders
-from infra.local.machine import object_store, usable_cpus
+from infra.local.machine import object_store, shm_usable, usable_cpus
 from infra.local.private import own_folder
 from infra.local.processes import programs, spawn
 from infra.local.roles import grafana, prometheus
@@ -123,6 +123,7 @@ def ray_command(state: StackState, folders: Folders) -> list[str]:
         f"--temp-dir={folders.ray}",
         "--disable-usage-stats",
         "--no-monitor",  # no autoscaler: this cluster never grows
+        *([] if shm_usable() else [f"--plasma-directory={folders.ray}"]),
     ]
 
 
