@@ -32,6 +32,7 @@ KEPT = frozenset(
 
 OWN = frozenset(
     {
+        "OTEL_SDK_DISABLED",  # Ray's processes hand their metrics on by OpenTelemetry, to this machine only
         "TMPDIR",  # temporary.py has the stack's
         "VIRTUAL_ENV",  # another environment's, maybe
         "WEB_CONCURRENCY",  # uvicorn would start Prefect's server several times, which it refuses

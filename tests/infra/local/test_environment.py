@@ -66,7 +66,7 @@ def test_a_variable_that_changes_python_itself_reaches_neither_a_process_nor_a_s
     assert "unset PYTHONSTARTUP" not in lines
 
 
-@pytest.mark.parametrize("name", ["WEB_CONCURRENCY", "VIRTUAL_ENV"])
+@pytest.mark.parametrize("name", ["OTEL_SDK_DISABLED", "WEB_CONCURRENCY", "VIRTUAL_ENV"])
 def test_a_variable_of_other_programs_reaches_no_process_and_stays_in_the_shell(
     name: str, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
