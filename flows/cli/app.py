@@ -1,5 +1,6 @@
 """The `agevlm` command. `--help` answers at once, because each command imports slow modules only when it runs."""
 
+import io
 import os
 import sys
 
@@ -34,6 +35,9 @@ def main() -> None:
 
     The files that it makes are for their owner only, as those of the stack, unless `$AGEVLM_UMASK` says otherwise.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal's encoding lacks is no error
+            stream.reconfigure(errors="backslashreplace")
     try:
         os.umask(read_umask(os.environ.get(UMASK)))
         app(prog_name="agevlm")

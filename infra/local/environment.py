@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Mapping
 
+from infra.local.certificates import VARIABLE, unusable_certificates
 from infra.local.folders import Folders
 from infra.local.machine import CPUS, usable_cpus
 from infra.local.proxies import proxy_variables
@@ -28,6 +29,16 @@ KEPT = frozenset(
     }
 )
 """Variables with these prefixes that the user may set."""
+
+OWN = frozenset(
+    {
+        "OTEL_SDK_DISABLED",  # Ray's processes hand their metrics on by OpenTelemetry, to this machine only
+        "TMPDIR",  # temporary.py has the stack's
+        "VIRTUAL_ENV",  # another environment's, maybe
+        "WEB_CONCURRENCY",  # uvicorn would start Prefect's server several times, which it refuses
+    }
+)
+"""Variables that a shell keeps, but that no process of the stack gets as they are."""
 
 INTERPRETER = frozenset(
     {
@@ -86,12 +97,13 @@ def environment(folders: Folders, state: StackState | None) -> dict[str, str]:
 def not_handed_on() -> list[str]:
     """Names of this process's variables that no process of the stack and no shell gets, sorted."""
     other = {name for name in os.environ if name in INTERPRETER or (name.startswith(PREFIXES) and name not in KEPT)}
-    return sorted(other | {name for name, value in proxy_variables(os.environ).items() if value is None})
+    other |= {name for name, value in proxy_variables(os.environ).items() if value is None}
+    return sorted(other | ({VARIABLE} if unusable_certificates(os.environ) else set()))
 
 
 def process_environment(folders: Folders, state: StackState | None, extra: Mapping[str, str]) -> dict[str, str]:
     """The whole environment for a new process: this process's without `not_handed_on`, the stack's, and `extra`."""
-    dropped = {*not_handed_on(), "VIRTUAL_ENV", "TMPDIR"}
+    dropped = {*not_handed_on(), *OWN}
     handed_on = {name: value for name, value in os.environ.items() if name not in dropped}
     return {**handed_on, **temporary_variables(folders), **environment(folders, state), **extra}
 

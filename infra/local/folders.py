@@ -68,6 +68,18 @@ class Folders:
         return self.ray / "tmp"
 
     @property
+    def worker_temporary(self) -> Path:
+        """The temporary folder of the worker and its flows: Prefect makes `runner_storage` there, under a fixed name,
+        so in a folder that two users share the second one could not start a worker."""
+        return self.ray / "worker"
+
+    @property
+    def compiled(self) -> Path:
+        """Where torch.compile keeps its code and loads it from. By default that is a folder in the temporary folder
+        with the user's name, which another user could make first, with code of his own."""
+        return self.ray / "torchinductor"
+
+    @property
     def python_link(self) -> Path:
         """A link to the virtual environment, where its path is not plain."""
         return self.ray / "venv"

@@ -108,7 +108,14 @@ def object_store(
     return ObjectStore(min(wanted, SMALLEST), _slow(room))
 
 
+def shm_usable() -> bool:
+    """False if /dev/shm exists and this user cannot write there; Ray only asks how much room it has."""
+    return not SHM.exists() or os.access(SHM, os.W_OK | os.X_OK)
+
+
 def _slow(room: int) -> str:
+    if not shm_usable():
+        return f"{SHM} is not writable, so Ray keeps its objects in files, which is slower"
     return (
         f"/dev/shm has room for {room >> 20} MiB only, so Ray keeps its objects in files, which is slower; free some "
         "of it, or start a container with --shm-size=2g"
@@ -117,6 +124,8 @@ def _slow(room: int) -> str:
 
 def _shm_free() -> int:
     """Free bytes in /dev/shm; where the system has none, Ray keeps its objects elsewhere: then no limit."""
+    if not shm_usable():
+        return 0
     try:
         status = os.statvfs(SHM)
     except OSError:

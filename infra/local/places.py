@@ -8,13 +8,15 @@ from pathlib import Path
 from infra.local.folders import Folders
 from infra.local.roles.ray import make_ray_folder
 from infra.local.stack_file import StackError
-from infra.local.temporary import link_temporary_folder
+from infra.local.temporary import link_temporary_folder, problem_of
 
 MEBIBYTE = 1 << 20
 HOME_BYTES = 256 * MEBIBYTE
 """Room that the home folder must have: Prefect's database, logs, and the scratch files of a small run."""
 RAY_BYTES = 256 * MEBIBYTE
 """Room that Ray's temporary folder must have: logs and sockets."""
+TEMPORARY_BYTES = 16 * MEBIBYTE
+"""Room that the user's temporary folder must have: without any, Prefect's database fails at its start."""
 INODES = 2000
 """Files that must still fit on each disk."""
 
@@ -49,9 +51,13 @@ def check_places(folders: Folders) -> None:
         )
     _check_room(folders.home, "AGEVLM_HOME", HOME_BYTES)
     make_ray_folder(folders.ray)
-    _check_room(folders.ray, "AGEVLM_HOME", RAY_BYTES)
+    in_home = folders.ray.is_relative_to(folders.home)
+    _check_room(folders.ray, "AGEVLM_HOME" if in_home else "TMPDIR", RAY_BYTES)
     if "://" not in folders.store:
         _check_room(Path(folders.store), "AGEVLM_STORE", 0)
+    given = os.environ.get("TMPDIR", "")
+    if given and not problem_of(given):
+        _check_room(Path(given), "TMPDIR", TEMPORARY_BYTES)
 
 
 def _check_name(path: Path, what: str, refused: str, remedy: str) -> None:

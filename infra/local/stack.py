@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from infra.local import environment
+from infra.local.certificates import certificate_notes
 from infra.local.ending import end_everything, end_roles, prune_sessions
 from infra.local.folders import Folders
 from infra.local.hosts import check_host
@@ -74,7 +75,7 @@ class LocalStack:
                 not given.
         """
         with new_files(self.folders.umask):
-            notes = [*prepare_places(self.folders), *proxy_notes(os.environ)]
+            notes = [*prepare_places(self.folders), *proxy_notes(os.environ), *certificate_notes(os.environ)]
         with new_files(self.folders.umask), self._private_home(say), self.file.lock():
             before = self.file.load() or StackState(id=secrets.token_hex(16), cpus=logical_cpus())
             self._refuse_unrecorded(before.id)

@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from model.errors import ConfigError
+
 PROJECT = Path(__file__).resolve().parents[2]
 """The project's root folder."""
 HOME = "AGEVLM_HOME"
@@ -17,7 +19,7 @@ def is_url(root: str) -> bool:
 
 def home_folder(env: Mapping[str, str] = os.environ) -> Path:
     """`$AGEVLM_HOME`, or `.agevlm` in the project's folder: state, logs and scratch files."""
-    return Path(env.get(HOME) or PROJECT / ".agevlm").expanduser().resolve()
+    return _absolute(HOME, env.get(HOME) or str(PROJECT / ".agevlm"))
 
 
 def scratch_folder(env: Mapping[str, str] = os.environ) -> Path:
@@ -30,4 +32,14 @@ def store_root(env: Mapping[str, str] = os.environ) -> str:
     given = env.get(STORE)
     if given and is_url(given):
         return given
-    return str(Path(given).expanduser().resolve() if given else home_folder(env) / "artifacts")
+    return str(_absolute(STORE, given) if given else home_folder(env) / "artifacts")
+
+
+def _absolute(variable: str, text: str) -> Path:
+    """A path from a variable. Raises ConfigError if it starts with the `~` of nobody."""
+    try:
+        return Path(text).expanduser().resolve()
+    except RuntimeError as error:  # no such user, or this user has no home folder
+        raise ConfigError(
+            f"{variable}={text}: {text.split('/')[0]} is nobody's home folder; give a whole path"
+        ) from error

@@ -12,6 +12,7 @@ from ray.train.backend import Backend, BackendConfig
 
 from pipeline.compute.collection import collection_paused
 from pipeline.compute.threads import wait_briefly
+from pipeline.training.rendezvous import MeetingGroup
 
 
 class TorchProcessGroup(Backend):  # type: ignore[misc]
@@ -24,7 +25,7 @@ class TorchProcessGroup(Backend):  # type: ignore[misc]
         worker_group.execute(wait_briefly)  # first: the next lines load torch
         if len(worker_group) > 1:
             config = _torch_config()
-            config.backend_cls().on_start(worker_group, config)
+            config.backend_cls().on_start(MeetingGroup(worker_group), config)
 
     def on_shutdown(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Close the process group, and free the memory that torch caches on an accelerator."""

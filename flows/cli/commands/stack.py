@@ -84,7 +84,9 @@ def status() -> None:
             f"the local stack in {stack.folders.home} is not up; start it with 'agevlm up'", highlight=False
         )
         raise typer.Exit(1)
-    table = Table("process", "pid", "state", "address", "log", box=None, pad_edge=False)
+    table = Table("process", "pid", "state", box=None, pad_edge=False)
+    table.add_column("address", no_wrap=True)  # it is copied from here
+    table.add_column("log", overflow="fold")
     for row in rows:
         colour = "green" if row.state == "ready" else "red" if row.needed else "yellow"
         table.add_row(row.name, str(row.pid or "-"), f"[{colour}]{row.state}[/]", row.url or "-", row.log or "-")

@@ -1,11 +1,13 @@
 """Ray's head node with its dashboard."""
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from infra.local.folders import SOCKET_FOLDER_LENGTH, Folders
-from infra.local.machine import object_store, usable_cpus
+from infra.local.machine import object_store, shm_usable, usable_cpus
 from infra.local.private import own_folder
 from infra.local.processes import programs, spawn
 from infra.local.roles import grafana, prometheus
@@ -40,6 +42,10 @@ LOGS = (
 """Logs of Ray's processes that say why one ended."""
 REASON = re.compile(r"(^|[\s|\[])(\w*Error\b|E |F |FATAL|CRITICAL|ERROR)|Check failed|Exception:")
 REASON_LINES, LINE_LENGTH = 3, 300
+
+LOOPBACK_ONLY = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+"""Training workers of this one machine talk to each other on loopback. By default these libraries listen on an address
+of the network, and a shell may still have the name of another cluster's interface."""
 
 REPORT_MILLISECONDS = 5000
 """Time between two reports of metrics by each process of Ray: as often as Prometheus reads them. A gauge is gone two
@@ -117,6 +123,7 @@ def ray_command(state: StackState, folders: Folders) -> list[str]:
         f"--temp-dir={folders.ray}",
         "--disable-usage-stats",
         "--no-monitor",  # no autoscaler: this cluster never grows
+        *([] if shm_usable() else [f"--plasma-directory={folders.ray}"]),
     ]
 
 
@@ -130,6 +137,8 @@ def start(folders: Folders, state: StackState) -> ProcessRecord:
         "DASHBOARD_METRIC_PORT": str(state.ports["ray_dashboard_metrics"]),
         "SPT_NOENV": "1",  # Ray renames its processes: keeps their environments readable, which carry the stack's id
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the default of 60 is too short for a busy laptop
+        "TORCHINDUCTOR_CACHE_DIR": os.environ.get("TORCHINDUCTOR_CACHE_DIR") or str(folders.compiled),
+        **LOOPBACK_ONLY,
         "RAY_COLOR_PREFIX": "0",
         "RAY_ROTATION_MAX_BYTES": str(64 << 20),  # of each log of Ray's own processes; 512 MB by default
         "RAY_ROTATION_BACKUP_COUNT": "3",

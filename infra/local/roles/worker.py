@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 from infra.local.folders import Folders
+from infra.local.private import own_folder
 from infra.local.processes import spawn
 from infra.local.roles.prefect import POOL, prefect_api
 from infra.local.stack_file import ProcessRecord, StackState
@@ -14,8 +15,11 @@ FLOW_RUNS = 4
 
 def start(folders: Folders, state: StackState) -> ProcessRecord:
     """Start the worker under the recorded name, which no other worker has."""
+    folder = folders.worker_temporary
+    own_folder(folder, "remove it, or set AGEVLM_HOME to a folder of your own")
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
-    return spawn(folders, "worker", [*command, "--limit", str(FLOW_RUNS), "--name", state.worker], state)
+    words = [*command, "--limit", str(FLOW_RUNS), "--name", state.worker]
+    return spawn(folders, "worker", words, state, {"TMPDIR": str(folder)})
 
 
 def ready(folders: Folders, state: StackState) -> bool:

@@ -1,6 +1,7 @@
 """The command line: it answers at once, it helps, and a user's mistake gives no traceback."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 
 from flows.cli.commands.run import parse_parameters
 from flows.run.parameters import MASK_PARAMETERS
+from infra.local.stack import LocalStack, RoleStatus
 from model.errors import ConfigError
 from pipeline.artifacts.paths import PROJECT
 from pipeline.plan.recipe import Recipe, load_recipe
@@ -95,6 +97,26 @@ def test_without_a_stack_status_says_so_and_down_has_nothing_to_do() -> None:
     assert status.code == 1
     assert "is not up" in status.output
     assert (down.code, down.output.strip()) == (0, "nothing to end: the local stack is not up")
+
+
+def test_status_shows_whole_addresses_and_logs_in_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = "/home/somebody/projects/agevlm/.agevlm/logs/prefect.log"
+    rows = [RoleStatus("prefect", "Prefect server", 1234567, "not answering", "http://127.0.0.1:30178", log)]
+    monkeypatch.setattr(LocalStack, "status", lambda stack: rows)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", agevlm("status").output)
+    table = shown.split("The pages of")[0].splitlines()[1:]
+    assert "http://127.0.0.1:30178" in table[0]
+    assert "".join(line.split()[-1] for line in table) == log
+
+
+def test_a_character_that_the_terminals_encoding_lacks_is_no_error(tmp_path: Path) -> None:
+    home = {"AGEVLM_HOME": str(tmp_path / "b\u00fccher"), "PYTHONPATH": str(PROJECT), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-P", "-m", "flows", "status"]
+    shown = subprocess.run(command, env={**os.environ, **home}, capture_output=True, text=True, check=False)
+    assert (shown.returncode, shown.stderr) == (1, "")
+    assert "b\\xfccher is not up" in shown.stdout
 
 
 def test_recipes_are_listed() -> None:

@@ -65,6 +65,14 @@ def test_a_store_in_the_users_home_is_the_same_folder_for_every_command(
     assert read_settings().store == offline_settings().store == open_store().root == store
 
 
+@pytest.mark.parametrize("variable", ["AGEVLM_HOME", "AGEVLM_STORE"])
+def test_the_home_folder_of_nobody_is_a_message(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "~no-such-user/x")
+    shown = agevlm("artifacts")
+    assert shown.code == 1
+    assert f"{variable}=~no-such-user/x: ~no-such-user is nobody's home folder; give a whole path" in shown.error
+
+
 def test_the_run_file_of_a_lost_run_is_closed(tmp_path: Path) -> None:
     store = ArtifactStore(str(tmp_path))
     states = {"a": "completed", "b": "running"}

@@ -24,7 +24,8 @@ SURROUNDINGS = {
     "ALL_PROXY": "socks5://user:word@127.0.0.1:9", "no_proxy": "internal.example",
     "RAY_ADDRESS": "10.0.0.1:6379", "RAY_TMPDIR": "/nonexistent", "PREFECT_API_URL": "http://10.0.0.1:4200/api",
     "PYTHONOPTIMIZE": "2", "PYTHONSTARTUP": "/nonexistent", "LC_ALL": "POSIX", "TERM": "dumb", "COLUMNS": "20",
-    "OMP_NUM_THREADS": "10000", "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "10000", "CUDA_VISIBLE_DEVICES": "", "WEB_CONCURRENCY": "4", "SSL_CERT_FILE": "/nonexistent.pem",
+    "RANK": "3", "WORLD_SIZE": "8", "MASTER_ADDR": "10.0.0.1", "SLURM_PROCID": "3", "OTEL_SDK_DISABLED": "true",
 }  # fmt: skip
 
 

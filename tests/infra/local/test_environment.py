@@ -66,6 +66,15 @@ def test_a_variable_that_changes_python_itself_reaches_neither_a_process_nor_a_s
     assert "unset PYTHONSTARTUP" not in lines
 
 
+@pytest.mark.parametrize("name", ["OTEL_SDK_DISABLED", "WEB_CONCURRENCY", "VIRTUAL_ENV"])
+def test_a_variable_of_other_programs_reaches_no_process_and_stays_in_the_shell(
+    name: str, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "4")
+    assert name not in process_environment(folders, STATE, {})
+    assert name not in shell_lines(folders, STATE)
+
+
 @given(name=st.from_regex(r"(PREFECT|RAY|AGEVLM)_[A-Za-z_]{1,12}", fullmatch=True))
 def test_with_these_prefixes_only_allowed_variables_reach_a_process(name: str) -> None:
     folders = Folders(project=Path("/project"), home=Path("/home"), store="/store")

@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infra.local import machine
+from infra.local.folders import Folders
 from infra.local.machine import GIBIBYTE, MEBIBYTE, ObjectStore, cpu_quota, memory_bytes, object_store, usable_cpus
-from infra.local.stack_file import StackError
+from infra.local.roles.ray import ray_command
+from infra.local.roles.table import ROLES
+from infra.local.stack_file import StackError, StackState
 
 ROOMY = 1 << 50
 
@@ -98,3 +101,16 @@ def test_the_limits_of_control_groups(
     assert cpu_quota(tmp_path / "groups", tmp_path / "own") == cpus
     total = psutil.virtual_memory().total
     assert memory_bytes(tmp_path / "groups", tmp_path / "own") == (total if limit is None else limit)
+
+
+def test_where_shared_memory_is_not_writable_ray_keeps_its_objects_in_files(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = ROLES["ray"].with_ports(StackState(id="x", cpus=4))
+    plasma = f"--plasma-directory={folders.ray}"
+    assert plasma not in ray_command(state, folders)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != machine.SHM)
+    if machine.SHM.exists():
+        assert object_store().bytes == machine.SMALLEST
+        assert object_store().note.startswith("/dev/shm is not writable, so Ray keeps its objects in files")
+        assert plasma in ray_command(state, folders)

@@ -122,6 +122,29 @@ def test_a_full_disk_is_refused_with_the_room(
         check_places(folders)
 
 
+def test_a_full_disk_of_temporary_files_is_refused_with_their_variable(
+    folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = replace(folders, home=tmp_path / "a b")  # so Ray's folder lies elsewhere
+    room = os.statvfs(tmp_path)
+    full = SimpleNamespace(f_frsize=4096, f_bavail=10, f_files=0, f_favail=0)
+    monkeypatch.setattr(os, "statvfs", lambda folder: full if folder == odd.ray else room)
+    with pytest.raises(StackError, match=r"agevlm-ray-.* has only 0 MiB free; make room there, or set TMPDIR"):
+        check_places(odd)
+    odd.ray.rmdir()
+    odd.ray.parent.rmdir()
+
+
+def test_a_full_tmpdir_is_refused(folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "t").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "t"))
+    room = os.statvfs(tmp_path)
+    full = SimpleNamespace(f_frsize=4096, f_bavail=10, f_files=0, f_favail=0)
+    monkeypatch.setattr(os, "statvfs", lambda folder: full if Path(folder) == tmp_path / "t" else room)
+    with pytest.raises(StackError, match=r"/t needs 16 MiB, but its disk has only 0 MiB free; .* set TMPDIR"):
+        check_places(folders)
+
+
 def test_disks_without_a_count_of_inodes_pass(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     status = SimpleNamespace(f_frsize=4096, f_bavail=1 << 20, f_files=0, f_favail=0)  # btrfs
     monkeypatch.setattr(os, "statvfs", lambda _: status)

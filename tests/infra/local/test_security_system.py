@@ -9,7 +9,10 @@ import socket
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from playwright.sync_api import Page
 
 from infra.local.processes import family
 from infra.local.web import answers
+from pipeline.artifacts.paths import PROJECT
 from tests.flows.fixtures_browser import log_in_to_prefect, log_in_to_ray, open_page
 from tests.infra.local.fixtures_home import Home, wait_for
 from tests.infra.local.fixtures_stranger import REFUSED, UNKNOWN, listening, paths_in, reached_by_stranger
@@ -62,6 +66,39 @@ def test_only_the_pages_listen_on_the_host(home: Home) -> None:
     opened = {port for port, address in ports.items() if "127.0.0.1" not in address}
     assert opened == {home.state.ports["prefect"], home.state.ports["ray_dashboard"]}
     assert len(ports) > len(opened)
+
+
+def test_workers_that_train_together_listen_on_loopback_only(home: Home, tmp_path: Path) -> None:
+    text = (PROJECT / "flows" / "recipes" / "miniature.yaml").read_text()
+    for old, new in {
+        "stage1: {threads: 1}": "stage1: {threads: 1, workers: 2}",
+        "max_steps: 300": "max_steps: 3",
+    }.items():
+        assert old in text
+        text = text.replace(old, new)
+    recipe = tmp_path / "two.yaml"
+    recipe.write_text(text)
+    run = ["run", "agevlm/full-recipe", "-p", f"recipe={recipe}", "-p", "until=stage1", "-p", "limit=24", "--watch"]
+    found: dict[int, str] = {}
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(home.agevlm, *run)
+        while not running.done():
+            found |= trainers(home)
+            time.sleep(0.2)
+    assert running.result().returncode == 0, running.result().stdout + running.result().stderr
+    assert len(found) > 2, "their store, and a port of each"
+    assert {address.removeprefix("::ffff:") for address in found.values()} == {"127.0.0.1"}
+
+
+def trainers(home: Home) -> dict[int, str]:
+    """The ports that training workers listen on."""
+    found: dict[int, str] = {}
+    for process in family(home.state, ["ray"]):
+        with suppress(psutil.Error):  # it ended just now
+            if "".join(process.cmdline()[:1]).startswith("ray::RayTrainWorker"):
+                listens = [c for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+                found |= {c.laddr.port: c.laddr.ip for c in listens}
+    return found
 
 
 @AS_ROOT

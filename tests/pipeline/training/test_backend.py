@@ -10,6 +10,7 @@ import pytest
 from pipeline.compute.threads import wait_briefly
 from pipeline.training import backend
 from pipeline.training.backend import TorchProcessGroup, TorchWorkers
+from pipeline.training.rendezvous import MeetingGroup
 
 
 class Group:
@@ -31,7 +32,7 @@ class RaysConfig:
     def backend_cls(self) -> "RaysConfig":
         return self
 
-    def on_start(self, group: Group, config: Any) -> None:
+    def on_start(self, group: MeetingGroup, config: Any) -> None:
         group.calls.append("start")
 
     def on_shutdown(self, group: Group, config: Any) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,26 @@ def test_every_port_of_ray_is_recorded_or_found_by_ray(tmp_path: Path) -> None:
     assert "--dashboard-host=127.0.0.1" in command
     opened = ray.ray_command(state.model_copy(update={"host": "0.0.0.0"}), Folders(tmp_path, tmp_path, str(tmp_path)))
     assert set(opened) - set(command) == {"--dashboard-host=0.0.0.0"}, "everything else stays on loopback"
+
+
+def test_what_training_shares_between_processes_is_on_loopback_and_in_a_folder_of_the_owner(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, str] = {}
+
+    def spawn(folders: Folders, role: str, command: list[str], state: StackState, extra: dict[str, str]) -> None:
+        given.update(extra)
+
+    monkeypatch.setattr(ray, "spawn", spawn)
+    state = ROLES["ray"].with_ports(StackState(id="x", cpus=4))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    ray.start(folders, state)
+    assert given["TORCHINDUCTOR_CACHE_DIR"] == str(folders.ray / "torchinductor")
+    if sys.platform == "linux":
+        assert given["GLOO_SOCKET_IFNAME"] == given["NCCL_SOCKET_IFNAME"] == "lo"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/mine")
+    ray.start(folders, state)
+    assert given["TORCHINDUCTOR_CACHE_DIR"] == "/mine"
 
 
 def test_rays_folder_is_refused_if_it_leads_elsewhere(tmp_path: Path) -> None:
