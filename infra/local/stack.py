@@ -94,7 +94,7 @@ class LocalStack:
                         f"the stack is up and works on the store {before.store}, but here the store is "
                         f"{self.folders.store}: set AGEVLM_STORE as it was, or end the stack with 'agevlm down' first"
                     )
-                broken = [r for r in wanted if r not in missing and ROLES[r].broken(before)]
+                broken = [r for r in wanted if r not in missing and self._to_replace(r, before)]
                 end_roles(before, broken)
                 missing += broken
                 if missing:
@@ -149,6 +149,8 @@ class LocalStack:
                 condition = ("dead" if record else "not started") if installed else "not installed"
             else:
                 condition = "ready" if ROLES[role].ready(self.folders, state) else "not answering"
+                if ROLES[role].broken(state):
+                    condition = "broken"
             pid, url = (process.pid, ROLES[role].url(state)) if process else (None, "")
             log = record.log if record else ""
             rows.append(RoleStatus(role, ROLES[role].title, pid, condition, url, log, ROLES[role].needed))
@@ -184,6 +186,10 @@ class LocalStack:
     def secret_hint(self) -> str:
         """A few words on how to read the secret that the servers' pages ask for."""
         return secret_hint(self.folders)
+
+    def _to_replace(self, role: str, state: StackState) -> bool:
+        """True if the living process of a role is replaced by `up`: it cannot work again, or no run loses by it."""
+        return ROLES[role].broken(state) or not (ROLES[role].needed or ROLES[role].ready(self.folders, state))
 
     # -- for the owner only
 

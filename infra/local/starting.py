@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from infra.local.deployments import deploy
@@ -17,6 +17,8 @@ from infra.local.stack_file import ProcessRecord, StackError, StackFile, StackSt
 Say = Callable[[str], None]
 """Prints one line of progress."""
 POLL_SECONDS = 0.5
+ANSWER_SECONDS = 90.0
+"""Time in which a Prefect server that lives must answer: it may be busy, or be starting since an `up` that was killed."""
 CONFIRM_SECONDS = 20.0
 """Time in which all roles must answer at once after the last one became ready."""
 RETURN_SECONDS = 15.0
@@ -57,6 +59,8 @@ class Starter:
             state = self._launch(state, role)
         if "prefect" in missing:
             state = self._await_server(state, "prefect")
+        else:
+            self._require_answer(state, "prefect", ANSWER_SECONDS)
         make_pool(prefect_api(self.folders, state))
         self.say(f"deployed: {', '.join(deploy(self.folders, state))}")
         if "ray" in missing:
@@ -64,8 +68,7 @@ class Starter:
             set_priority(family(state, ["ray"]), own_niceness())
         for role in optional:
             state = self._await_optional(state, role)
-        if state.ports != before:
-            end_roles(state, ["worker"])
+        self._end_uninformed_worker(state, before)
         if "prefect" in missing:
             self._replace_mute_worker(state)
         if living(state, "worker") is None:
@@ -83,14 +86,36 @@ class Starter:
         Ray's head ends seconds after it was ready if it cannot start its own workers.
         """
         until = time.monotonic() + CONFIRM_SECONDS
-        for role, record in state.processes.items():
-            if role not in ROLES or not ROLES[role].needed:
-                continue
-            while ROLES[role].broken(state) or not ROLES[role].ready(self.folders, state):
-                if living(state, role) is None or time.monotonic() > until:
-                    raise self._failed(record, "was ready, but does not answer any more")
-                time.sleep(POLL_SECONDS)
+        for role in state.processes:
+            if role in ROLES and ROLES[role].needed:
+                self._require_answer(state, role, until - time.monotonic())
         return state
+
+    def _require_answer(self, state: StackState, role: str, seconds: float) -> None:
+        """Wait until a role that was started before answers. Raises StackError with the remedy if it does not."""
+        until = time.monotonic() + seconds
+        while ROLES[role].broken(state) or not ROLES[role].ready(self.folders, state):
+            process = living(state, role)
+            if process is None:
+                raise self._failed(state.processes[role], "was ready, but has ended; run 'agevlm up' again")
+            if time.monotonic() > until:
+                remedy = f"run 'agevlm up' again; if that does not help, 'kill -9 {process.pid}' before it"
+                raise self._failed(state.processes[role], f"does not answer; {remedy}")
+            time.sleep(POLL_SECONDS)
+
+    def _end_uninformed_worker(self, state: StackState, before: Mapping[str, int]) -> None:
+        """End a worker that gives old addresses to its flows; another one is started then.
+
+        Its flows end with it if they cannot work any more: they have the old address of a server that they need.
+        """
+        worker = living(state, "worker")
+        if state.ports == before or worker is None:
+            return
+        needed = [port for role in ROLES.values() if role.needed for port in role.ports]
+        if all(state.ports.get(port) == before.get(port) for port in needed):
+            kill_alone(worker)
+        else:
+            end_roles(state, ["worker"])
 
     def _replace_mute_worker(self, state: StackState) -> None:
         """Kill a worker that does not come back to a server that was started again; another one is started then.
