@@ -18,7 +18,7 @@ Say = Callable[[str], None]
 """Prints one line of progress."""
 POLL_SECONDS = 0.5
 ANSWER_SECONDS = 90.0
-"""Time in which a Prefect server that lives must answer: it may be busy, or be starting since an `up` that was killed."""
+"""Time in which a Prefect server that lives must answer: it may be busy, or starting since an `up` that was killed."""
 CONFIRM_SECONDS = 20.0
 """Time in which all roles must answer at once after the last one became ready."""
 RETURN_SECONDS = 15.0
