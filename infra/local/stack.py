@@ -21,7 +21,7 @@ from infra.local import environment
 from infra.local.ending import end_everything, end_roles, prune_sessions
 from infra.local.folders import Folders
 from infra.local.hosts import check_host
-from infra.local.lost_runs import CloseRun
+from infra.local.lost_runs import CloseRun, EndCancel
 from infra.local.machine import object_store
 from infra.local.places import prepare_places
 from infra.local.private import mend, new_files, own_folder
@@ -62,6 +62,7 @@ class LocalStack:
     folders: Folders
     file: StackFile
     close_run: CloseRun
+    end_cancel: EndCancel
 
     def up(self, say: Say, host: str = "") -> StackState:
         """Start the processes that are not running, and deploy. If everything runs, nothing changes.
@@ -105,7 +106,7 @@ class LocalStack:
                 if note:
                     say(f"note: {note}")
             state = before.model_copy(update={"root": str(self.folders.project), "store": self.folders.store})
-            starter = Starter(self.folders, self.file, self.close_run, say)
+            starter = Starter(self.folders, self.file, self.close_run, self.end_cancel, say)
             try:
                 return starter.confirmed(starter.start(state, missing))
             except BaseException:

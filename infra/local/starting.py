@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from infra.local.deployments import deploy
 from infra.local.ending import end_orphans, end_roles, prune_sessions
 from infra.local.folders import Folders
-from infra.local.lost_runs import CloseRun, crash_lost_runs
+from infra.local.lost_runs import CloseRun, EndCancel, cancel_lost_runs, crash_lost_runs
 from infra.local.processes import family, kill_alone, living, log_tail, own_niceness, set_priority
 from infra.local.roles.prefect import make_pool, prefect_api
 from infra.local.roles.table import ROLES
@@ -34,6 +34,7 @@ class Starter:
     folders: Folders
     file: StackFile
     close_run: CloseRun
+    end_cancel: EndCancel
     say: Say
 
     def start(self, state: StackState, missing: list[str]) -> StackState:
@@ -72,7 +73,11 @@ class Starter:
         if "prefect" in missing:
             self._replace_mute_worker(state)
         if living(state, "worker") is None:
-            lost = crash_lost_runs(prefect_api(self.folders, state), state.store, self.close_run)
+            api = prefect_api(self.folders, state)
+            cancelled = cancel_lost_runs(api, state.store, self.end_cancel)
+            if cancelled:
+                self.say(f"cancelled, as was asked before their processes were lost: {', '.join(cancelled)}")
+            lost = crash_lost_runs(api, state.store, self.close_run)
             if lost:
                 self.say(f"marked as crashed, because their processes are gone: {', '.join(lost)}")
             state = state.model_copy(update={"worker": f"agevlm-{secrets.token_hex(4)}"})

@@ -79,12 +79,15 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServices:
         monkeypatch.setitem(ROLES, name, fake_role)
     monkeypatch.setattr(starting, "make_pool", lambda api: None)
     monkeypatch.setattr(starting, "deploy", lambda folders, state: ["agevlm/full-recipe"])
+    monkeypatch.setattr(starting, "cancel_lost_runs", lambda api, store, end_cancel: [])
     monkeypatch.setattr(starting, "crash_lost_runs", found.crash_lost_runs)
     return found
 
 
 def stack_in(folders: Folders) -> LocalStack:
-    return LocalStack(folders, StackFile(folders.state_file, write_text), lambda store, run, message: "")
+    return LocalStack(
+        folders, StackFile(folders.state_file, write_text), lambda store, run, message: "", lambda store, run: ""
+    )
 
 
 @pytest.fixture
