@@ -9,7 +9,7 @@ from infra.local.deployments import deploy
 from infra.local.ending import end_orphans, end_roles, prune_sessions
 from infra.local.folders import Folders
 from infra.local.lost_runs import CloseRun, EndCancel, cancel_lost_runs, crash_lost_runs
-from infra.local.processes import family, kill_alone, living, log_tail, own_niceness, set_priority
+from infra.local.processes import family, kill_alone, living, log_tail, niceness_of, own_niceness, set_priority
 from infra.local.roles.prefect import make_pool, prefect_api
 from infra.local.roles.table import ROLES
 from infra.local.stack_file import ProcessRecord, StackError, StackFile, StackState
@@ -66,6 +66,7 @@ class Starter:
         self.say(f"deployed: {', '.join(deploy(self.folders, state))}")
         if "ray" in missing:
             state = self._await_server(state, "ray")
+        if "ray" in missing or self._hurries(state):
             set_priority(family(state, ["ray"]), own_niceness())
         for role in optional:
             state = self._await_optional(state, role)
@@ -107,6 +108,11 @@ class Starter:
                 remedy = f"run 'agevlm up' again; if that does not help, 'kill -9 {process.pid}' before it"
                 raise self._failed(state.processes[role], f"does not answer; {remedy}")
             time.sleep(POLL_SECONDS)
+
+    def _hurries(self, state: StackState) -> bool:
+        """True if Ray still hurries, since an `up` that was killed; its jobs would slow the whole machine down."""
+        head = living(state, "ray")
+        return head is not None and niceness_of(head) < min(own_niceness(), 0)
 
     def _end_uninformed_worker(self, state: StackState, before: Mapping[str, int]) -> None:
         """End a worker that gives old addresses to its flows; another one is started then.

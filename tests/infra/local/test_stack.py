@@ -389,6 +389,11 @@ def test_ray_hurries_and_then_has_the_priority_that_up_was_given(
     monkeypatch.setattr(starting, "set_priority", lambda processes, niceness: given.append(niceness))
     local.up(silent)
     assert given == [-3, 7]
+    local.up(silent)
+    assert given == [-3, 7]
+    monkeypatch.setattr(starting, "niceness_of", lambda process: -3)  # an 'up' was killed while Ray started
+    local.up(silent)
+    assert given == [-3, 7, 7]
 
 
 def test_a_server_that_dies_at_once_is_an_error_with_the_end_of_its_log(local: LocalStack, fake: FakeServices) -> None:
