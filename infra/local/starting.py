@@ -21,6 +21,8 @@ ANSWER_SECONDS = 90.0
 """Time in which a Prefect server that lives must answer: it may be busy, or starting since an `up` that was killed."""
 CONFIRM_SECONDS = 20.0
 """Time in which all roles must answer at once after the last one became ready."""
+BROKEN_SECONDS = 5.0
+"""Time for which a server that starts may lack a process that it had, before it is started again."""
 RETURN_SECONDS = 15.0
 """Time in which a worker comes back to a Prefect server that was started again."""
 HURRY = 10
@@ -188,11 +190,15 @@ class Starter:
     def _await(self, state: StackState, role: str) -> None:
         """Wait until a role works. Raises StackError if its process ends or takes too long."""
         record = state.processes[role]
-        started, told = time.monotonic(), 0.0
+        started, told, whole, last_whole = time.monotonic(), 0.0, False, 0.0
         while not ROLES[role].ready(self.folders, state):
             waited = time.monotonic() - started
             if living(state, role) is None:
                 raise self._failed(record, "ended during its start")
+            if not ROLES[role].broken(state):
+                whole, last_whole = True, waited
+            elif whole and waited - last_whole > BROKEN_SECONDS:
+                raise self._failed(record, "lost a process that it needs during its start")
             if waited > ROLES[role].start_seconds:
                 raise self._failed(record, f"did not answer within {ROLES[role].start_seconds:.0f} s")
             if waited - told >= 15:

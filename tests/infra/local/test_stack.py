@@ -421,6 +421,27 @@ def test_a_part_that_never_answers_is_given_up(
     assert family(recorded[-1]) == []
 
 
+def test_a_ray_that_loses_a_process_during_its_start_is_started_again(
+    local: LocalStack, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "BROKEN_SECONDS", 0.2)
+    looks: list[str] = []
+
+    def ready(role: str, state: StackState) -> bool:
+        if role != "ray" or fake.started.count("ray") == 2:
+            return True
+        looks.append(role)
+        if len(looks) == 2:  # it was whole at the first look
+            fake.broken.add("ray")
+        return False
+
+    fake.ready = ready
+    said: list[str] = []
+    local.up(said.append)
+    assert fake.started.count("ray") == 2
+    assert any("lost a process that it needs during its start" in line for line in said)
+
+
 def test_ray_gets_further_attempts(local: LocalStack, fake: FakeServices) -> None:
     fake.code["ray"] = "raise SystemExit('timed out during startup')"
 
