@@ -107,8 +107,10 @@ class Starter:
             if process is None:
                 raise self._failed(state.processes[role], "was ready, but has ended; run 'agevlm up' again")
             if time.monotonic() > until:
-                remedy = f"run 'agevlm up' again; if that does not help, 'kill -9 {process.pid}' before it"
-                raise self._failed(state.processes[role], f"does not answer; {remedy}")
+                what = "does not answer; run 'agevlm up' again"
+                raise self._failed(
+                    state.processes[role], f"{what}; if that does not help, 'kill -9 {process.pid}' before it"
+                )
             time.sleep(POLL_SECONDS)
 
     def _hurries(self, state: StackState) -> bool:
