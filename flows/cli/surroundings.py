@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from infra.local.stack import LocalStack
     from pipeline.artifacts.store import ArtifactStore
 
+CANCEL_SECONDS = 120.0
+"""Longest time for stopping the jobs of a flow run whose process is gone."""
+
 
 def local_stack() -> "LocalStack":
     """The local stack of this project, in its home folder."""
@@ -23,7 +26,7 @@ def local_stack() -> "LocalStack":
 
     umask = read_umask(os.environ.get(UMASK))
     folders = Folders(project=PROJECT, home=home_folder(), store=store_root(), umask=umask)
-    return LocalStack(folders, StackFile(folders.state_file, write_text), close_run_file)
+    return LocalStack(folders, StackFile(folders.state_file, write_text), close_run_file, end_cancel)
 
 
 def store_in_use() -> str:
@@ -72,4 +75,20 @@ def close_run_file(store: str, flow_run_id: str, message: str) -> str:
             close_run(artifacts, record, "crashed", message)
     except (AgevlmError, OSError) as error:
         return f"its run file stays open: {error}"
+    return ""
+
+
+def end_cancel(store: str, flow_run_id: str) -> str:
+    """Stop the Ray jobs of a flow run that was being cancelled. Returns the problem if that fails, else ''.
+
+    In another process: it needs the environment of a flow.
+    """
+    command = [sys.executable, "-P", "-m", "flows.run.lost_cancel", flow_run_id]
+    environment = local_stack().process_environment({STORE: store})
+    try:
+        subprocess.run(command, env=environment, check=True, text=True, capture_output=True, timeout=CANCEL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"its jobs were not stopped within {CANCEL_SECONDS:.0f} s"
+    except subprocess.CalledProcessError as error:
+        return f"its jobs were not stopped: {error.stderr.strip().splitlines()[-1:]}"
     return ""

@@ -167,6 +167,14 @@ def own_niceness() -> int:
     return psutil.Process().nice()
 
 
+def niceness_of(process: psutil.Process) -> int:
+    """The niceness of a process; 0 if it ended just now."""
+    try:
+        return process.nice()
+    except psutil.Error:
+        return 0
+
+
 def environment_of(process: psutil.Process) -> dict[str, str]:
     """A process's environment; empty if it cannot be read."""
     try:

@@ -22,7 +22,7 @@ from infra.local.certificates import certificate_notes
 from infra.local.ending import end_everything, end_roles, prune_sessions
 from infra.local.folders import Folders
 from infra.local.hosts import check_host
-from infra.local.lost_runs import CloseRun
+from infra.local.lost_runs import CloseRun, EndCancel
 from infra.local.machine import object_store
 from infra.local.places import prepare_places
 from infra.local.private import mend, new_files, own_folder
@@ -63,6 +63,7 @@ class LocalStack:
     folders: Folders
     file: StackFile
     close_run: CloseRun
+    end_cancel: EndCancel
 
     def up(self, say: Say, host: str = "") -> StackState:
         """Start the processes that are not running, and deploy. If everything runs, nothing changes.
@@ -95,7 +96,7 @@ class LocalStack:
                         f"the stack is up and works on the store {before.store}, but here the store is "
                         f"{self.folders.store}: set AGEVLM_STORE as it was, or end the stack with 'agevlm down' first"
                     )
-                broken = [r for r in wanted if r not in missing and ROLES[r].broken(before)]
+                broken = [r for r in wanted if r not in missing and self._to_replace(r, before)]
                 end_roles(before, broken)
                 missing += broken
                 if missing:
@@ -106,7 +107,7 @@ class LocalStack:
                 if note:
                     say(f"note: {note}")
             state = before.model_copy(update={"root": str(self.folders.project), "store": self.folders.store})
-            starter = Starter(self.folders, self.file, self.close_run, say)
+            starter = Starter(self.folders, self.file, self.close_run, self.end_cancel, say)
             try:
                 return starter.confirmed(starter.start(state, missing))
             except BaseException:
@@ -150,6 +151,8 @@ class LocalStack:
                 condition = ("dead" if record else "not started") if installed else "not installed"
             else:
                 condition = "ready" if ROLES[role].ready(self.folders, state) else "not answering"
+                if ROLES[role].broken(state):
+                    condition = "broken"
             pid, url = (process.pid, ROLES[role].url(state)) if process else (None, "")
             log = record.log if record else ""
             rows.append(RoleStatus(role, ROLES[role].title, pid, condition, url, log, ROLES[role].needed))
@@ -185,6 +188,10 @@ class LocalStack:
     def secret_hint(self) -> str:
         """A few words on how to read the secret that the servers' pages ask for."""
         return secret_hint(self.folders)
+
+    def _to_replace(self, role: str, state: StackState) -> bool:
+        """True if the living process of a role is replaced by `up`: it cannot work again, or no run loses by it."""
+        return ROLES[role].broken(state) or not (ROLES[role].needed or ROLES[role].ready(self.folders, state))
 
     # -- for the owner only
 

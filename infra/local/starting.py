@@ -2,14 +2,14 @@
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from infra.local.deployments import deploy
 from infra.local.ending import end_orphans, end_roles, prune_sessions
 from infra.local.folders import Folders
-from infra.local.lost_runs import CloseRun, crash_lost_runs
-from infra.local.processes import family, kill_alone, living, log_tail, own_niceness, set_priority
+from infra.local.lost_runs import CloseRun, EndCancel, cancel_lost_runs, crash_lost_runs
+from infra.local.processes import family, kill_alone, living, log_tail, niceness_of, own_niceness, set_priority
 from infra.local.roles.prefect import make_pool, prefect_api
 from infra.local.roles.table import ROLES
 from infra.local.stack_file import ProcessRecord, StackError, StackFile, StackState
@@ -17,8 +17,12 @@ from infra.local.stack_file import ProcessRecord, StackError, StackFile, StackSt
 Say = Callable[[str], None]
 """Prints one line of progress."""
 POLL_SECONDS = 0.5
+ANSWER_SECONDS = 90.0
+"""Time in which a Prefect server that lives must answer: it may be busy, or starting since an `up` that was killed."""
 CONFIRM_SECONDS = 20.0
 """Time in which all roles must answer at once after the last one became ready."""
+BROKEN_SECONDS = 5.0
+"""Time for which a server that starts may lack a process that it had, before it is started again."""
 RETURN_SECONDS = 15.0
 """Time in which a worker comes back to a Prefect server that was started again."""
 HURRY = 10
@@ -32,6 +36,7 @@ class Starter:
     folders: Folders
     file: StackFile
     close_run: CloseRun
+    end_cancel: EndCancel
     say: Say
 
     def start(self, state: StackState, missing: list[str]) -> StackState:
@@ -57,19 +62,25 @@ class Starter:
             state = self._launch(state, role)
         if "prefect" in missing:
             state = self._await_server(state, "prefect")
+        else:
+            self._require_answer(state, "prefect", ANSWER_SECONDS)
         make_pool(prefect_api(self.folders, state))
         self.say(f"deployed: {', '.join(deploy(self.folders, state))}")
         if "ray" in missing:
             state = self._await_server(state, "ray")
+        if "ray" in missing or self._hurries(state):
             set_priority(family(state, ["ray"]), own_niceness())
         for role in optional:
             state = self._await_optional(state, role)
-        if state.ports != before:
-            end_roles(state, ["worker"])
+        self._end_uninformed_worker(state, before)
         if "prefect" in missing:
             self._replace_mute_worker(state)
         if living(state, "worker") is None:
-            lost = crash_lost_runs(prefect_api(self.folders, state), state.store, self.close_run)
+            api = prefect_api(self.folders, state)
+            cancelled = cancel_lost_runs(api, state.store, self.end_cancel)
+            if cancelled:
+                self.say(f"cancelled, as was asked before their processes were lost: {', '.join(cancelled)}")
+            lost = crash_lost_runs(api, state.store, self.close_run)
             if lost:
                 self.say(f"marked as crashed, because their processes are gone: {', '.join(lost)}")
             state = state.model_copy(update={"worker": f"agevlm-{secrets.token_hex(4)}"})
@@ -83,14 +94,43 @@ class Starter:
         Ray's head ends seconds after it was ready if it cannot start its own workers.
         """
         until = time.monotonic() + CONFIRM_SECONDS
-        for role, record in state.processes.items():
-            if role not in ROLES or not ROLES[role].needed:
-                continue
-            while ROLES[role].broken(state) or not ROLES[role].ready(self.folders, state):
-                if living(state, role) is None or time.monotonic() > until:
-                    raise self._failed(record, "was ready, but does not answer any more")
-                time.sleep(POLL_SECONDS)
+        for role in state.processes:
+            if role in ROLES and ROLES[role].needed:
+                self._require_answer(state, role, until - time.monotonic())
         return state
+
+    def _require_answer(self, state: StackState, role: str, seconds: float) -> None:
+        """Wait until a role that was started before answers. Raises StackError with the remedy if it does not."""
+        until = time.monotonic() + seconds
+        while ROLES[role].broken(state) or not ROLES[role].ready(self.folders, state):
+            process = living(state, role)
+            if process is None:
+                raise self._failed(state.processes[role], "was ready, but has ended; run 'agevlm up' again")
+            if time.monotonic() > until:
+                what = "does not answer; run 'agevlm up' again"
+                raise self._failed(
+                    state.processes[role], f"{what}; if that does not help, 'kill -9 {process.pid}' before it"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def _hurries(self, state: StackState) -> bool:
+        """True if Ray still hurries, since an `up` that was killed; its jobs would slow the whole machine down."""
+        head = living(state, "ray")
+        return head is not None and niceness_of(head) < min(own_niceness(), 0)
+
+    def _end_uninformed_worker(self, state: StackState, before: Mapping[str, int]) -> None:
+        """End a worker that gives old addresses to its flows; another one is started then.
+
+        Its flows end with it if they cannot work any more: they have the old address of a server that they need.
+        """
+        worker = living(state, "worker")
+        if state.ports == before or worker is None:
+            return
+        needed = [port for role in ROLES.values() if role.needed for port in role.ports]
+        if all(state.ports.get(port) == before.get(port) for port in needed):
+            kill_alone(worker)
+        else:
+            end_roles(state, ["worker"])
 
     def _replace_mute_worker(self, state: StackState) -> None:
         """Kill a worker that does not come back to a server that was started again; another one is started then.
@@ -152,11 +192,15 @@ class Starter:
     def _await(self, state: StackState, role: str) -> None:
         """Wait until a role works. Raises StackError if its process ends or takes too long."""
         record = state.processes[role]
-        started, told = time.monotonic(), 0.0
+        started, told, whole, last_whole = time.monotonic(), 0.0, False, 0.0
         while not ROLES[role].ready(self.folders, state):
             waited = time.monotonic() - started
             if living(state, role) is None:
                 raise self._failed(record, "ended during its start")
+            if not ROLES[role].broken(state):
+                whole, last_whole = True, waited
+            elif whole and waited - last_whole > BROKEN_SECONDS:
+                raise self._failed(record, "lost a process that it needs during its start")
             if waited > ROLES[role].start_seconds:
                 raise self._failed(record, f"did not answer within {ROLES[role].start_seconds:.0f} s")
             if waited - told >= 15:

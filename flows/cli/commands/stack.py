@@ -92,6 +92,12 @@ def status() -> None:
         table.add_row(row.name, str(row.pid or "-"), f"[{colour}]{row.state}[/]", row.url or "-", row.log or "-")
     console().print(table)
     console().print(f"The pages of Prefect and Ray {stack.secret_hint()}", highlight=False, markup=False)
+    if {row.state for row in rows} & {"dead", "broken", "not started"}:
+        console().print("'agevlm up' starts again what is dead or broken", highlight=False)
+    for row in rows:
+        if row.state == "not answering":
+            hint = f"if the {row.name} stays so: 'kill -9 {row.pid}' and 'agevlm up'"
+            console().print(hint, highlight=False, markup=False)
     if any(row.needed and row.state != "ready" for row in rows):
         raise typer.Exit(1)
 

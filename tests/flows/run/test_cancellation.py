@@ -37,6 +37,8 @@ def test_the_hooks_take_prefects_keywords_and_need_nothing_but_the_environment(
     ray = FakeRay()
     ray.known = {"mine": Job("mine", "running", {"flow_run_id": "run-1"})}
     monkeypatch.setattr(cancellation, "RayJobs", lambda url: ray)
+    closed: list[tuple[str, str]] = []
+    monkeypatch.setattr(cancellation, "close_task_runs", lambda id, state: closed.append((id, state.name)))
     looks: list[float] = []
 
     def wait(seconds: float) -> None:
@@ -53,6 +55,7 @@ def test_the_hooks_take_prefects_keywords_and_need_nothing_but_the_environment(
     record = read_run(store, "run-1")
     assert record is not None
     assert record.state == "cancelled"
+    assert closed == [("run-1", "Cancelled")], "a flow process that was killed cannot tell Prefect how its steps ended"
     # Also where the run file is damaged: Ray knows which jobs the run started.
     (tmp_path / "runs" / "run-1.json").write_text("")
     ray.known["late"] = Job("late", "running", {"flow_run_id": "run-1"})
@@ -65,6 +68,7 @@ def hook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FakeRay, Call
     """A Ray, and the cancellation hook of run-1, which finds it."""
     ray = FakeRay()
     monkeypatch.setattr(cancellation, "RayJobs", lambda url: ray)
+    monkeypatch.setattr(cancellation, "close_task_runs", lambda id, state: None)
     monkeypatch.setattr(cancellation, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(cancellation, "STORE_SECONDS", 0.3)
     monkeypatch.setenv("AGEVLM_STORE", str(tmp_path))

@@ -81,6 +81,35 @@ def test_a_run_outlives_its_worker_and_can_still_be_cancelled(runs: Runs) -> Non
     assert runs.end(runs.start({"again": [{}, []]}))[0] == "COMPLETED"
 
 
+def test_a_cancel_whose_flow_process_and_worker_are_gone_is_ended_by_up(runs: Runs) -> None:
+    run = runs.start({"orphan": [{"seconds": 300}, []]})
+    job = runs.working(run, "orphan")
+    process = flow_process(run)
+    process.suspend()  # so that it does not see the cancel itself
+    kill(runs, "worker")
+    cancel(runs, run)
+    process.kill()
+    up(runs)
+    assert runs.state(run)[0] == "CANCELLED"
+    assert runs.jobs("toys-orphan-") == {job: "STOPPED"}
+    assert runs.record(run)["state"] == "cancelled"
+    assert runs.tasks(run) == {"orphan": "Cancelled"}
+
+
+def test_a_cancel_in_which_the_flow_process_is_killed_leaves_no_task_running(runs: Runs) -> None:
+    run = runs.start({"torn": [{"seconds": 300}, []]})
+    job = runs.working(run, "torn")
+    process = flow_process(run)
+    process.suspend()
+    began = cancel(runs, run)
+    time.sleep(0.3)
+    process.kill()
+    wait_for(lambda: runs.jobs("toys-torn-") == {job: "STOPPED"}, 60)
+    assert time.monotonic() - began < 15
+    assert runs.end(run)[0] == "CANCELLED"
+    wait_for(lambda: runs.tasks(run) == {"torn": "Cancelled"}, 60)
+
+
 def test_a_server_outage_of_two_minutes_loses_nothing(runs: Runs) -> None:
     steps = {"first": [{"seconds": 20}, []], "second": [{"seconds": 5}, ["first"]], "third": [{}, ["second"]]}
     short = runs.start(steps)

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from infra.local import web
-from infra.local.lost_runs import MESSAGE, RUN_ID, crash_lost_runs, flow_run_of
+from infra.local.lost_runs import MESSAGE, RUN_ID, cancel_lost_runs, crash_lost_runs, flow_run_of
 from infra.local.ports import free_ports
 from infra.local.stack_file import StackError
 from infra.local.web import Server
@@ -31,8 +31,9 @@ class FakePrefect:
     def __call__(self, method: str, path: str, body: Any, headers: dict[str, str]) -> tuple[int, Any]:
         match path.removeprefix("/api/").split("/"):
             case ["flow_runs", "filter"]:
-                assert set(body["flow_runs"]["state"]["type"]["any_"]) == {"RUNNING", "CANCELLING", "PENDING"}
-                return 200, self.runs
+                states = set(body["flow_runs"]["state"]["type"]["any_"])
+                assert states <= {"RUNNING", "CANCELLING", "PENDING"}
+                return 200, [run for run in self.runs if run.get("state_type", "RUNNING") in states]
             case ["task_runs", "filter"]:
                 assert set(body["task_runs"]["state"]["type"]["any_"]) == {"RUNNING", "PENDING"}
                 (run,) = body["flow_runs"]["id"]["any_"]
@@ -87,6 +88,27 @@ def test_a_lost_run_is_closed_everywhere(api: Server, prefect: FakePrefect, clos
     ]
     assert {(body["state"]["type"], body["force"]) for _, _, body in prefect.states} == {("CRASHED", True)}
     assert closed.calls == [(STORE, "lost", MESSAGE)]
+
+
+def test_a_cancel_whose_run_was_lost_is_ended_with_its_jobs(api: Server, prefect: FakePrefect) -> None:
+    prefect.runs = [run("lost"), run("stopped") | {"state_type": "CANCELLING"}]
+    prefect.tasks = {"stopped": ["t1"]}
+    asked: list[tuple[str, str, int]] = []
+
+    def end_cancel(store: str, flow_run_id: str) -> str:
+        asked.append((store, flow_run_id, len(prefect.states)))
+        return ""
+
+    assert cancel_lost_runs(api, STORE, end_cancel) == ["stopped-otter"]
+    assert asked == [(STORE, "stopped", 0)], "its jobs end first: after an interruption the run is found again"
+    assert [(id, body["state"]["type"]) for _, id, body in prefect.states] == [
+        ("t1", "CANCELLED"),
+        ("stopped", "CANCELLED"),
+    ]
+    # A run whose jobs go on is not called cancelled.
+    prefect.states.clear()
+    assert cancel_lost_runs(api, STORE, lambda store, run: "Ray is away") == ["stopped-otter (Ray is away)"]
+    assert prefect.states == []
 
 
 def test_the_run_file_is_closed_before_the_run(api: Server, prefect: FakePrefect) -> None:

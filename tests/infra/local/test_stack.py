@@ -79,12 +79,15 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeServices:
         monkeypatch.setitem(ROLES, name, fake_role)
     monkeypatch.setattr(starting, "make_pool", lambda api: None)
     monkeypatch.setattr(starting, "deploy", lambda folders, state: ["agevlm/full-recipe"])
+    monkeypatch.setattr(starting, "cancel_lost_runs", lambda api, store, end_cancel: [])
     monkeypatch.setattr(starting, "crash_lost_runs", found.crash_lost_runs)
     return found
 
 
 def stack_in(folders: Folders) -> LocalStack:
-    return LocalStack(folders, StackFile(folders.state_file, write_text), lambda store, run, message: "")
+    return LocalStack(
+        folders, StackFile(folders.state_file, write_text), lambda store, run, message: "", lambda store, run: ""
+    )
 
 
 @pytest.fixture
@@ -157,6 +160,7 @@ def test_only_what_died_is_started_again(local: LocalStack, fake: FakeServices, 
 def test_a_part_that_lives_but_cannot_work_again_is_replaced(local: LocalStack, fake: FakeServices) -> None:
     first = local.up(silent)
     fake.broken = {"ray"}
+    assert {row.role: row.state for row in local.status()}["ray"] == "broken", "also while it still answers"
     second = local.up(silent)
     assert {r for r in ROLES if pids(second)[r] != pids(first)[r]} == {"ray"}
     assert process_of(first.processes["ray"], first.id) is None
@@ -175,7 +179,7 @@ def test_up_says_ready_only_for_what_still_answers(
         return role != "ray" or process_of_role(state, "ray") is not None
 
     fake.ready = ready
-    with pytest.raises(StackError, match="Ray head was ready, but does not answer any more"):
+    with pytest.raises(StackError, match="Ray head was ready, but has ended"):
         local.up(silent)
     assert local.file.load() is None
 
@@ -203,6 +207,40 @@ def test_the_worker_is_started_anew_when_an_address_changes(local: LocalStack) -
     assert second.ports["ray_dashboard"] != first.ports["ray_dashboard"]
     assert pids(second)["worker"] != pids(first)["worker"]
     assert pids(second)["prefect"] == pids(first)["prefect"]
+
+
+def test_flows_go_on_when_the_address_of_a_part_that_they_do_not_need_changes(local: LocalStack) -> None:
+    first = local.up(silent)
+    wait_for(lambda: len(family(first, ["worker"])) == 2)  # with its flow
+    flow = next(p for p in family(first, ["worker"]) if p.pid != first.processes["worker"].pid)
+    killed(first, "prometheus")
+    with socket.create_server(("127.0.0.1", first.ports["prometheus"])):
+        second = local.up(silent)
+    assert second.ports["prometheus"] != first.ports["prometheus"]
+    assert pids(second)["worker"] != pids(first)["worker"], "its next flows link to the new address"
+    assert flow.is_running()
+
+
+def test_a_living_prefect_that_does_not_answer_is_an_error_with_the_remedy(
+    local: LocalStack, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = local.up(silent)
+    monkeypatch.setattr(starting, "ANSWER_SECONDS", 0.3)
+    fake.ready = lambda role, state: role != "prefect"
+    with pytest.raises(StackError, match=f"does not answer; .*kill -9 {first.processes['prefect'].pid}'"):
+        local.up(silent)
+    assert local.file.load() == first
+    assert process_of_role(first, "prefect") is not None
+
+
+def test_a_living_part_that_no_flow_needs_is_replaced_when_it_does_not_answer(
+    local: LocalStack, fake: FakeServices
+) -> None:
+    first = local.up(silent)
+    fake.ready = lambda role, state: role != "prometheus" or fake.started.count(role) == 2
+    second = local.up(silent)
+    assert {r for r in ROLES if pids(second)[r] != pids(first)[r]} == {"prometheus"}
+    assert second.ports == first.ports
 
 
 def test_a_worker_that_was_started_anew_is_ended_if_that_fails(
@@ -351,6 +389,11 @@ def test_ray_hurries_and_then_has_the_priority_that_up_was_given(
     monkeypatch.setattr(starting, "set_priority", lambda processes, niceness: given.append(niceness))
     local.up(silent)
     assert given == [-3, 7]
+    local.up(silent)
+    assert given == [-3, 7]
+    monkeypatch.setattr(starting, "niceness_of", lambda process: -3)  # an 'up' was killed while Ray started
+    local.up(silent)
+    assert given == [-3, 7, 7]
 
 
 def test_a_server_that_dies_at_once_is_an_error_with_the_end_of_its_log(local: LocalStack, fake: FakeServices) -> None:
@@ -376,6 +419,27 @@ def test_a_part_that_never_answers_is_given_up(
     with pytest.raises(StackError, match="did not answer within"):
         local.up(say)
     assert family(recorded[-1]) == []
+
+
+def test_a_ray_that_loses_a_process_during_its_start_is_started_again(
+    local: LocalStack, fake: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "BROKEN_SECONDS", 0.2)
+    looks: list[str] = []
+
+    def ready(role: str, state: StackState) -> bool:
+        if role != "ray" or fake.started.count("ray") == 2:
+            return True
+        looks.append(role)
+        if len(looks) == 2:  # it was whole at the first look
+            fake.broken.add("ray")
+        return False
+
+    fake.ready = ready
+    said: list[str] = []
+    local.up(said.append)
+    assert fake.started.count("ray") == 2
+    assert any("lost a process that it needs during its start" in line for line in said)
 
 
 def test_ray_gets_further_attempts(local: LocalStack, fake: FakeServices) -> None:

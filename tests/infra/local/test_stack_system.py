@@ -137,7 +137,9 @@ def test_a_killed_ray_head_is_replaced(home: Home) -> None:
     before = home.state
     os.kill(before.processes["ray"].pid, signal.SIGKILL)
     wait_for(lambda: process_of(before.processes["ray"], before.id) is None)
-    assert home.agevlm("status").returncode == 1
+    status = home.agevlm("status")
+    assert status.returncode == 1
+    assert "'agevlm up' starts again what is dead or broken" in status.stdout
     result = home.agevlm("up")
     assert result.returncode == 0, result.stdout + result.stderr
     after = home.state
