@@ -90,5 +90,6 @@ def end_cancel(store: str, flow_run_id: str) -> str:
     except subprocess.TimeoutExpired:
         return f"its jobs were not stopped within {CANCEL_SECONDS:.0f} s"
     except subprocess.CalledProcessError as error:
-        return f"its jobs were not stopped: {error.stderr.strip().splitlines()[-1:]}"
+        reason = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
+        return f"its jobs were not stopped: {reason[-1]}"
     return ""

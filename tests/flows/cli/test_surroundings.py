@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.cli.surroundings import close_run_file, local_stack, offline_settings, open_store, store_in_use
+from flows.cli.surroundings import close_run_file, end_cancel, local_stack, offline_settings, open_store, store_in_use
 from flows.run.run_file import RunRecord, StepRecord, read_run, run_path, write_run
 from flows.run.settings import read_settings
 from infra.local.stack_file import StackState
@@ -100,3 +100,11 @@ def test_a_damaged_run_file_is_a_problem_and_no_error(tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_text('{"mood": "bad"}')
     assert close_run_file(str(tmp_path), "lost", "Its process ended.").startswith("its run file stays open: ")
+
+
+def test_a_cancel_that_fails_says_why_in_one_line(home: Path) -> None:
+    local_stack().file.save(StackState(id="abc"))  # no server is up
+    problem = end_cancel(str(home / "artifacts"), "720a42f7-fa92-43c5-9c7f-bd8a020bea71")
+    assert problem.startswith("its jobs were not stopped: ")
+    assert "\n" not in problem
+    assert "[" not in problem
