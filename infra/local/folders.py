@@ -75,7 +75,7 @@ class Folders:
 
     @property
     def compiled(self) -> Path:
-        """Where torch.compile keeps its code and loads it from. By default that is a folder in the temporary folder
+        """The folder that torch.compile loads its own code from. By default that is a folder in the temporary folder
         with the user's name, which another user could make first, with code of his own."""
         return self.ray / "torchinductor"
 

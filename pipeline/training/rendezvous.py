@@ -1,4 +1,4 @@
-"""Where the training workers of one machine meet: a store that only this machine reaches.
+"""The meeting point of the training workers of one machine: a store that only this machine reaches.
 
 torch's own store listens on all interfaces and asks nobody for a secret, so a neighbour in the network could change
 what the workers tell each other.

@@ -175,7 +175,7 @@ def test_a_recipe_whose_data_cannot_be_read_is_no_reason_to_stop(
 def test_gc_ends_if_the_store_does_not_tell_what_a_recipe_has(
     chains: tuple[Chain, Chain], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which attempt of a step is the current one: without it, an artifact of the recipe could go."""
+    """The current attempt of a step cannot be read: without it, an artifact of the recipe could go."""
 
     def unreadable(*_: object) -> object:
         raise PermissionError(13, "Permission denied", "/store/refs")

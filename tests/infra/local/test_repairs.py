@@ -1,4 +1,4 @@
-"""What an up repairs on a living stack, and what it leaves alone."""
+"""`agevlm up` on a living stack: it repairs what is dead or broken, and leaves the rest alone."""
 
 import socket
 from dataclasses import replace

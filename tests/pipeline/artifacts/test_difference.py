@@ -1,4 +1,4 @@
-"""What `agevlm diff` says about values and tables that are almost equal."""
+"""`agevlm diff` of values and tables that are almost equal."""
 
 import io
 import json
