@@ -116,6 +116,8 @@ def test_a_server_outage_of_two_minutes_loses_nothing(runs: Runs) -> None:
     long = runs.start({"outage": [{"seconds": 600}, []]})
     runs.working(short, "first")
     job = runs.working(long, "outage")
+    # Prefect's client drops lines that it cannot send, until it has sent some. It does so 2 s after the start.
+    wait_for(lambda: "started Ray job" in runs.logs(short), 60)
     kill(runs, "prefect")
     down = time.monotonic()
     wait_for(lambda: runs.step(short, "third")["state"] == "completed", 110)  # steps follow each other meanwhile
